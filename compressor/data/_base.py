@@ -1,0 +1,415 @@
+"""What every image source shares: options, split, sampler, loader and fingerprint."""
+
+import copy
+import hashlib
+import json
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from compressor.errors import UsageError
+from compressor.seeding import generator, uniforms
+
+PARTS = ("train", "val", "test")
+_SPLIT = 11  # tag that keeps the split's stream apart from other uses of the same small seed
+_FORMAT = 1  # part of every fingerprint: raise it when the same options give other pixels
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Training transforms. `scale` acts on folder sets only: in-memory images have one size."""
+
+    crop: int = 0  # pixels of zero padding before a random crop back to the image size
+    flip: bool = False  # horizontal flip of half of the images
+    scale: float = 1.0  # smallest share of the area kept by a random resized crop; 1 = off
+
+
+class Draw(NamedTuple):
+    """What the random transforms of one batch may depend on."""
+
+    seed: int
+    epoch: int
+    index: Tensor  # (B,) int64, positions within the part
+
+
+class Source(ABC):
+    """A list of labelled images, fetched as uint8 batches."""
+
+    labels: Tensor  # (n,) int64
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Digest of the content, whatever the size it is fetched at."""
+
+    @abstractmethod
+    def sized(self, image_size: int, channels: int, augment: Augment) -> "Source":
+        """The same images, fetched at `image_size` with `channels` channels or with one."""
+
+    @abstractmethod
+    def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
+        """rows: (B,) int64. Returns (B, C, H, W) uint8, augmented when `draw` is given."""
+
+
+def whole(key: str, value: int, least: int) -> int:
+    """`value` as an int of at least `least`, or a usage error that names the key."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise UsageError(f"{key}={value} is out of range: give a whole number of at least {least}")
+    return int(value)
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows that stay and rows that are split off, both sorted.
+
+    labels: (n,) int64. Exactly round(fraction * n) rows are split off, shared out over the classes
+    by largest remainder; a class gives its last row only when no other row is left to give.
+    """
+    values = labels.numpy()
+    total = round(fraction * len(values))
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    take = np.floor(counts * fraction).astype(int)
+    remainder = counts * fraction - take
+    order = np.lexsort((-remainder, take + 1 >= counts))
+    take[order[: total - take.sum()]] += 1
+    rng = np.random.default_rng([seed, _SPLIT])
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
+    off = [rng.permutation(rows)[:n] for rows, n in zip(members, take, strict=True)]
+    chosen = np.zeros(len(values), dtype=bool)
+    chosen[np.concatenate(off)] = True
+    return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def crop_and_flip(images: Tensor, augment: Augment, draw: Draw) -> Tensor:
+    """Random crop after zero padding, then random horizontal flip, the whole batch at once.
+
+    images: (B, C, H, W) uint8. Returns the same shape; a function of (seed, epoch, index) alone.
+    """
+    if not augment.crop and not augment.flip:
+        return images
+    b, c, h, w = images.shape
+    u = uniforms(draw.seed, draw.epoch, draw.index, 3)
+    rows = torch.arange(h).expand(b, h)
+    columns = torch.arange(w).expand(b, w)
+    if augment.flip:
+        columns = torch.where(u[:, 2:] < 0.5, columns.flip(1), columns)
+    pad = augment.crop
+    if pad:
+        # the clamp: a float32 product just under 2 * pad + 1 may round up to it
+        offset = (u[:, :2] * (2 * pad + 1)).long().clamp_(max=2 * pad)
+        rows, columns = rows + offset[:, :1], columns + offset[:, 1:]
+        images = F.pad(images, [pad] * 4)
+    wide = images.shape[-1]
+    place = (rows[:, :, None] * wide + columns[:, None, :]).view(b, 1, h * w)
+    return images.flatten(2).gather(2, place.expand(b, c, h * w)).view(b, c, h, w)
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index) pairs; the order is a function of (seed, epoch).
+
+    `set_epoch` is the hook that Lightning calls at the start of every epoch. With world > 1 every
+    rank takes each world-th entry; `pad` repeats the first entries of the epoch until the ranks
+    are equally long (training: nothing is dropped), without it no index is seen twice.
+    """
+
+    def __init__(
+        self,
+        indices: Tensor,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        pad: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.indices = indices
+        self.seed = seed
+        self.shuffle = shuffle
+        self.pad = pad
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        n = len(self.indices)
+        return -(-n // self.world) if self.pad else len(range(self.rank, n, self.world))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = self.indices
+        if self.shuffle:
+            rng = generator(self.seed, "order", self.epoch)
+            order = order[torch.randperm(len(order), generator=rng)]
+        if self.pad and len(order):
+            order = order[torch.arange(len(self) * self.world) % len(order)]
+        for index in order[self.rank :: self.world].tolist():
+            yield self.epoch, index
+
+
+class _Part(Dataset):
+    """One part of a source, fetched by whole batches of (epoch, index) pairs."""
+
+    def __init__(
+        self,
+        source: Source,
+        rows: Tensor,
+        targets: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        channels: int,
+        seed: int | None,
+    ) -> None:
+        self.source = source
+        self.rows = rows
+        self.targets = targets
+        self.mean = mean
+        self.std = std
+        self.channels = channels
+        self.seed = seed  # None: no augmentation
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, pair: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        image, target, index = self.__getitems__([pair])
+        return image[0], target[0], index[0]
+
+    def __getitems__(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+        epoch = pairs[0][0]
+        index = torch.tensor([i for _, i in pairs])
+        draw = None if self.seed is None else Draw(self.seed, epoch, index)
+        pixels = self.source.images(self.rows[index], draw)
+        c = pixels.shape[1]
+        image = pixels.to(torch.float32).div_(255)
+        image = image.sub_(self.mean[:c, None, None]).div_(self.std[:c, None, None])
+        if c != self.channels:
+            # grey images are stored once and repeated here, after the arithmetic
+            image = image.repeat(1, self.channels, 1, 1)
+        return image, self.targets[index], index
+
+
+def _identity(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    return batch
+
+
+class ImageData(ABC):
+    """Labelled images in three parts: train, val (split off train, stratified) and test (fixed).
+
+    A source's class stores its own options and answers `_read`; all else is here.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        num_classes: int | None,
+        channels: int,
+        validation: float,
+        split_seed: int,
+        augment: Mapping,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        self.image_size = whole("dataset.image_size", image_size, 1)
+        if channels not in (1, 3):
+            raise UsageError(f"dataset.channels={channels} is not supported: give 1 or 3")
+        self.channels = int(channels)
+        if not isinstance(validation, numbers.Real) or not 0 <= validation < 1:
+            raise UsageError(
+                f"dataset.validation={validation} is out of range: give the fraction of the train "
+                "part to hold out, in [0, 1)"
+            )
+        self.validation = float(validation)
+        self.split_seed = whole("dataset.split_seed", split_seed, 0)
+        self.augment = _augment(augment)
+        if self.augment.crop > self.image_size:
+            raise UsageError(
+                f"dataset.augment.crop={self.augment.crop} is more than the image: give at most "
+                f"dataset.image_size={self.image_size} pixels"
+            )
+        if num_classes is not None:
+            num_classes = whole("dataset.num_classes", num_classes, 2)
+        self._asked_classes = num_classes
+        self._mean, self._std = mean, std
+        self._raw: dict[str, Source] | None = None
+        self._parts: dict[str, tuple[Source, Tensor]] | None = None
+
+    @abstractmethod
+    def _read(self) -> tuple[int, dict[str, Source]]:
+        """The number of classes and the sources "train" and "test", at their own size."""
+
+    @property
+    def num_classes(self) -> int:
+        if self._asked_classes is None:
+            self.prepare()
+        return self._asked_classes
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of a batch's images."""
+        return (self.channels, self.image_size, self.image_size)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, of pixels in [0, 1]."""
+        return self._per_channel(self._mean)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, of pixels in [0, 1]."""
+        return self._per_channel(self._std)
+
+    def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) == 1:
+            return values * self.channels
+        if self.channels == 1:
+            return (sum(a * b for a, b in zip(_LUMA, values, strict=True)),)
+        return values
+
+    def prepare(self) -> None:
+        """Read, check, resize and split, once; downloads only where the options ask for it."""
+        if self._parts is not None:
+            return
+        if self._raw is None:
+            found, raw = self._read()
+            if self._asked_classes not in (None, found):
+                raise UsageError(
+                    f"dataset.num_classes={self._asked_classes} but {self.name} has {found} "
+                    f"classes: type dataset.num_classes={found} or leave it out"
+                )
+            self._asked_classes = found
+            self._raw = raw
+        sized = {
+            part: source.sized(self.image_size, self.channels, self.augment)
+            for part, source in self._raw.items()
+        }
+        train, val = stratified_split(sized["train"].labels, self.validation, self.split_seed)
+        self._parts = {
+            "train": (sized["train"], train),
+            "val": (sized["train"], val),
+            "test": (sized["test"], torch.arange(len(sized["test"].labels))),
+        }
+
+    def resized(self, image_size: int) -> "ImageData":
+        """A copy that gives the same images at another size; what was read is shared."""
+        new = copy.copy(self)
+        new.image_size = whole("image_size", image_size, 1)
+        if new.image_size != self.image_size:
+            new._parts = None
+        return new
+
+    def fingerprint(self) -> str:
+        """Digest of what the batches depend on: content, split, size and transforms."""
+        self.prepare()
+        facts = {
+            "format": _FORMAT,
+            "content": {part: source.digest() for part, source in self._raw.items()},
+            "num_classes": self.num_classes,
+            "input_size": self.input_size,
+            "split": [self.validation, self.split_seed],
+            "augment": asdict(self.augment),
+            "normalise": [self.mean, self.std],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def size(self, part: str) -> int:
+        """Number of images of "train", "val" or "test"."""
+        return len(self._part(part)[1])
+
+    def labels(self, part: str) -> Tensor:
+        """(n,) int64 clean labels in the order of the part."""
+        source, rows = self._part(part)
+        return source.labels[rows]
+
+    def loader(
+        self,
+        part: str,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: bool = False,
+        drop_last: bool = False,
+        targets: Tensor | None = None,
+        indices: Tensor | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> DataLoader:
+        """Batches of (image, target, index) of one part.
+
+        seed: order and augmentation depend on (seed, epoch, index); the epoch is set through
+        `loader.sampler.set_epoch`. targets: (n, ...) replaces the clean labels of the whole part.
+        indices: (m,) positions within the part, visited instead of all.
+        """
+        source, rows = self._part(part)
+        n = len(rows)
+        targets = source.labels[rows] if targets is None else torch.as_tensor(targets)
+        if len(targets) != n:
+            raise UsageError(
+                f"{len(targets)} targets for the {part} part of {self.name}: give {n}, one an image"
+            )
+        indices = torch.arange(n) if indices is None else torch.as_tensor(indices).long()
+        if len(indices) and not (0 <= int(indices.min()) and int(indices.max()) < n):
+            raise UsageError(
+                f"indices {int(indices.min())}..{int(indices.max())} leave the {part} part of "
+                f"{self.name}: give positions in [0, {n})"
+            )
+        data = _Part(
+            source,
+            rows,
+            targets,
+            torch.tensor(self.mean),
+            torch.tensor(self.std),
+            self.channels,
+            seed if augment else None,
+        )
+        sampler = EpochSampler(
+            indices, seed=seed, shuffle=shuffle, pad=part == "train", rank=rank, world=world
+        )
+        return DataLoader(
+            data,
+            batch_size=whole("batch_size", batch_size, 1),
+            sampler=sampler,
+            drop_last=drop_last,
+            collate_fn=_identity,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # its own generator: the loader would otherwise draw from, and advance, the global one
+            generator=generator(seed, "loader"),
+        )
+
+    def _part(self, part: str) -> tuple[Source, Tensor]:
+        if part not in PARTS:
+            raise UsageError(f"part '{part}' does not exist: give one of {', '.join(PARTS)}")
+        self.prepare()
+        return self._parts[part]
+
+
+def _augment(options: Mapping) -> Augment:
+    known = Augment.__dataclass_fields__
+    for key in options:
+        if key not in known:
+            raise UsageError(f"dataset.augment.{key} is unknown: give {', '.join(known)}")
+    made = Augment(**options)
+    whole("dataset.augment.crop", made.crop, 0)
+    if not isinstance(made.flip, bool):
+        raise UsageError(f"dataset.augment.flip={made.flip} is no switch: give true or false")
+    if not isinstance(made.scale, numbers.Real) or not 0 < made.scale <= 1:
+        raise UsageError(
+            f"dataset.augment.scale={made.scale} is out of range: give the smallest share of the "
+            "area, in (0, 1]"
+        )
+    return made

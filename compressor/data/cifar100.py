@@ -1,0 +1,62 @@
+"""CIFAR-100: 50,000 + 10,000 colour photographs, 32x32, 100 classes.
+
+Krizhevsky. Learning Multiple Layers of Features from Tiny Images, 2009.
+Run: compress-run dataset=cifar100 dataset.download=true
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+
+from compressor.data._base import ImageData, Source
+from compressor.data._memory import MemoryImages, read_torchvision
+
+# of the training images
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+
+class CIFAR100(ImageData):
+    """Colour images; `channels=1` keeps their luma."""
+
+    name = "cifar100"
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        download: bool = False,
+        image_size: int = 32,
+        num_classes: int = 100,
+        channels: int = 3,
+        validation: float = 0.1,
+        split_seed: int = 0,
+        augment: Mapping = MappingProxyType({"crop": 4, "flip": True}),
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            num_classes=num_classes,
+            channels=channels,
+            validation=validation,
+            split_seed=split_seed,
+            augment=augment,
+            mean=MEAN,
+            std=STD,
+        )
+        self.root = root
+        self.download = download
+
+    def _read(self) -> tuple[int, dict[str, Source]]:
+        return 100, {"train": self._torchvision(True), "test": self._torchvision(False)}
+
+    def _torchvision(self, train: bool) -> MemoryImages:
+        from torchvision.datasets import CIFAR100 as Reader
+
+        read = read_torchvision(
+            self.name,
+            self.root,
+            self.download,
+            lambda root, download: Reader(root, train=train, download=download),
+        )
+        pixels = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
+        return MemoryImages(pixels, torch.tensor(read.targets))

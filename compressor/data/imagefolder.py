@@ -1,0 +1,68 @@
+"""Image folders: the user's own pictures, one folder a class.
+
+Run: compress-run dataset=imagefolder dataset.root=pictures
+`root` holds train/ and test/ (or val/, which is then the test part), each with one sub-folder per
+class; classes are numbered in the order of their sorted names. The validation part is split off
+train.
+"""
+
+import numbers
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from compressor.data._base import ImageData, Source
+from compressor.data._folder import read_folders
+from compressor.errors import UsageError
+
+# ImageNet's, which pretrained networks expect
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageFolder(ImageData):
+    """Colour images, decoded when they are asked for; `channels=1` keeps their luma."""
+
+    name = "imagefolder"
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        image_size: int = 224,
+        num_classes: int | None = None,
+        channels: int = 3,
+        validation: float = 0.1,
+        split_seed: int = 0,
+        crop_fraction: float = 0.875,
+        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
+        fingerprint_cache: str | None = None,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            num_classes=num_classes,
+            channels=channels,
+            validation=validation,
+            split_seed=split_seed,
+            augment=augment,
+            mean=MEAN,
+            std=STD,
+        )
+        if not isinstance(crop_fraction, numbers.Real) or not 0 < crop_fraction <= 1:
+            raise UsageError(
+                f"dataset.crop_fraction={crop_fraction} is out of range: give a number in (0, 1]"
+            )
+        self.root = root
+        self.crop_fraction = crop_fraction
+        self.fingerprint_cache = fingerprint_cache
+        self._class_names: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Sorted; the position is the label."""
+        self.prepare()
+        return self._class_names
+
+    def _read(self) -> tuple[int, dict[str, Source]]:
+        self._class_names, parts = read_folders(
+            self.name, self.root, self.crop_fraction, self.fingerprint_cache
+        )
+        return len(self._class_names), parts

@@ -1,0 +1,69 @@
+"""ImageNet (ILSVRC 2012): 1.28 million photographs in 1,000 classes, 50,000 for the test part.
+
+Russakovsky et al. IJCV 2015, arXiv:1409.0575.
+Run: compress-run dataset=imagenet dataset.root=/data/imagenet
+`root` holds train/<class>/ and val/<class>/, as the usual unpacking scripts leave it; val is the
+test part here and the validation part is split off train. Test images: shorter side to 256, centre
+crop of 224; training images: random resized crop (Szegedy et al. arXiv:1409.4842) and flip.
+"""
+
+import numbers
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from compressor.data._base import ImageData, Source
+from compressor.data._folder import read_folders
+from compressor.errors import UsageError
+
+# of the training images, as torchvision's pretrained networks expect them
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageNet(ImageData):
+    """Colour images, decoded when they are asked for; `channels=1` keeps their luma."""
+
+    name = "imagenet"
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        image_size: int = 224,
+        num_classes: int = 1000,
+        channels: int = 3,
+        validation: float = 0.1,
+        split_seed: int = 0,
+        crop_fraction: float = 0.875,
+        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
+        fingerprint_cache: str | None = None,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            num_classes=num_classes,
+            channels=channels,
+            validation=validation,
+            split_seed=split_seed,
+            augment=augment,
+            mean=MEAN,
+            std=STD,
+        )
+        if not isinstance(crop_fraction, numbers.Real) or not 0 < crop_fraction <= 1:
+            raise UsageError(
+                f"dataset.crop_fraction={crop_fraction} is out of range: give a number in (0, 1]"
+            )
+        self.root = root
+        self.crop_fraction = crop_fraction
+        self.fingerprint_cache = fingerprint_cache
+        self._class_names: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Sorted; the position is the label."""
+        self.prepare()
+        return self._class_names
+
+    def _read(self) -> tuple[int, dict[str, Source]]:
+        self._class_names, parts = read_folders(
+            self.name, self.root, self.crop_fraction, self.fingerprint_cache
+        )
+        return len(self._class_names), parts

@@ -1,0 +1,201 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compressor.data.imagefolder import ImageFolder
+from compressor.errors import RunError, UsageError
+
+# Python 3.12 warns of every fork in a process with threads, which is how torch starts its workers
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """root/train and root/test with classes "cat" and "ant": 10 and 3 pictures each."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 10), ("test", 3)):
+        for name in ("cat", "ant"):
+            folder = tmp_path / "set" / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "set"
+
+
+def data(root, **options):
+    return ImageFolder(str(root), image_size=32, **options)
+
+
+def epoch_images(loader, epoch=0):
+    loader.sampler.set_epoch(epoch)
+    images, _, index = (torch.cat(column) for column in zip(*loader, strict=True))
+    return images[index.argsort()]
+
+
+def test_classes_are_numbered_by_sorted_name(pictures):
+    d = data(pictures)
+    assert d.num_classes == 2 and d.class_names == ("ant", "cat")
+    assert [d.size(part) for part in ("train", "val", "test")] == [18, 2, 6]
+    assert d.labels("test").tolist() == [0, 0, 0, 1, 1, 1]
+    assert d.labels("val").tolist() == [0, 1]
+
+
+def test_val_is_the_test_part_when_there_is_no_test(pictures):
+    (pictures / "test").rename(pictures / "val")
+    assert data(pictures).size("test") == 6
+
+
+def test_test_images_are_resized_by_their_shorter_side_and_cropped_in_the_centre(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        (tmp_path / part / "b").mkdir()
+        stripes = np.zeros((64, 128, 3), dtype=np.uint8)
+        stripes[:, 32:96] = 255  # the middle square is white
+        for name in ("a", "b"):
+            Image.fromarray(stripes).save(tmp_path / part / name / "x.png")
+    d = ImageFolder(str(tmp_path), image_size=28, crop_fraction=0.875)
+    image = next(iter(d.loader("test", 1)))[0]
+    white = (1 - torch.tensor(d.mean)) / torch.tensor(d.std)
+    assert image.shape == (1, 3, 28, 28)
+    assert torch.allclose(image, white[None, :, None, None].expand_as(image))
+
+
+def test_training_images_depend_on_seed_epoch_and_index_alone(pictures):
+    d = data(pictures)
+    first = epoch_images(d.loader("train", 4, augment=True), 1)
+    again = d.loader("train", 7, augment=True, shuffle=True, workers=2)
+    assert torch.equal(epoch_images(again, 1), first)
+    assert not torch.equal(epoch_images(again, 2), first)
+    assert not torch.equal(epoch_images(d.loader("train", 4, augment=True, seed=5), 1), first)
+
+
+def test_decoding_leaves_the_global_generator_alone(pictures):
+    before = torch.get_rng_state()
+    epoch_images(data(pictures).loader("train", 4, augment=True, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_transforms_training_images_are_the_plain_ones(pictures):
+    d = data(pictures, augment={"crop": 0, "flip": False, "scale": 1.0})
+    plain = epoch_images(d.loader("train", 5))
+    assert torch.equal(epoch_images(d.loader("train", 5, augment=True), 3), plain)
+
+
+def test_grey_images_and_one_channel_are_read(pictures):
+    Image.fromarray(np.full((40, 40), 9, dtype=np.uint8)).save(pictures / "test/ant/0.png")
+    assert next(iter(data(pictures).loader("test", 1)))[0].shape == (1, 3, 32, 32)
+    assert next(iter(data(pictures, channels=1).loader("test", 1)))[0].shape == (1, 1, 32, 32)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_is_named_in_one_line_when_it_is_decoded(pictures, workers):
+    path = pictures / "test" / "cat" / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    d = data(pictures)
+    d.prepare()
+    d.fingerprint()
+    with pytest.raises(RunError) as caught:
+        list(d.loader("test", 2, workers=workers))
+    line = str(caught.value)
+    assert line.startswith(f"the image '{path}' cannot be decoded (") and "\n" not in line
+
+
+def test_a_file_that_is_no_image_is_named(pictures):
+    (pictures / "test" / "ant" / "0.png").write_text("hello")
+    with pytest.raises(RunError, match="0.png' cannot be decoded"):
+        list(data(pictures).loader("test", 2))
+
+
+@pytest.mark.parametrize("missing", ["", "train", "test"])
+def test_a_missing_folder_is_named(pictures, missing):
+    path = pictures / missing
+    path.rename(pictures.parent / "gone")
+    with pytest.raises(UsageError) as caught:
+        data(pictures).prepare()
+    named = pictures / "val" if missing == "test" else path
+    assert f"'{named}'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_class_folder_without_images_is_named(pictures):
+    (pictures / "train" / "dog").mkdir()
+    with pytest.raises(UsageError, match="train/dog' holds no image"):
+        data(pictures).prepare()
+
+
+def test_a_class_that_only_the_test_part_has_is_named(pictures):
+    (pictures / "test" / "cat").rename(pictures / "test" / "dog")
+    with pytest.raises(UsageError, match="test/dog' is a class that the train part has not"):
+        data(pictures).prepare()
+
+
+def test_another_number_of_classes_is_refused(pictures):
+    with pytest.raises(UsageError, match="dataset.num_classes=3 but imagefolder has 2"):
+        data(pictures, num_classes=3).prepare()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop_fraction": 1.0},
+        {"split_seed": 1},
+        {"augment": {"crop": 0, "flip": True, "scale": 0.5}},
+    ],
+)
+def test_fingerprint_changes_with_the_options(pictures, change):
+    assert data(pictures, **change).fingerprint() != data(pictures).fingerprint()
+
+
+def test_fingerprint_changes_with_the_size_and_not_with_the_root(pictures):
+    before = data(pictures).fingerprint()
+    assert data(pictures).resized(40).fingerprint() != before
+    moved = pictures.rename(pictures.parent / "moved")
+    assert data(moved).fingerprint() == before
+
+
+def test_fingerprint_notices_other_content_of_the_same_length(pictures, tmp_path):
+    before = data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint()
+    path = pictures / "train" / "ant" / "3.png"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    assert data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint() != before
+
+
+def test_fingerprint_is_remembered_by_path_size_and_time(pictures, tmp_path):
+    cache = tmp_path / "cache"
+    before = data(pictures, fingerprint_cache=str(cache)).fingerprint()
+    stores = sorted((cache / "fingerprints").iterdir())
+    assert len(stores) == 2
+    known = json.loads(stores[0].read_text())
+    first = sorted(known)[0]
+    known[first][2] = "0" * 64
+    stores[0].write_text(json.dumps(known))
+    # the planted hash is believed, so the file was not read again
+    assert data(pictures, fingerprint_cache=str(cache)).fingerprint() != before
+    stores[0].write_text("{damaged")
+    assert data(pictures, fingerprint_cache=str(cache)).fingerprint() == before
+    assert data(pictures).fingerprint() == before
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    blocked = data(pictures, fingerprint_cache=str(tmp_path / "file"))
+    assert blocked.fingerprint() == data(pictures).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"crop_fraction": 0}, "dataset.crop_fraction=0"),
+        ({"augment": {"scale": 0.0}}, "dataset.augment.scale=0.0"),
+    ],
+)
+def test_options_out_of_range_are_named(options, text):
+    with pytest.raises(UsageError, match=text):
+        ImageFolder("data", **options)
