@@ -1,0 +1,56 @@
+"""GCE: generalised cross-entropy, between cross-entropy (q to 0) and mean absolute error (q = 1).
+
+Zhang, Sabuncu. NeurIPS 2018, arXiv:1805.07836, eq. (6); truncated form: eq. (9).
+Run: compress-run robust=gce noise=symmetric noise.rate=0.4
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.robust import Phase, with_auxiliary
+
+
+def gce(logits: Tensor, targets: Tensor, q: float = 0.7, k: float | None = None) -> Tensor:
+    """Mean over the batch of (1 - p_y^q) / q, with p_y the probability of the given label.
+
+    logits: (B, K); targets: (B,) int64. k: where p_y <= k the loss is the constant
+    (1 - k^q) / q, without gradient. Returns a scalar; low is good.
+    """
+    log_p = -F.cross_entropy(logits, targets, reduction="none")
+    # expm1 of q * log p: exact for small q, and no p_y^q whose gradient is infinite at p_y = 0
+    loss = -torch.expm1(q * log_p) / q
+    if k is not None:
+        loss = torch.where(log_p.exp() > k, loss, loss.new_tensor((1 - k**q) / q))
+    return loss.mean()
+
+
+class GCE:
+    """The L_q loss. The truncated form is stateless: every batch asks p_y > k afresh.
+
+    The authors' release instead trains on all samples for 40 epochs and then recomputes the kept
+    set every few epochs; truncating from the first step, as here, can leave an untrained network
+    of many classes without a gradient, since p_y starts near 1/K < k.
+    """
+
+    def __init__(self, q: float = 0.7, truncated: bool = False, k: float = 0.5) -> None:
+        if not 0 < q <= 1:
+            raise UsageError(f"robust.q={q} is out of range: give an exponent in (0, 1]")
+        if not 0 < k < 1:
+            raise UsageError(f"robust.k={k} is out of range: give a probability in (0, 1)")
+        self.q = q
+        self.truncated = truncated
+        self.k = k
+
+    def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        k = self.k if self.truncated else None
+        return with_auxiliary(outputs, lambda logits: gce(logits, targets, self.q, k))
+
+    def after_backward(self, index: Tensor) -> None:
+        pass
+
+    def phases(self, epochs: int) -> tuple[Phase, ...]:
+        return (Phase(epochs, self),)

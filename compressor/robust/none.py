@@ -1,0 +1,37 @@
+"""No remedy: cross-entropy on the given labels, with optional label smoothing.
+
+Szegedy et al. CVPR 2016, arXiv:1512.00567, section 7 (smoothing; off by default).
+Run: compress-run robust=none
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.robust import Phase, with_auxiliary
+
+
+class CrossEntropy:
+    """-log p_y, averaged over the batch."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise UsageError(
+                f"robust.label_smoothing={label_smoothing} is out of range: give a probability "
+                "mass in [0, 1)"
+            )
+        self.label_smoothing = label_smoothing
+
+    def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return with_auxiliary(
+            outputs,
+            lambda logits: F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing),
+        )
+
+    def after_backward(self, index: Tensor) -> None:
+        pass
+
+    def phases(self, epochs: int) -> tuple[Phase, ...]:
+        return (Phase(epochs, self),)
