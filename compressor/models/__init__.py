@@ -1,0 +1,170 @@
+"""Networks by name. `__all__` lists the builders, and is the list of what an artefact may name.
+
+Every builder is called as name(num_classes, input_size, **options), input_size = (C, H, W).
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
+
+from compressor.errors import UsageError
+from compressor.models._construction import class_layers, describe
+from compressor.models.library import refuse_loading, timm, torchvision
+from compressor.models.mobilenet import mobilenet_v2
+from compressor.models.resnet import resnet18, resnet34, resnet50
+from compressor.models.resnet_cifar import resnet20, resnet56
+from compressor.models.vgg import vgg16_bn
+
+__all__ = [
+    "mobilenet_v2",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "resnet50",
+    "resnet56",
+    "timm",
+    "torchvision",
+    "vgg16_bn",
+]
+
+_PREFIX = "compressor.models."
+
+
+def build(
+    factory: str,
+    arguments: Mapping,
+    num_classes: int,
+    input_size: Sequence[int],
+    trust: Sequence[str] = (),
+    *,
+    download: bool = True,
+) -> nn.Module:
+    """The dense network that `factory` names, in train mode.
+
+    factory: "compressor.models.<name>" with <name> in `__all__`, else the dotted name of a class
+    (or of a function that returns a module), which must stand in `trust`. Such a class is given
+    `num_classes` and `input_size` where its signature takes them. download: False ignores
+    `pretrained`, for callers that fill the weights themselves: nothing is fetched then.
+    """
+    options = {str(key): value for key, value in arguments.items() if key != "_target_"}
+    input_size = _check_sizes(num_classes, input_size)
+    if not isinstance(factory, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", factory):
+        raise UsageError(
+            f"model._target_={factory!r} is not a dotted name; "
+            f"use {_PREFIX}<name> with one of {', '.join(__all__)}"
+        )
+    name = factory.removeprefix(_PREFIX)
+    if factory == _PREFIX + name and name in __all__:
+        if not download and "pretrained" in options:
+            options["pretrained"] = False
+        _check_options(name, options)
+        return globals()[name](num_classes, input_size, **options)
+    if factory not in ((trust,) if isinstance(trust, str) else trust):
+        near = difflib.get_close_matches(name, __all__, n=1)
+        hint = f" (near: {_PREFIX}{near[0]})" if near and factory.startswith(_PREFIX) else ""
+        raise UsageError(
+            f"{factory} is not one of this tool's networks{hint}; if you trust it, "
+            f'call compressor.load(path, trust=["{factory}"])'
+        )
+    return _build_trusted(factory, options, num_classes, input_size)
+
+
+def with_option(option: str) -> list[str]:
+    """Names of the builders that take `option`, sorted."""
+    builders = {name: inspect.signature(globals()[name]).parameters for name in __all__}
+    return sorted(name for name, parameters in builders.items() if option in parameters)
+
+
+def _check_sizes(num_classes: int, input_size: Sequence[int]) -> tuple[int, int, int]:
+    if not _is_count(num_classes):
+        raise UsageError(f"num_classes={num_classes!r} is not a positive integer")
+    size = tuple(input_size) if isinstance(input_size, Sequence) else ()
+    if len(size) != 3 or not all(map(_is_count, size)):
+        raise UsageError(
+            f"input_size={input_size!r} is not (channels, height, width) in positive integers"
+        )
+    return size
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_options(name: str, options: Mapping) -> None:
+    parameters = inspect.signature(globals()[name]).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise UsageError(f"model.{option} is not an option of {name}; {hint}")
+    required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    for option in required:
+        if not options.get(option):
+            raise UsageError(f"model={name} needs model.{option}=<a name the library knows>")
+
+
+def _build_trusted(
+    factory: str, options: dict, num_classes: int, input_size: tuple[int, int, int]
+) -> nn.Module:
+    target = _import(factory)
+    parameters = inspect.signature(target).parameters
+    # configs/model/custom.yaml keeps a class's own keywords in one mapping.
+    if "arguments" not in parameters and isinstance(options.get("arguments"), Mapping):
+        nested = options.pop("arguments")
+        options.update(nested)
+    if factory.split(".")[0] in ("torchvision", "timm"):
+        refuse_loading(options, "model.arguments")
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if "num_classes" in parameters or open_ended:
+        options.setdefault("num_classes", num_classes)
+    if "input_size" in parameters:
+        options.setdefault("input_size", input_size)
+    try:
+        inspect.signature(target).bind(**options)
+        net = target(**options)
+    except (TypeError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{factory} cannot be built with {sorted(options)}: {line}") from error
+    if not isinstance(net, nn.Module):
+        raise UsageError(
+            f"{factory} returned a {type(net).__name__}; name a torch.nn.Module subclass "
+            "or a function that returns one"
+        )
+    heads = class_layers(net, num_classes)
+    return describe(net, num_classes, input_size, heads[-1] if heads else "")
+
+
+def _import(factory: str) -> Callable[..., nn.Module]:
+    """The class or function behind a trusted dotted name; UsageError when it is no network."""
+    parts = factory.split(".")
+    found, depth = None, 0
+    for depth in range(len(parts), 0, -1):
+        module = ".".join(parts[:depth])
+        try:
+            found = importlib.import_module(module)
+            break
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise UsageError(f"importing {module} for {factory} failed: {error}") from error
+        except ImportError as error:
+            raise UsageError(f"importing {module} for {factory} failed: {error}") from error
+    for part in parts[depth:]:
+        found = getattr(found, part, None)
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    # A loader of the standard library or of torch runs what a file says: no trust covers that.
+    homes = {parts[0], str(getattr(found, "__module__", None)).split(".")[0]} - {"None"}
+    loader = not homes.isdisjoint({"torch", *sys.stdlib_module_names})
+    if found is None or inspect.ismodule(found):
+        raise UsageError(
+            f"{factory} cannot be imported; check the name, and that its folder is on PYTHONPATH"
+        )
+    if loader or isinstance(found, type) or not callable(found):
+        raise UsageError(f"{factory} is not a network: name a torch.nn.Module subclass")
+    return found
