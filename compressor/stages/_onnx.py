@@ -1,0 +1,179 @@
+"""model.onnx: one file that any ONNX runtime opens, checked against the network it came from."""
+
+import contextlib
+import copy
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import RunError
+from compressor.seeding import generator
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from torch.utils.data import DataLoader
+
+TOLERANCE = 1e-4  # relative to the largest output; float32 kernels differ by about 1e-6
+TRACED_BATCH = 2  # torch.export takes a size of 1 for a constant
+UNSEEN_BATCH = 3
+
+
+def export_onnx(net: nn.Module, input_size: tuple[int, int, int], path: Path) -> float:
+    """Write `net` in eval mode to `path`, with a free batch size, and check it.
+
+    input_size: (C, H, W). Returns the largest relative error between onnxruntime and `net` over
+    random batches of 2 and of 3 images; the file appears only once that error is small. `net`
+    keeps its mode, gradients and device: a copy is exported.
+    """
+    path = Path(path)
+    _require("onnx", "onnxscript", "onnxruntime")
+    plain = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+    batches = [_images(size, input_size) for size in (TRACED_BATCH, UNSEEN_BATCH)]
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        _convert(plain, batches[0], partial)
+        error = _largest_error(plain, _session(partial), batches)
+        # a NaN error is no agreement either
+        if not error <= TOLERANCE:
+            raise RunError(
+                f"{path}: onnxruntime's outputs differ from the network's by {error:.1e} of the "
+                f"largest output, more than {TOLERANCE:.0e}; nothing was written: "
+                "export.onnx=false goes on without this file"
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return error
+
+
+def accuracy_onnx(path: Path, loader: "DataLoader[Any]") -> float:
+    """Accuracy of the file at `path` in onnxruntime over every batch (images, targets, index)."""
+    path = Path(path)
+    _require("onnxruntime")
+    session = _session(path)
+    correct = images = 0
+    for inputs, targets, *_ in loader:
+        logits = _run(session, inputs)[0]
+        correct += int((logits.argmax(dim=1) == targets.cpu()).sum())
+        images += len(targets)
+    if images == 0:
+        raise RunError(f"{path}: its accuracy needs at least one image, the loader gave none")
+    return correct / images
+
+
+def _require(*names: str) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise RunError(
+                f"model.onnx needs the package '{name}', which cannot be imported ({error}): "
+                f"`pip install {name}`, or go on without the file by export.onnx=false"
+            ) from None
+
+
+def _images(batch: int, input_size: tuple[int, int, int]) -> Tensor:
+    """Random images of our own generator. Returns (batch, C, H, W)."""
+    return torch.randn(batch, *input_size, generator=generator(0, "onnx", batch))
+
+
+def _convert(net: nn.Module, images: Tensor, path: Path) -> None:
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                net,
+                (images,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+                # two seconds for a ResNet-50, and a graph without its 300 shape computations
+                optimize=True,
+            )
+            _forget_sources(program.model.graph)
+            program.save(path, external_data=False)
+    except OSError:
+        raise
+    except Exception as error:  # the exporter's own errors share no base class
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise RunError(
+            f"'{type(net).__name__}' cannot be exported to ONNX "
+            f"({type(cause).__name__}: {reason}); export.onnx=false goes on without model.onnx"
+        ) from error
+
+
+def _forget_sources(graph: Any) -> None:
+    """Drop the traces that name source files of the exporting machine: the file is to be shared."""
+    graph.metadata_props.clear()
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing from the exporter reaches the terminal; its failures arrive as exceptions."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _session(path: Path) -> "InferenceSession":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # fatal errors only
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise RunError(
+            f"{path}: onnxruntime cannot open it ({str(error).splitlines()[0]}); export it again"
+        ) from error
+
+
+def _run(session: "InferenceSession", images: Tensor) -> list[Tensor]:
+    name = session.get_inputs()[0].name
+    return [torch.from_numpy(out) for out in session.run(None, {name: images.cpu().numpy()})]
+
+
+def _largest_error(net: nn.Module, session: "InferenceSession", batches: list[Tensor]) -> float:
+    """Largest difference of any output over any batch, relative to that output's largest value."""
+    worst = 0.0
+    for images in batches:
+        with torch.inference_mode():
+            expected = _tensors(net(images))
+        for want, got in zip(expected, _run(session, images), strict=True):
+            scale = want.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+            error = float((want - got).abs().max() / scale)
+            if not error <= worst:
+                worst = error
+    return worst
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """The tensors of a network's output in the order in which the exporter lists them."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    parts = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [tensor for part in parts for tensor in _tensors(part)]

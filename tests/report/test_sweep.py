@@ -1,0 +1,167 @@
+import csv
+import io
+import math
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from compressor.errors import UsageError
+from compressor.report import sweep
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_interval_is_students():
+    # t(0.975, 2 degrees of freedom) = 4.302653, the standard deviation of 1, 2, 3 is 1
+    assert sweep.interval([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert sweep.interval([1.0, 2.0]) == pytest.approx(12.706205 * math.sqrt(0.5) / math.sqrt(2))
+    assert sweep.interval([0.5]) is None
+    assert sweep.interval([0.5, 0.5]) == 0.0
+
+
+def test_numbers_sort_by_value_and_before_words():
+    values = ["0.5", "10", "9", "thinet", "0.3", "resnet56", "resnet20", "resnet110", "1e-3"]
+    assert sorted(values, key=sweep.natural) == [
+        "1e-3", "0.3", "0.5", "9", "10", "resnet20", "resnet56", "resnet110", "thinet",
+    ]  # fmt: skip
+
+
+def test_members_that_differ_in_seeds_are_one_configuration(a_sweep):
+    folder = a_sweep(
+        (["model=resnet20", "prune=thinet", "seed=0"], {"accuracy": 0.95, "dense": 0.96}),
+        (["model=resnet20", "prune=thinet", "seed=1"], {"accuracy": 0.97, "dense": 0.98}),
+        (["model=resnet20", "prune=apoz", "seed=0"], {"accuracy": 0.90, "dense": 0.96}),
+        (["model=resnet20", "prune=apoz", "seed=1"], None),
+    )
+    summary = sweep.summarise(folder)
+    assert summary["fields"] == ["prune", "seed"]
+    assert len(summary["members"]) == 3 and len(summary["failed"]) == 1
+    apoz, thinet = summary["configurations"]
+    assert (apoz["fields"], apoz["n"], apoz["failed"]) == ({"prune": "apoz"}, 1, 1)
+    assert (thinet["fields"], thinet["n"], thinet["failed"]) == ({"prune": "thinet"}, 2, 0)
+    assert apoz["accuracy"] == {"mean": 0.90, "interval": None, "n": 1}
+    assert thinet["accuracy"]["mean"] == pytest.approx(0.96)
+    assert thinet["accuracy"]["interval"] == pytest.approx(12.706205 * 0.01, rel=1e-5)
+    # the change is paired with each member's own dense network: no spread is left
+    assert thinet["change"]["mean"] == pytest.approx(-0.01)
+    assert thinet["change"]["interval"] == pytest.approx(0, abs=1e-9)
+    text = (folder / "summary.md").read_text()
+    assert "| thinet | 2 | 0.9600 ± 0.1271 | -0.0100 ± 0.0000 |" in text
+    assert "| apoz | 1 (1 failed) | 0.9000 | -0.0600 |" in text
+    assert "| 3 | prune=apoz seed=1 | prune.ratio=2 is no fraction \\| of channels |" in text
+    assert "3 of 4 members done" in text
+    assert (folder / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_csv_has_a_row_a_member_with_every_figure(a_sweep):
+    folder = a_sweep(
+        (["prune.ratio=0.5", "prune=thinet"], {"ratio": 0.5}),
+        (["prune.ratio=0.25", "prune=thinet"], {"ratio": 0.25, "accuracy": 0.975}),
+        (["prune.ratio=2", "prune=thinet"], None),
+    )
+    sweep.summarise(folder)
+    rows = read_csv(folder / "summary.csv")
+    assert [row["prune.ratio"] for row in rows] == ["0.25", "0.5", "2"]
+    assert "prune" not in rows[0]
+    quarter, _, failed = rows
+    assert quarter["member"] == "1" and quarter["status"] == "done" and quarter["error"] == ""
+    assert quarter["final.accuracy"] == "0.975" and quarter["final.macs"] == "750000"
+    assert quarter["dense.latency_ms.median"] == "12.0" and quarter["dense.params"] == "20000"
+    assert quarter["recalibrate.reused"] == "true" and quarter["train.reused"] == "false"
+    assert quarter["train.seconds"] == "61.5" and quarter["seconds"] == "200.0"
+    assert quarter["ratio.achieved"] == "0.25" and quarter["seed"] == "0"
+    assert failed["status"] == "failed" and failed["final.accuracy"] == ""
+    assert failed["error"] == "prune.ratio=2 is no fraction | of channels"
+
+
+def test_any_axis_is_swept_and_a_single_run_needs_none(a_sweep, tmp_path):
+    folder = a_sweep(
+        (["train.epochs=10", "distill=[kd]"], {}),
+        (["train.epochs=9", "distill=[none]"], {}),
+        (["train.epochs=9"], {}),
+    )
+    summary = sweep.summarise(folder)
+    assert summary["fields"] == ["train.epochs", "distill"]
+    assert [row["swept"]["train.epochs"] for row in summary["members"]] == ["9", "9", "10"]
+    assert {each["method"] for each in summary["configurations"]} == {
+        "[kd]", "[none]", "(default)",
+    }  # fmt: skip
+    alone = sweep.summarise(a_sweep((["prune=thinet"], {}), folder=tmp_path / "alone"))
+    assert alone["fields"] == [] and alone["configurations"][0]["n"] == 1
+    assert alone["configurations"][0]["method"] == "thinet"
+
+
+def test_members_without_a_sound_report_are_failed_rows(a_sweep):
+    folder = a_sweep(
+        (["seed=0"], {}), (["seed=1"], {}), (["seed=2"], {}), (["seed=3", "plan_only=true"], {})
+    )
+    (folder / "0" / "report.json").write_text("{")
+    (folder / "1" / "report.json").unlink()
+    (folder / "3" / "report.json").unlink()
+    summary = sweep.summarise(folder)
+    assert [row["member"] for row in summary["members"]] == ["2"]
+    reasons = [row["error"] for row in summary["failed"]]
+    assert "is damaged" in reasons[0]
+    assert reasons[1] == "no report.json: the member was stopped before its end"
+    assert reasons[2] == "no report.json: only the plan was asked for"
+
+
+def test_a_sweep_in_which_all_failed_has_a_table_and_no_plot(a_sweep):
+    folder = a_sweep((["seed=0"], None), (["seed=1"], None))
+    (folder / "summary.png").touch()
+    summary = sweep.summarise(folder)
+    assert summary["members"] == [] and summary["files"] == ["summary.csv", "summary.md"]
+    assert not (folder / "summary.png").exists()
+    assert "0 of 2 members done" in (folder / "summary.md").read_text()
+
+
+def test_summarising_again_gives_the_same_files(a_sweep):
+    folder = a_sweep((["prune=thinet", "seed=0"], {}), (["prune=apoz", "seed=0"], {}))
+    sweep.summarise(folder)
+    first = {name: (folder / name).read_bytes() for name in ("summary.csv", "summary.md")}
+    sweep.summarise(folder)
+    assert first == {name: (folder / name).read_bytes() for name in first}
+
+
+def test_members_in_nested_folders_are_found(a_sweep, tmp_path):
+    folder = a_sweep((["seed=0"], {}), (["seed=1"], {}), folder=tmp_path / "all" / "thinet")
+    summary = sweep.summarise(folder.parent)
+    assert [row["member"] for row in summary["members"]] == ["thinet/0", "thinet/1"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_without_members_is_refused_in_one_line(tmp_path, exists):
+    folder = tmp_path / "nothing"
+    if exists:
+        folder.mkdir()
+    with pytest.raises(UsageError, match="holds no member") as caught:
+        sweep.summarise(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_the_terminal_table_names_configurations_and_failures(a_sweep):
+    folder = a_sweep(
+        (["prune=thinet", "seed=0"], {}), (["prune=thinet", "seed=1"], {}), (["prune=x"], None)
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(sweep.table(sweep.summarise(folder)))
+    text = console.export_text()
+    assert "0.9700 ± 0.0000" in text and "500k 0.50x" in text
+    assert "Failed: member 2 (prune=x): prune.ratio=2 is no fraction | of channels" in text
+    assert "summary.csv, summary.md, summary.png in" in text
+
+
+def test_a_sweep_is_summarised_without_torch(a_sweep):
+    folder = a_sweep((["seed=0"], {}), (["seed=1"], {}))
+    code = (
+        "import sys; from pathlib import Path; from compressor.report import figures, run, sweep; "
+        "assert not {'matplotlib', 'scipy', 'rich'} & sys.modules.keys(); "
+        f"sweep.table(sweep.summarise(Path({str(folder)!r}))); "
+        "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
