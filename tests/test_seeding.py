@@ -5,7 +5,9 @@ from compressor.seeding import derive, generator, uniforms
 
 def test_a_derived_seed_depends_on_every_name_of_its_path():
     assert derive(0, "train", 1) == derive(0, "train", 1)
-    assert len({derive(s, n, o) for s in (0, 1) for n in ("train", "finetune") for o in (1, 2)}) == 8
+    assert (
+        len({derive(s, n, o) for s in (0, 1) for n in ("train", "finetune") for o in (1, 2)}) == 8
+    )
     assert 0 <= derive(0) < 2**63
 
 

@@ -1,0 +1,338 @@
+"""Walks the list of stages, asks the cache, measures every artefact, writes the run folder.
+
+The walk is planned before anything runs: every key follows from the config and the data alone, so
+the plan that is printed says what will be reused, and an unreachable wish is refused early.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor import artefact, measure
+from compressor.artefact import Artefact, Spec
+from compressor.cache import Cache, key_of
+from compressor.data import ImageData
+from compressor.errors import RunError, UsageError
+from compressor.instantiation import make
+from compressor.seeding import derive
+from compressor.stages import Context, Given, Machine, Outcome, finetune, recalibrate, train
+from compressor.stages import compress as compress_stage
+from compressor.stages import noise as noise_stage
+from compressor.tasks import Task
+
+# The name of the point at which a stage's artefact is measured; the last one is always "final".
+POINTS = {
+    "train": "dense",
+    "compress": "compressed",
+    "recalibrate": "recalibrated",
+    "finetune": "finetuned",
+}
+RUNNERS: Mapping[str, tuple[int, Callable[..., Outcome]]] = {
+    "train": (train.VERSION, train.train),
+    "compress": (compress_stage.VERSION, compress_stage.compress),
+    "recalibrate": (recalibrate.VERSION, recalibrate.recalibrate),
+    "finetune": (finetune.VERSION, finetune.finetune),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the walk. An identity step keeps its parent's key and runs nothing."""
+
+    stage: str
+    occurrence: int
+    point: str
+    options: Mapping[str, Any]
+    key: str
+    identity: bool
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+
+class Experiment:
+    """A composed config, ready to walk: data prepared, options checked, keys known."""
+
+    def __init__(self, config: Mapping[str, Any], run_dir: Path = Path()) -> None:
+        self.config = config
+        self.seed = int(config["seed"])
+        self.precision = str(config["precision"])
+        self.machine = Machine(**config["machine"])
+        self._start_machine()
+        self.task: Task = make(config["task"])
+        self.trust = self._trusted()
+        self._check_methods()
+        self.data, self.spec = self._data_and_spec()
+        self.data.prepare()
+        self.cache = _cache(config["cache"], run_dir)
+        self.data_key = key_of(data=self.data.fingerprint())
+        self.labels = noise_stage.labels(config["noise"], self.data, self.data_key, self.cache)
+        self.steps = self._plan()
+
+    def _start_machine(self) -> None:
+        if self.machine.threads is not None:
+            if self.machine.threads < 1:
+                raise UsageError(
+                    f"machine.threads={self.machine.threads} must be at least 1, or null"
+                )
+            torch.set_num_threads(self.machine.threads)
+
+    def _trusted(self) -> tuple[str, ...]:
+        """A class that the user's own command names as model is trusted in this run."""
+        target = self.config["model"]["_target_"]
+        return () if target.startswith("compressor.models.") else (target,)
+
+    def _check_methods(self) -> None:
+        """Constructors hold the ranges: make every method once before any data is read."""
+        from compressor.stages._fit import plain
+
+        plain(self.config["train"])
+        plain(self.config["finetune"])
+        for stage in ("train", "finetune"):
+            select = self.config[stage]["select"]
+            if select not in ("best", "last"):
+                raise UsageError(f"{stage}.select={select} is not known: choose best or last")
+        if self.config["finetune"]["labels"] not in finetune.LABELS:
+            raise UsageError(
+                f"finetune.labels={self.config['finetune']['labels']} is not known: "
+                f"choose one of {', '.join(finetune.LABELS)}"
+            )
+        if self.config["finetune"]["robust"] not in ("none", "same"):
+            raise UsageError(
+                f"finetune.robust={self.config['finetune']['robust']} is not known: none or same"
+            )
+        if self.config["distill"]["at"] not in ("train", "finetune"):
+            raise UsageError(
+                f"distill.at={self.config['distill']['at']} is not known: choose train or finetune"
+            )
+        if self._distills("train") and self.config["distill"]["teacher"]["source"] == "dense":
+            raise UsageError(
+                "distill.at=train has no dense network to learn from yet: use distill.at=finetune"
+            )
+        make(self.config["robust"])
+        make(self.config["noise"])
+        make(self.config["scale"])
+        for term in self.config["distill"]["terms"].values():
+            make(term)
+        compress_stage.check(self.config["prune"])
+        recalibrate.check(self.config["recalibrate"])
+        self._check_stages(list(self.config["stages"]))
+
+    def _check_stages(self, stages: list[str]) -> None:
+        if any(name not in RUNNERS for name in stages) or stages[:1] != ["train"]:
+            raise UsageError(
+                f"stages={stages} must begin with train and hold only {', '.join(RUNNERS)}; "
+                "train.epochs=0 skips the training"
+            )
+        if stages.count("compress") > 1 or stages.count("train") > 1:
+            raise UsageError(f"stages={stages} holds train or compress twice: give each once")
+
+    def _data_and_spec(self) -> tuple[ImageData, Spec]:
+        data: ImageData = make(self.config["dataset"])
+        model = dict(self.config["model"])
+        factory = model.pop("_target_")
+        arguments, size = make(self.config["scale"]).scale(model, data.input_size)
+        if tuple(size) != tuple(data.input_size):
+            data = data.resized(size[-1])
+        spec = Spec(factory, arguments, tuple(size), data.num_classes, "classification")
+        return data, spec
+
+    # -- the plan -------------------------------------------------------------------------------
+
+    def _plan(self) -> tuple[Step, ...]:
+        parent = key_of(spec=self.spec.to_json())
+        steps: list[Step] = []
+        counts: dict[str, int] = {}
+        dense: str | None = None
+        names = list(self.config["stages"])
+        for position, stage in enumerate(names):
+            counts[stage] = occurrence = counts.get(stage, 0) + 1
+            point = POINTS[stage] if occurrence == 1 else f"round{occurrence}/{POINTS[stage]}"
+            if position == len(names) - 1:
+                point = "final"
+            options = self._options(stage)
+            if stage == "compress" and dense is None:
+                dense = parent
+            roles = {"teacher": dense} if self._distills(stage) and dense else {}
+            identity = bool(steps) and self._is_identity(stage, options, steps)
+            if not identity:
+                parent = key_of(
+                    stage=stage,
+                    version=RUNNERS[stage][0],
+                    occurrence=occurrence,
+                    options=options,
+                    parent=parent,
+                    roles=roles,
+                    labels=self._labels_key(stage, options),
+                    data=self.data_key,
+                    seed=self.seed,
+                    precision=self.precision,
+                )
+            steps.append(Step(stage, occurrence, point, options, parent, identity, roles))
+        return tuple(steps)
+
+    def _options(self, stage: str) -> dict[str, Any]:
+        """The stage's own sub-tree: what it is not given it cannot depend on."""
+        null_distill = {"label_weight": 1.0, "terms": {}}
+        null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
+        if stage == "compress":
+            return {"prune": dict(self.config["prune"])}
+        if stage == "recalibrate":
+            return dict(self.config["recalibrate"])
+        robust = self.config["robust"]
+        if stage == "finetune" and self.config["finetune"]["robust"] == "none":
+            robust = null_robust
+        distill = null_distill
+        if self._distills(stage):
+            distill = {name: self.config["distill"][name] for name in ("label_weight", "terms")}
+        return {stage: dict(self.config[stage]), "robust": robust, "distill": distill}
+
+    def _distills(self, stage: str) -> bool:
+        distill = self.config["distill"]
+        return distill["at"] == stage and bool(distill["terms"])
+
+    def _is_identity(self, stage: str, options: Mapping[str, Any], steps: list[Step]) -> bool:
+        if stage == "compress":
+            return compress_stage.is_none(options["prune"])
+        if stage == "recalibrate":
+            return steps[-1].identity or not self._has_batch_norm()
+        return stage == "finetune" and options["finetune"]["epochs"] == 0
+
+    def _has_batch_norm(self) -> bool:
+        return recalibrate.has_batch_norm(self.meta_network())
+
+    def meta_network(self) -> torch.nn.Module:
+        """The dense network without storage where its builder allows it."""
+        if not hasattr(self, "_meta"):
+            with torch.random.fork_rng(devices=[]):
+                try:
+                    with torch.device("meta"):
+                        self._meta = self.spec.build(self.trust)
+                except (RuntimeError, NotImplementedError) as error:
+                    if isinstance(error, RunError):
+                        raise
+                    self._meta = self.spec.build(self.trust)
+        return self._meta
+
+    def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
+        """A stage that reads no label, or the clean ones, does not depend on the noise."""
+        if stage == "train" or (stage == "finetune" and options["finetune"]["labels"] == "given"):
+            return self.labels.key
+        return "clean"
+
+    # -- the walk -------------------------------------------------------------------------------
+
+    def reused(self) -> dict[str, bool]:
+        return {step.key: self.cache.holds(step.key) for step in self.steps}
+
+    def walk(self, note: Callable[[str], None]) -> tuple[list[dict[str, Any]], list[Artefact]]:
+        """Run or reuse every step. Returns the report's `stages` and the artefacts, in order."""
+        records: list[dict[str, Any]] = []
+        artefacts: list[Artefact] = []
+        made: dict[str, Artefact] = {}
+        parent: Artefact | None = None
+        for step in self.steps:
+            start = time.perf_counter()
+            reused = step.identity
+            if not step.identity:
+                reused = self.cache.holds(step.key)
+                if reused:
+                    note(f"{step.stage}: reused {step.key}")
+                else:
+                    note(f"{step.stage}: running")
+                    self._run(step, parent, made)
+                parent = self.cache.read(step.key)
+                made[step.key] = parent
+            assert parent is not None  # the first step is never an identity
+            artefacts.append(parent)
+            seconds = 0.0 if reused else time.perf_counter() - start
+            records.append(
+                {
+                    "name": step.stage,
+                    "point": step.point,
+                    "key": step.key,
+                    "seconds": round(seconds, 3),
+                    "reused": reused,
+                    "skipped": step.identity,
+                }
+            )
+        return records, artefacts
+
+    def _run(self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact]) -> None:
+        with self.cache.publish(step.key) as folder:
+            context = Context(
+                seed=derive(self.seed, step.stage, step.occurrence),
+                folder=folder,
+                data=self.data,
+                task=self.task,
+                machine=self.machine,
+                precision=self.precision,
+                targets=self.labels.given,
+                clean_targets=self.labels.clean,
+                cache=self.cache,
+                data_key=self.data_key,
+                trust=self.trust,
+                roles={role: made[key] for role, key in step.roles.items()},
+            )
+            outcome = RUNNERS[step.stage][1](Given(self.spec, parent), step.options, context)
+            lineage = {"parent": parent.key if parent else "", **step.roles}
+            if step.stage == "train":
+                lineage["labels"] = self.labels.key
+            artefact.write(
+                folder, spec=self.spec, plan=outcome.plan, net=outcome.net, lineage=lineage
+            )
+            self._measure(folder, outcome.notes)
+
+    def _measure(self, folder: Path, notes: Mapping[str, Any]) -> None:
+        """Figures of what was saved, not of what is in memory."""
+        saved = Artefact(folder, "", self.spec, artefact.read_plan(folder)).network(self.trust)
+        loader = self.data.loader(
+            "test", self.machine.eval_batch_size, workers=self.machine.workers
+        )
+        figures = measure.evaluate(saved, self.task, loader, self.machine.device)
+        metrics = {
+            **figures,
+            "macs": measure.count_macs(saved, self.spec.input_size),
+            "params": measure.count_params(saved),
+            "size_bytes": (folder / artefact.WEIGHTS).stat().st_size,
+            "notes": dict(notes),
+        }
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def _cache(options: Mapping[str, Any], run_dir: Path) -> Cache:
+    """The shared cache, or one inside the run's own folder where nothing is reused."""
+    if options["enabled"]:
+        return Cache(Path(options["dir"]))
+    return Cache(run_dir / "stages", reuse=False)
+
+
+def run_experiment(
+    config: Mapping[str, Any], run_dir: Path, member: bool, command: str
+) -> dict[str, Any]:
+    """Run one composed config and leave its run folder behind.
+
+    run_dir: the run folder; member: whether the run is one of a multirun; command: what was typed.
+    Returns the report (the plan alone with plan_only).
+    """
+    from compressor import preview, run_folder
+
+    start = time.perf_counter()
+    experiment = Experiment(config, run_dir)
+    coming = preview.preview(experiment)
+    preview.show(coming)
+    for notice in experiment.cache.notices:
+        print(notice)
+    if config["plan_only"]:
+        return {"plan": coming}
+    run_folder.make(run_dir)
+    records, artefacts = experiment.walk(lambda line: print(line, flush=True))
+    report = run_folder.report(experiment, command, records, artefacts)
+    run_folder.keep(experiment, artefacts, report, run_dir, member)
+    report["seconds"] = round(time.perf_counter() - start, 3)
+    run_folder.write(run_dir, report)
+    run_folder.present(run_dir, report, member)
+    return report

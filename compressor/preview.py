@@ -1,0 +1,128 @@
+"""What a run is going to do, printed before its first epoch."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compressor.stages import compress
+
+if TYPE_CHECKING:
+    from compressor.pipeline import Experiment
+
+
+def preview(experiment: "Experiment") -> dict[str, Any]:
+    """What the run is going to do, as far as it is known before the first epoch."""
+    reused = experiment.reused()
+    config = experiment.config
+    preview = {
+        "model": experiment.spec.factory.rsplit(".", 1)[-1],
+        "input_size": list(experiment.spec.input_size),
+        "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
+        "flip_rate": experiment.labels.flip_rate,
+        "stages": [
+            {
+                "name": step.stage,
+                "point": step.point,
+                "key": step.key,
+                "skipped": step.identity,
+                "reused": not step.identity and reused[step.key],
+                "epochs": config.get(step.stage, {}).get("epochs"),
+            }
+            for step in experiment.steps
+        ],
+        "cut": None,
+        "seconds": None,
+    }
+    cutting = next((step for step in experiment.steps if step.stage == "compress"), None)
+    if cutting is not None and not cutting.identity:
+        preview["cut"] = compress.preview(
+            experiment.spec.build(experiment.trust),
+            cutting.options["prune"],
+            experiment.task.example_inputs(experiment.spec.input_size, 2),
+        )
+    preview["seconds"] = _rough_seconds(experiment, preview)
+    return preview
+
+
+def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> float | None:
+    """Training time from one timed forward pass; the rest of a run is small beside it."""
+    epochs = 0.0
+    cut = preview["cut"]
+    share = cut["macs"][1] / cut["macs"][0] if cut else 1.0
+    for stage in preview["stages"]:
+        if stage["reused"] or stage["skipped"] or not stage["epochs"]:
+            continue
+        epochs += stage["epochs"] * (share if stage["name"] == "finetune" else 1.0)
+    if not epochs:
+        return None
+    images = 16
+    place = experiment.machine.device
+    net = experiment.spec.build(experiment.trust).to(place).train()
+    (inputs,) = experiment.task.example_inputs(experiment.spec.input_size, images)
+    inputs = inputs.to(place)
+    passes = []
+    for _ in range(3):  # the first pass pays for the set-up
+        start = time.perf_counter()
+        experiment.task.outputs(net(inputs))["logits"].sum().item()
+        passes.append(time.perf_counter() - start)
+    seconds = min(passes)
+    # a training step costs about three forward passes
+    return 3 * seconds / images * preview["data"]["train"] * epochs
+
+
+def show(coming: Mapping[str, Any]) -> None:
+    """Print the plan: stages and reuse, the cut per layer, a rough time."""
+    console = Console()
+    data = coming["data"]
+    size = "x".join(map(str, coming["input_size"]))
+    line = (
+        f"[bold]{coming['model']}[/bold] at {size}: {data['train']:,} train, {data['val']:,} "
+        f"validation, {data['test']:,} test images"
+    )
+    if coming["flip_rate"]:
+        line += f", {coming['flip_rate']:.1%} of the train labels changed"
+    console.print(line)
+    stages = Table("stage", "epochs", "state", "key", title="Plan", title_justify="left")
+    for stage in coming["stages"]:
+        state = "skipped" if stage["skipped"] else "reused" if stage["reused"] else "to run"
+        epochs = "" if stage["epochs"] is None else str(stage["epochs"])
+        stages.add_row(stage["name"], epochs, state, stage["key"])
+    console.print(stages)
+    cut = coming["cut"]
+    if cut:
+        console.print(_cut_table(cut))
+        dense, small = cut["macs"]
+        console.print(
+            f"MACs {dense:,} -> {small:,} ({small / dense:.3f} of the dense network), "
+            f"parameters {cut['params'][0]:,} -> {cut['params'][1]:,}"
+        )
+        if cut["frozen"]:
+            console.print(f"never cut: {', '.join(cut['frozen'])}")
+    if coming["seconds"]:
+        console.print(f"training takes about {_duration(coming['seconds'])} on this machine")
+
+
+def _cut_table(cut: Mapping[str, Any]) -> Table:
+    """Layers that follow each other and share their widths stand in one row."""
+    table = Table("layers", "channels", "kept", title="Cut", title_justify="left")
+    rows: list[tuple[list[str], int, int]] = []
+    for name, size, keep in cut["layers"]:
+        if rows and rows[-1][1:] == (size, keep):
+            rows[-1][0].append(name)
+        else:
+            rows.append(([name], size, keep))
+    for names, size, keep in rows:
+        label = names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]} ({len(names)})"
+        table.add_row(label, str(size), str(keep))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,162 @@
+"""The folder that a run leaves behind: report.json, the network, its exports and its curves."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compressor import measure
+from compressor.artefact import Artefact
+from compressor.cache import key_of
+from compressor.errors import RunError
+
+if TYPE_CHECKING:
+    from compressor.pipeline import Experiment
+
+SCHEMA_VERSION = 1
+
+
+def make(run_dir: Path) -> None:
+    """Make the run folder, or say at once that it cannot be written."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        probe = run_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {run_dir} ({error.strerror}): set paths.outputs= or hydra.run.dir= "
+            "to a folder that can be written"
+        ) from None
+
+
+def report(
+    experiment: "Experiment",
+    command: str,
+    records: list[dict[str, Any]],
+    artefacts: list[Artefact],
+) -> dict[str, Any]:
+    from compressor.environment import environment
+
+    latencies = _latencies(experiment, artefacts)
+    points = {}
+    for record, made in zip(records, artefacts, strict=True):
+        figures = {name: made.metrics[name] for name in made.metrics if name != "notes"}
+        points[record["point"]] = {**figures, "latency_ms": latencies.get(made.key)}
+    for name in ("dense", "compressed", "recalibrated"):  # also where the list lacks the stage
+        points.setdefault(name, points["final"])
+    notes = {r["point"]: made.metrics["notes"] for r, made in zip(records, artefacts, strict=True)}
+    final = artefacts[-1]
+    cut = notes.get("compressed", {}) if final.plan.operations else {}
+    ordered = ["dense", "compressed", "recalibrated"]
+    ordered += [name for name in points if name not in (*ordered, "final")] + ["final"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": command,
+        "seed": experiment.seed,
+        "config": dict(experiment.config),
+        "stages": records,
+        "points": {name: points[name] for name in ordered},
+        "kept": final.plan.kept,
+        "widths": cut.get("widths", {}),
+        "ratio": cut.get("ratio"),
+        "selection": {name: cut[name] for name in ("statistics", "seconds") if name in cut},
+        "labels": {"key": experiment.labels.key, "flip_rate": experiment.labels.flip_rate},
+        "training": {name: notes[name] for name in notes if "picked_epoch" in notes[name]},
+        "parity": {"surgery": cut["parity"]} if "parity" in cut else {},
+        "history": {},
+        "environment": environment(),
+    }
+
+
+def _latencies(experiment: "Experiment", artefacts: list[Artefact]) -> dict[str, dict[str, Any]]:
+    """Milliseconds a batch of every distinct network, measured in turn on this machine."""
+    seconds = experiment.machine.latency_seconds
+    if not seconds:
+        return {}
+    nets: dict[str, torch.nn.Module] = {}
+    shapes: dict[str, str] = {}
+    for made in artefacts:
+        # equal plans are equal work: one measurement serves both
+        shape = key_of(plan=made.plan.to_json())
+        shapes[made.key] = shape
+        if shape not in nets:
+            nets[shape] = made.network(experiment.trust)
+    measured = measure.latency(
+        nets,
+        experiment.spec.input_size,
+        batch_size=experiment.machine.latency_batch_size,
+        threads=torch.get_num_threads(),
+        seconds=seconds,
+    )
+    return {key: measured[shape] for key, shape in shapes.items()}
+
+
+def keep(
+    experiment: "Experiment",
+    artefacts: list[Artefact],
+    report: dict[str, Any],
+    run_dir: Path,
+    member: bool,
+) -> None:
+    """Put what belongs to the user into the run folder: the network, its exports, its curves."""
+    final = artefacts[-1]
+    names = [record["name"] for record in report["stages"]]
+    for record, made in zip(report["stages"], artefacts, strict=True):
+        if record["skipped"]:
+            continue
+        name = record["point"].replace("/", "-")
+        events = made.folder / "tensorboard"
+        if events.is_dir():
+            shutil.copytree(events, run_dir / "tensorboard" / name, dirs_exist_ok=True)
+        if (made.folder / "history.csv").is_file():
+            history = run_dir / "history" / f"{name}.csv"
+            history.parent.mkdir(exist_ok=True)
+            shutil.copy2(made.folder / "history.csv", history)
+            # by the stage's name, or by the point's where the stage runs twice
+            stage = record["name"] if names.count(record["name"]) == 1 else name
+            report["history"][stage] = str(history.relative_to(run_dir))
+    export = experiment.config["export"]
+    enabled = export["enabled"] if export["enabled"] is not None else not member
+    if not enabled:
+        return
+    shutil.copytree(final.folder, run_dir / "model", ignore=shutil.ignore_patterns("tensorboard"))
+    if export["onnx"]:
+        from compressor.stages._onnx import accuracy_onnx, export_onnx
+
+        net = final.network(experiment.trust)
+        path = run_dir / "model.onnx"
+        report["parity"]["onnx"] = export_onnx(net, experiment.spec.input_size, path)
+        loader = experiment.data.loader("test", experiment.machine.eval_batch_size)
+        report["parity"]["onnx_accuracy"] = accuracy_onnx(path, loader)
+
+
+def write(run_dir: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json, the config and the environment, and the points as TensorBoard scalars."""
+    from omegaconf import OmegaConf
+    from torch.utils.tensorboard import SummaryWriter
+
+    config = OmegaConf.to_yaml(OmegaConf.create(report["config"]))
+    (run_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (run_dir / "config.yaml").write_text(config)
+    (run_dir / "environment.json").write_text(json.dumps(report["environment"], indent=1) + "\n")
+    with SummaryWriter(run_dir / "tensorboard" / "points") as writer:
+        writer.add_text("config", f"```yaml\n{config}```")
+        for step, point in enumerate(report["points"].values()):
+            for name, value in point.items():
+                if isinstance(value, int | float):
+                    writer.add_scalar(f"points/{name}", value, step)
+
+
+def present(run_dir: Path, report: Mapping[str, Any], member: bool) -> None:
+    """Draw the report, print its table."""
+    from rich.console import Console
+
+    from compressor.report import run as run_report
+
+    export = report["config"]["export"]
+    run_report.write(run_dir, draw=export["figures"] and not (member and export["enabled"] is None))
+    Console().print(run_report.table(report, folder=run_dir))

@@ -1,0 +1,318 @@
+"""Runs Lightning for a stage: loaders, callbacks, checkpoints, history; picks the epoch.
+
+The picked weights are those of the epoch with the best validation headline (ties: the later one),
+or of the last epoch with `select: last`; both figures stay in the history.
+"""
+
+import csv
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from compressor.data import ImageData
+from compressor.errors import RunError
+from compressor.robust import Phase
+from compressor.seeding import derive
+from compressor.stages import Context
+from compressor.tasks.optimization import OptimizerOptions
+from compressor.tasks.training import Distillation, Training
+
+COLUMNS = (
+    "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training left behind: the network holds the picked weights."""
+
+    net: nn.Module
+    metrics: dict[str, Any]
+
+
+class StageData(LightningDataModule):
+    """Loaders of one stage; made inside each process, so that ranks and workers are known."""
+
+    def __init__(
+        self,
+        data: ImageData,
+        options: OptimizerOptions,
+        targets: Tensor | None,
+        context: Context,
+        first_epoch: int,
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.batch_size = options.batch_size
+        self.targets = targets
+        # Lightning counts the epochs of each phase from 0: a seed of its own keeps a later phase
+        # from repeating the first one's order and augmentation
+        self.seed = derive(context.seed, "images", first_epoch)
+        self.workers = context.machine.workers
+        self.eval_batch_size = context.machine.eval_batch_size
+
+    def train_dataloader(self) -> Any:
+        trainer = self.trainer
+        return self.data.loader(
+            "train",
+            self.batch_size,
+            seed=self.seed,
+            shuffle=True,
+            augment=True,
+            targets=self.targets,
+            workers=self.workers,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+
+    def val_dataloader(self) -> Any:
+        trainer = self.trainer
+        return self.data.loader(
+            "val",
+            self.eval_batch_size,
+            workers=self.workers,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+
+
+class History(Callback):
+    """One row an epoch in history.csv, written as the epochs end; seconds: its training steps."""
+
+    def __init__(self, path: Path, first_epoch: int) -> None:
+        self.path = path
+        self.first_epoch = first_epoch
+        self._start = self._end = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start = self._end = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._end = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        # Callbacks come before the module's own hook, so its train metrics are not logged yet.
+        # Every rank computes: the metrics are exchanged.
+        train = module.train_metrics.compute()
+        if not trainer.is_global_zero:
+            return
+        values = {f"train_{name}": value for name, value in train.items()}
+        for name in train:
+            values[f"val_{name}"] = trainer.callback_metrics.get(f"val/{name}", "")
+        row = {
+            "epoch": self.first_epoch + trainer.current_epoch + 1,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(self._end - self._start, 3),
+            **{name: float(value) if value != "" else "" for name, value in values.items()},
+        }
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+class LaterOfEquals(ModelCheckpoint):
+    """Keeps the best epoch; of equally good ones the later, which has trained longer."""
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        best = self.best_model_score
+        if current is None or best is None or torch.isnan(best):
+            return current is not None
+        good = current >= best if self.mode == "max" else current <= best
+        return bool(trainer.strategy.reduce_boolean_decision(bool(good)))
+
+
+def fit(
+    net: nn.Module,
+    options: OptimizerOptions,
+    context: Context,
+    *,
+    name: str,
+    select: str,
+    robust: Any,
+    distillation: Distillation,
+    targets: Tensor | None = None,
+) -> Fitted:
+    """Train `net` for options.epochs in the phases that `robust` asks for, one fit each."""
+    module_options = {
+        "task": context.task,
+        "num_classes": context.data.num_classes,
+        "distillation": distillation,
+        "seed": context.seed,
+        "channels_last": context.machine.channels_last,
+    }
+    net.train()  # loaded networks are in eval mode
+    first = 0
+    metrics: dict[str, Any] = {}
+    for phase in robust.phases(options.epochs):
+        if phase.epochs == 0:
+            continue
+        module: LightningModule = Training(
+            net,
+            robust=phase.loss,
+            optimizer=_phase_options(options, phase),
+            first_epoch=first,
+            **module_options,
+        )
+        for term in distillation.terms.values():
+            if hasattr(term, "loop"):  # a method that owns the loop brings its own module
+                module = term.loop(module)
+        metrics = _fit_phase(module, phase.epochs, first, options, context, name, select, targets)
+        first += phase.epochs
+    return Fitted(net.cpu().eval(), metrics)
+
+
+def _phase_options(options: OptimizerOptions, phase: Phase) -> OptimizerOptions:
+    from dataclasses import replace
+
+    changes: dict[str, Any] = {"lr": options.lr * phase.lr_scale}
+    if phase.schedule is not None:
+        changes["schedule"] = phase.schedule
+    return replace(options, **changes)
+
+
+def _fit_phase(
+    module: LightningModule,
+    epochs: int,
+    first: int,
+    options: OptimizerOptions,
+    context: Context,
+    name: str,
+    select: str,
+    targets: Tensor | None,
+) -> dict[str, Any]:
+    machine = context.machine
+    headline, direction = context.task.headline
+    checkpoints = context.folder / "checkpoints"
+    checkpoint = LaterOfEquals(
+        dirpath=checkpoints,
+        filename=f"{name}-{{epoch}}",
+        monitor=f"val/{headline}" if select == "best" else None,
+        mode=direction,
+        save_top_k=1,
+        save_weights_only=True,
+        auto_insert_metric_name=False,
+    )
+    history = context.folder / "history.csv"
+    callbacks: list[Callback] = [checkpoint, History(history, first)]
+    if machine.progress:
+        callbacks.append(_progress(name))
+    data = StageData(context.data, options, targets, context, first)
+    with _quiet():
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            strategy=_strategy(machine),
+            precision=context.precision,
+            gradient_clip_val=options.clip_norm,
+            logger=TensorBoardLogger(context.folder, name="tensorboard", version=""),
+            callbacks=callbacks,
+            log_every_n_steps=machine.log_every,
+            enable_progress_bar=machine.progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=context.folder,
+        )
+        torch.manual_seed(derive(context.seed, "fit", first))
+        try:
+            trainer.fit(module, datamodule=data)
+        except SystemExit:
+            raise KeyboardInterrupt from None  # how Lightning leaves after Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+    best = checkpoint.best_model_path
+    if not best:
+        raise RunError(f"{name} kept no epoch: {epochs} epochs were asked for")
+    state = torch.load(best, map_location="cpu", weights_only=True)
+    prefix = "net."
+    module.net.load_state_dict(
+        {key[len(prefix):]: value for key, value in state["state_dict"].items()
+         if key.startswith(prefix)}
+    )  # fmt: skip
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return _summary(history, headline, int(state["epoch"]) + 1 + first)
+
+
+def _summary(history: Path, headline: str, picked: int) -> dict[str, Any]:
+    with history.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    value = f"val_{headline}"
+    chosen = next(row for row in rows if int(row["epoch"]) == picked)
+    return {
+        "epochs": len(rows),
+        "picked_epoch": picked,
+        f"picked_{value}": float(chosen[value]),
+        f"last_{value}": float(rows[-1][value]),
+    }
+
+
+def _strategy(machine: Any) -> str:
+    """Spawned ranks instead of re-run commands: only `fit` runs in several processes."""
+    if machine.strategy != "auto" or machine.devices in (1, "auto", "1"):
+        return machine.strategy
+    return "ddp_spawn"
+
+
+def _progress(name: str) -> Callback:
+    from pytorch_lightning.callbacks import RichProgressBar
+
+    class StageBar(RichProgressBar):
+        """Says which stage the epochs belong to."""
+
+        def _get_train_description(self, current_epoch: int) -> str:
+            return f"{name}: {super()._get_train_description(current_epoch).lower()}"
+
+    return StageBar(leave=False)
+
+
+class _quiet:
+    """Silences Lightning's advice on things that are decided here."""
+
+    _loggers = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+    _ignored = (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*GPU available but not used.*",
+        ".*MPS available but not used.*",
+        ".*exists and is not empty.*",
+        ".*`_register_pytree_node`.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*`trainer.init_module.*",
+        ".*TensorBoard.*",
+    )
+
+    def __enter__(self) -> None:
+        self._levels = {n: logging.getLogger(n).level for n in self._loggers}
+        for logger in self._loggers:
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        self._caught = warnings.catch_warnings()
+        self._caught.__enter__()
+        for message in self._ignored:
+            warnings.filterwarnings("ignore", message=message)
+
+    def __exit__(self, *error: Any) -> None:
+        self._caught.__exit__(*error)
+        for logger, level in self._levels.items():
+            logging.getLogger(logger).setLevel(level)
+
+
+def plain(options: Mapping[str, Any]) -> OptimizerOptions:
+    """The optimizer options among a train or finetune sub-tree."""
+    names = OptimizerOptions.__dataclass_fields__
+    values = {name: options[name] for name in names}
+    return OptimizerOptions(**{**values, "milestones": tuple(values["milestones"])})

@@ -1,0 +1,170 @@
+"""Makes the network smaller: select channels, cut them, prove the cut, repair what is kept."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compressor import surgery
+from compressor.cache import key_of
+from compressor.instantiation import make
+from compressor.prune.none import NoPruning
+from compressor.seeding import derive
+from compressor.stages import Context, Given, Outcome
+from compressor.stages._select import (
+    Selection,
+    SelectOptions,
+    apply_rescale,
+    choose,
+    collect,
+    keep_count,
+    select,
+    sequential,
+)
+from compressor.surgery import Group, Plan, Structure
+
+VERSION = 1
+# Images in a batch of the statistics: a constant, because the rows that are drawn depend on it.
+BATCH = 128
+PARITY_IMAGES = 4
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Make the method and read the shared options: their ranges are refused here."""
+    _, own = SelectOptions.split(options)
+    make(own)
+
+
+def is_none(options: Mapping[str, Any]) -> bool:
+    """Whether the stage hands on what it was given."""
+    _, own = SelectOptions.split(options)
+    return isinstance(make(own), NoPruning)
+
+
+def preview(
+    net: nn.Module, options: Mapping[str, Any], example_inputs: tuple[Tensor, ...]
+) -> dict[str, Any]:
+    """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters."""
+    shared, _ = SelectOptions.split(options)
+    structure = surgery.analyse(net, example_inputs)
+    groups = choose(structure, shared)
+    counts = {group.name: keep_count(group, shared) for group in groups}
+    return {
+        "layers": [(group.name, group.size, counts[group.name]) for group in groups],
+        "macs": [structure.macs({}), structure.macs(counts)],
+        "params": [structure.params({}), structure.params(counts)],
+        "frozen": _frozen(structure),
+    }
+
+
+def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
+    """options: prune (configs/prune): the shared ones and the method's own."""
+    start = time.perf_counter()
+    shared, own = SelectOptions.split(options["prune"])
+    method = make(own)
+    if hasattr(method, "run"):
+        return method.run(given, context)
+    net = given.network(context.trust).to(context.machine.device)
+    examples = context.task.example_inputs(given.spec.input_size, 2)
+    structure = surgery.analyse(net, tuple(x.to(context.machine.device) for x in examples))
+    groups = choose(structure, shared)
+    batches = list(_batches(context, shared.images))
+    if shared.statistics == "sequential":
+        small = given.network(context.trust).to(context.machine.device)
+        done = sequential(small, structure, groups, method, shared, batches, context.seed)
+        plan = surgery.plan_cut(structure, done.keep)
+    else:
+        statistics = _statistics(net, groups, method, own, shared, batches, given, context)
+        done = select(net, groups, method, statistics, shared, context.seed)
+        plan = surgery.plan_cut(structure, done.keep)
+        small = surgery.replay(given.network(context.trust).to(context.machine.device), plan)
+        if shared.reconstruct == "rescale":
+            done.residual.update(apply_rescale(small, groups, done.keep, statistics))
+    seconds = time.perf_counter() - start
+    inputs = batches[0][:PARITY_IMAGES].to(context.machine.device)
+    error = surgery.check_parity(net, structure, plan, (inputs,))
+    notes = _notes(structure, groups, done, plan, shared)
+    return Outcome(
+        net=small.cpu().eval(),
+        plan=given.plan.then(plan),
+        notes={**notes, "parity": error, "seconds": round(seconds, 3)},
+    )
+
+
+def _batches(context: Context, images: int) -> Iterator[Tensor]:
+    """The first `images` of the train part in the stage's own order, not augmented."""
+    loader = context.data.loader(
+        "train", BATCH, seed=derive(context.seed, "images"), shuffle=True,
+        workers=context.machine.workers,
+    )  # fmt: skip
+    left = images
+    for inputs, *_ in loader:
+        yield inputs[:left]
+        left -= len(inputs)
+        if left <= 0:
+            return
+
+
+def _statistics(
+    net: nn.Module,
+    groups: Sequence[Group],
+    method: Any,
+    own: Mapping[str, Any],
+    shared: SelectOptions,
+    batches: list[Tensor],
+    given: Given,
+    context: Context,
+) -> dict[str, Tensor]:
+    """One pass over the dense network, kept for every ratio of the same selector."""
+    key = key_of(
+        stage="statistics",
+        version=VERSION,
+        parent=given.parent.key if given.parent else "",
+        selector=dict(own),
+        rows=shared.reconstruct == "rescale",
+        groups=[group.name for group in groups],
+        images=shared.images,
+        data=context.data_key,
+        seed=context.seed,
+    )
+    if context.cache.holds(key):
+        return load_file(context.cache.folder(key) / "statistics.safetensors")
+    found = collect(net, groups, method, shared.reconstruct, batches, context.seed)
+    if found:
+        with context.cache.publish(key) as folder:
+            save_file(
+                {name: value.contiguous() for name, value in found.items()},
+                folder / "statistics.safetensors",
+            )
+    return found
+
+
+def _notes(
+    structure: Structure,
+    groups: Sequence[Group],
+    done: Selection,
+    plan: Plan,
+    shared: SelectOptions,
+) -> dict[str, Any]:
+    kept = plan.kept
+    widths = {}
+    for group in structure.groups:
+        for slot in group.producers:
+            if slot.parameter.endswith(".weight") and slot.module in kept:
+                widths[slot.module] = [len(slot.classes), len(kept[slot.module])]
+    removed = sum(g.size - len(done.keep.get(g.name, range(g.size))) for g in groups)
+    return {
+        "widths": widths,
+        "ratio": {"asked": shared.ratio, "achieved": removed / sum(g.size for g in groups)},
+        "statistics": shared.statistics,
+        "reconstruct": shared.reconstruct,
+        "residual": dict(done.residual),
+        "frozen": _frozen(structure),
+    }
+
+
+def _frozen(structure: Structure) -> list[str]:
+    """Where channels cannot be cut, and why; the network's own output goes without saying."""
+    return sorted({f"{part.module} ({part.reason})" for part in structure.frozen if part.module})

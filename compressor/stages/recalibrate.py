@@ -1,0 +1,75 @@
+"""Batch-norm statistics again, on train images, without labels and without gradients.
+
+After a cut the running means and variances belong to another network. Averages are cumulative
+(momentum=None): with a momentum of 0.1 the reset value would still weigh 0.9^n after n batches.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compressor.errors import UsageError
+from compressor.seeding import derive
+from compressor.stages import Context, Given, Outcome
+
+VERSION = 1
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse sizes with which there is no variance to measure."""
+    for name, least in (("images", 2), ("batch_size", 2)):
+        if options[name] < least:
+            raise UsageError(f"recalibrate.{name}={options[name]} must be at least {least}")
+
+
+def recalibrate(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
+    """options: images (at most so many of the train part), batch_size."""
+    images, batch_size = options["images"], options["batch_size"]
+    net = given.network(context.trust)
+    loader = context.data.loader(
+        "train", batch_size, seed=derive(context.seed, "images"), shuffle=True,
+        workers=context.machine.workers,
+    )  # fmt: skip
+    seen = recalibrate_norms(net, _first(loader, images))
+    return Outcome(net=net, plan=given.plan, notes={"images": seen})
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
+@torch.no_grad()
+def recalibrate_norms(net: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace all running statistics by the mean over `batches`; dropout stays off.
+
+    batches: image tensors (B, C, H, W). Returns the number of images seen.
+    """
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    seen = 0
+    for inputs in batches:
+        net(inputs)
+        seen += len(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.eval()
+    return seen
+
+
+def _first(loader: Iterable[Any], images: int) -> Iterable[Tensor]:
+    left = images
+    for inputs, *_ in loader:
+        inputs = inputs[:left]
+        if len(inputs) > 1:  # one value per channel has no variance
+            yield inputs
+        left -= len(inputs)
+        if left <= 0:
+            return

@@ -1,0 +1,75 @@
+"""Image classification: logits (N, K), accuracy and cross-entropy."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric, MetricCollection
+
+# Weight of an auxiliary classifier's loss: 0.3 in GoogLeNet (Szegedy et al. 2015, section 5).
+AUXILIARY_WEIGHT = 0.3
+
+
+class Accuracy(Metric):
+    """Fraction of samples whose largest logit is the target's, in [0, 1]."""
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, outputs: dict[str, Any], targets: Tensor) -> None:
+        self.correct += (outputs["logits"].argmax(dim=1) == targets).sum()
+        self.total += targets.numel()
+
+    def compute(self) -> Tensor:
+        return self.correct.double() / self.total
+
+
+class CrossEntropy(Metric):
+    """Mean cross-entropy in nats, whatever loss the training uses."""
+
+    full_state_update = False
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, outputs: dict[str, Any], targets: Tensor) -> None:
+        loss = F.cross_entropy(outputs["logits"].float(), targets, reduction="sum")
+        self.sum += loss.double()
+        self.total += targets.numel()
+
+    def compute(self) -> Tensor:
+        return self.sum / self.total
+
+
+class Classification:
+    """Task object of `task=classification`."""
+
+    headline = ("accuracy", "max")
+
+    def loss_inputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        images, targets, index = batch
+        return images, targets, index
+
+    def outputs(self, net_out: Any) -> dict[str, Any]:
+        """Networks with auxiliary classifiers answer a named tuple (logits, aux...) in training."""
+        if isinstance(net_out, Tensor):
+            return {"logits": net_out, "aux": ()}
+        logits, *others = net_out
+        aux = tuple((AUXILIARY_WEIGHT, value) for value in others if value is not None)
+        return {"logits": logits, "aux": aux}
+
+    def metrics(self, num_classes: int) -> MetricCollection:
+        return MetricCollection({"accuracy": Accuracy(), "loss": CrossEntropy()})
+
+    def example_inputs(self, input_size: tuple[int, ...], batch: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        return (torch.randn(batch, *input_size, generator=generator),)

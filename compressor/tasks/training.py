@@ -1,0 +1,148 @@
+"""The one LightningModule: a network, a task, a robust loss and distillation terms.
+
+loss = label_weight * robust.loss + sum of term.weight * term.loss; the null objects give 1, the
+cross-entropy and 0, so the step knows no method by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from compressor.errors import RunError
+from compressor.seeding import derive
+from compressor.taps import Tap, tapped
+from compressor.tasks import Task
+from compressor.tasks.optimization import OptimizerOptions, make_optimizer, make_schedule
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Distillation terms by name, the weight of the labels beside them, and the teacher."""
+
+    terms: Mapping[str, Any]
+    label_weight: float = 1.0
+    teacher: nn.Module | None = None
+
+    def taps(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.taps()))
+
+
+class Training(LightningModule):
+    """Trains `net` for one phase.
+
+    seed: dropout and other draws of the network are reseeded from (seed, epoch).
+    first_epoch: epochs that earlier phases of the same stage took.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        task: Task,
+        num_classes: int,
+        robust: Any,
+        distillation: Distillation,
+        optimizer: OptimizerOptions,
+        seed: int,
+        first_epoch: int = 0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.task = task
+        self.robust = robust
+        self.distillation = distillation
+        self.options = optimizer
+        self.seed = seed
+        self.first_epoch = first_epoch
+        self.channels_last = channels_last
+        self.train_metrics = task.metrics(num_classes)
+        self.val_metrics = task.metrics(num_classes)
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
+
+    def on_fit_start(self) -> None:
+        teacher = self.distillation.teacher
+        if teacher is not None:
+            teacher.to(self.device).eval().requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        epoch = self.first_epoch + self.current_epoch
+        torch.manual_seed(derive(self.seed, "dropout", epoch, self.global_rank))
+        self.train_metrics.reset()
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        inputs, targets, index = self.task.loss_inputs(batch)
+        inputs = self._layout(inputs)
+        outputs = self._forward(self.net, inputs)
+        loss = self.distillation.label_weight * self.robust.loss(outputs, targets, index)
+        if self.distillation.terms:
+            with torch.no_grad():
+                teacher = self._forward(self.distillation.teacher, inputs)
+            for name, term in self.distillation.terms.items():
+                part = term.loss(outputs, teacher, (inputs, targets, index))
+                self.log(f"train/{name}", part.detach())
+                loss = loss + term.weight * part
+        self._index = index
+        self.train_metrics.update(outputs, targets)
+        # Not every step: a logged value costs about as much as a small network's layer.
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/step_loss", loss.detach())
+        return loss
+
+    def on_after_backward(self) -> None:
+        self.robust.after_backward(self._index)
+
+    def on_train_epoch_end(self) -> None:
+        for name, value in self.train_metrics.compute().items():
+            self.log(f"train/{name}", value.float(), prog_bar=name == self.task.headline[0])
+            if name == "loss" and not torch.isfinite(value):
+                epoch = self.first_epoch + self.current_epoch + 1
+                raise RunError(
+                    f"the training loss is {value.item()} in epoch {epoch}: lower lr "
+                    f"(now {self.options.lr:g}) or set clip_norm"
+                )
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        inputs, targets, _ = self.task.loss_inputs(batch)
+        outputs = self.task.outputs(self.net(self._layout(inputs)))
+        self.val_metrics.update(outputs, targets)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self.val_metrics.compute().items():
+            self.log(f"val/{name}", value.float(), prog_bar=name == self.task.headline[0])
+        self.val_metrics.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer = make_optimizer(self.net, self.options)
+        schedule = make_schedule(optimizer, self.options, steps, self.trainer.max_epochs or 1)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _layout(self, inputs: Tensor) -> Tensor:
+        if self.channels_last and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _forward(self, net: nn.Module, inputs: Tensor) -> dict[str, Any]:
+        names = self.distillation.taps()
+        if not names:
+            return self.task.outputs(net(inputs))
+        features: dict[str, Tensor] = {}
+
+        def keep(name: str):
+            def record(_: nn.Module, value: Tensor) -> None:
+                features[name] = value
+
+            return record
+
+        with tapped(net, {Tap(name, "output"): keep(name) for name in names}):
+            outputs = self.task.outputs(net(inputs))
+        return {**outputs, "features": features}

@@ -1,0 +1,59 @@
+"""Methods and networks that only tests use: each stands where a user's own class would."""
+
+import torch
+from torch import nn
+
+from compressor import surgery
+from compressor.prune import Ranking
+from compressor.stages import Outcome
+
+
+class Costly:
+    """A selector with costs: the channel's index squared, so that high indices stay."""
+
+    def __init__(self, power: float = 2.0) -> None:
+        self.power = power
+
+    def observers(self, group, net):
+        return ()
+
+    def rank(self, group, statistics, weights, generator):
+        order = torch.arange(group.size).flip(0)
+        return Ranking(order, order.double() ** self.power)
+
+
+class HalfOfTheFirst:
+    """A compressor that owns its stage: half of the first group's channels go."""
+
+    def run(self, given, context):
+        net = given.network(context.trust)
+        examples = context.task.example_inputs(given.spec.input_size, 2)
+        structure = surgery.analyse(net, examples)
+        group = structure.select("interior")[0]
+        plan = surgery.plan_cut(structure, {group.name: torch.arange(group.size // 2)})
+        return Outcome(net=surgery.replay(net, plan), plan=given.plan.then(plan))
+
+
+class Net(nn.Module):
+    """A user's network."""
+
+    def __init__(self, num_classes: int, channels: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean(dim=(2, 3)))
+
+
+class Untraceable(Net):
+    """Its path depends on the values that it sees."""
+
+    def forward(self, x):
+        y = self.body(x)
+        if y.sum() > 0:
+            y = y * 2
+        return self.head(y.mean(dim=(2, 3)))

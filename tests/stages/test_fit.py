@@ -1,0 +1,244 @@
+"""The training loop, with deliberately odd tenants of every seam."""
+
+import csv
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from compressor.cache import Cache
+from compressor.data.digits import Digits
+from compressor.distill.kd import KD
+from compressor.errors import RunError
+from compressor.robust import Phase
+from compressor.robust.none import CrossEntropy
+from compressor.stages import Context, Machine
+from compressor.stages._fit import fit
+from compressor.tasks.classification import Accuracy, Classification
+from compressor.tasks.classification import CrossEntropy as CrossEntropyMetric
+from compressor.tasks.optimization import OptimizerOptions
+from compressor.tasks.training import Distillation, Training
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = Digits(image_size=8, channels=1)
+    data.prepare()
+    return data
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+def options(**changes):
+    values = {
+        "epochs": 2, "batch_size": 128, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
+        "nesterov": False, "weight_decay": 0.0, "decay_norm_and_bias": True, "schedule": "cosine",
+        "warmup_epochs": 0.0, "milestones": (), "gamma": 0.1, "clip_norm": None,
+    }  # fmt: skip
+    return OptimizerOptions(**{**values, **changes})
+
+
+def context(folder, data, task=None, **machine):
+    values = {
+        "accelerator": "cpu", "devices": 1, "strategy": "auto", "threads": None, "workers": 0,
+        "progress": False, "log_every": 10, "eval_batch_size": 256, "channels_last": True,
+        "latency_batch_size": 1, "latency_seconds": 0.0,
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    labels = data.labels("train")
+    return Context(
+        seed=5, folder=folder, data=data, task=task or Classification(),
+        machine=Machine(**{**values, **machine}), precision="32-true", targets=labels,
+        clean_targets=labels, cache=Cache(folder / "cache"), data_key="d",
+    )  # fmt: skip
+
+
+def train(folder, data, net=None, robust=None, distillation=None, select="last", task=None, **more):
+    machine = {k: more.pop(k) for k in ("workers", "devices", "strategy") if k in more}
+    return fit(
+        net or tiny(),
+        options(**more),
+        context(folder, data, task, **machine),
+        name="train",
+        select=select,
+        robust=robust or CrossEntropy(),
+        distillation=distillation or Distillation({}),
+    )
+
+
+def history(folder):
+    with (folder / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_learns_and_writes_one_row_an_epoch(tmp_path, digits):
+    fitted = train(tmp_path / "a", digits, epochs=3)
+    rows = history(tmp_path / "a")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert fitted.metrics["epochs"] == 3 and fitted.metrics["picked_epoch"] == 3
+    assert not fitted.net.training
+    assert not (tmp_path / "a" / "checkpoints").exists()
+    assert list((tmp_path / "a" / "tensorboard").glob("events*"))
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_ran_before(tmp_path, digits):
+    first = train(tmp_path / "a", digits).net.state_dict()
+    torch.rand(17)
+    second = train(tmp_path / "b", digits, workers=2).net.state_dict()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_the_picked_epoch_has_the_best_validation_accuracy_the_later_of_equals(tmp_path, digits):
+    fitted = train(tmp_path / "a", digits, select="best", epochs=4, lr=0.5, schedule="constant")
+    accuracy = [float(row["val_accuracy"]) for row in history(tmp_path / "a")]
+    best = max(range(4), key=lambda e: (accuracy[e], e))
+    assert fitted.metrics["picked_epoch"] == best + 1
+    assert fitted.metrics["picked_val_accuracy"] == pytest.approx(accuracy[best])
+    assert fitted.metrics["last_val_accuracy"] == pytest.approx(accuracy[-1])
+
+
+class Frozen(nn.Module):
+    """The same answer for ever: every epoch ties."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat = nn.Flatten()
+        self.line = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.line(self.flat(x)).detach() + 0 * self.line.bias.sum()
+
+
+def test_of_epochs_that_tie_the_last_is_picked(tmp_path, digits):
+    fitted = train(tmp_path / "a", digits, net=Frozen(), select="best", epochs=3, lr=1e-9)
+    assert fitted.metrics["picked_epoch"] == 3
+
+
+class TwoPhases:
+    """A remedy with a second phase of another loss and schedule."""
+
+    def __init__(self):
+        self.indices = []
+
+    def loss(self, outputs, targets, index):
+        return F.cross_entropy(outputs["logits"], targets)
+
+    def after_backward(self, index):
+        self.indices.append(index.clone())
+
+    def phases(self, epochs):
+        second = TwoPhases()
+        self.second = second
+        return (Phase(1, self, schedule="constant"), Phase(epochs - 1, second, lr_scale=0.1))
+
+
+def test_phases_are_fitted_in_turn_and_do_not_repeat_the_order_of_images(tmp_path, digits):
+    robust = TwoPhases()
+    train(tmp_path / "a", digits, robust=robust, epochs=2)
+    rows = history(tmp_path / "a")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["lr"]) == pytest.approx(0.1)
+    assert float(rows[1]["lr"]) < 0.01
+    first, second = torch.cat(robust.indices), torch.cat(robust.second.indices)
+    assert torch.equal(first.sort().values, torch.arange(digits.size("train")))
+    assert not torch.equal(first, second)
+
+
+class Doubled(Training):
+    """A loop of its own: each batch is trained on twice its loss."""
+
+    def training_step(self, batch, number):
+        return 2 * super().training_step(batch, number)
+
+
+class OwnLoop:
+    """A distiller that owns the loop."""
+
+    weight = 0.0
+
+    def taps(self):
+        return ("2",)
+
+    def loss(self, student, teacher, batch):
+        self.seen = student["features"]["2"].shape, teacher["features"]["2"].shape
+        return student["logits"].sum() * 0
+
+    def loop(self, training):
+        training.__class__ = Doubled
+        return training
+
+
+def test_a_distiller_may_own_the_loop_and_read_features(tmp_path, digits):
+    term = OwnLoop()
+    distillation = Distillation({"own": term}, 1.0, tiny(3).eval())
+    twice = train(tmp_path / "a", digits, distillation=distillation, epochs=1).net
+    once = train(tmp_path / "b", digits, epochs=1, lr=0.2).net
+    # doubling the loss of plain SGD is doubling its learning rate
+    torch.testing.assert_close(twice[0].weight, once[0].weight)
+    assert term.seen[0][1:] == term.seen[1][1:] == (8, 8, 8)
+
+
+def test_a_teacher_is_left_bit_identical_and_out_of_the_student(tmp_path, digits):
+    teacher = tiny(3).eval()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    distillation = Distillation({"kd": KD(weight=0.9)}, 0.1, teacher)
+    fitted = train(tmp_path / "a", digits, distillation=distillation)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not teacher.training
+    assert set(fitted.net.state_dict()) == set(before)
+
+
+def test_a_distillation_of_weight_zero_changes_nothing(tmp_path, digits):
+    plain = train(tmp_path / "a", digits).net
+    distillation = Distillation({"kd": KD(weight=0.0)}, 1.0, tiny(3).eval())
+    distilled = train(tmp_path / "b", digits, distillation=distillation).net
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, distilled.state_dict()[name]), name
+
+
+class Pixels:
+    """A task that is no classification: predict for every pixel whether it is ink."""
+
+    headline = ("accuracy", "max")
+
+    def loss_inputs(self, batch):
+        images, _, index = batch
+        return images, (images[:, 0] > 0).long(), index
+
+    def outputs(self, net_out):
+        return {"logits": net_out, "aux": ()}
+
+    def metrics(self, num_classes):
+        return MetricCollection({"accuracy": Accuracy(), "loss": CrossEntropyMetric()})
+
+    def example_inputs(self, input_size, batch):
+        return (torch.zeros(batch, *input_size),)
+
+
+def test_a_segmentation_task_trains_through_the_same_module(tmp_path, digits):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    train(tmp_path / "a", digits, net=net, task=Pixels(), epochs=3)
+    assert float(history(tmp_path / "a")[-1]["val_accuracy"]) > 0.9
+
+
+def test_a_diverging_training_says_what_to_change(tmp_path, digits):
+    with pytest.raises(RunError, match="lower lr"):
+        train(tmp_path / "a", digits, net=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), lr=1e38)
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_one_set_of_weights(tmp_path, digits):
+    fitted = train(tmp_path / "a", digits, devices=2)
+    assert len(history(tmp_path / "a")) == 2
+    assert fitted.metrics["last_val_accuracy"] > 0.2

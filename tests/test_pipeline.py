@@ -1,0 +1,260 @@
+"""Whole runs on a tiny network and real digits, in this process."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import compressor
+from compressor.configuration import config_dir, plain
+from compressor.data.digits import Digits
+from compressor.errors import RunError, UsageError
+from compressor.pipeline import Experiment, run_experiment
+
+SMALL = (
+    "model=resnet20", "model.width=0.5", "dataset.image_size=8", "train.epochs=2",
+    "finetune.epochs=1", "train.batch_size=64", "finetune.batch_size=64", "train.lr=0.05",
+    "prune.images=256", "machine.progress=false", "machine.latency_seconds=0.05",
+    "machine.accelerator=cpu", "export.onnx=false", "export.figures=false",
+)  # fmt: skip
+
+
+def compose(folder, *overrides):
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        words = [*SMALL, f"paths.outputs={folder}", *overrides]
+        if any(word.startswith("model=custom") for word in words):
+            words.remove("model.width=0.5")
+        return plain(hydra_compose("run", words))
+
+
+def run(folder, name, *overrides):
+    return run_experiment(compose(folder, *overrides), folder / name, False, "compress-run")
+
+
+def keys(folder, *overrides):
+    return {s.stage: s.key for s in Experiment(compose(folder, *overrides)).steps}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return run(folder, "first")
+
+
+def test_the_report_keeps_its_contract(folder, report):
+    saved = json.loads((folder / "first" / "report.json").read_text())
+    assert saved["schema_version"] == 1 and saved["seed"] == 0
+    assert [s["name"] for s in saved["stages"]] == ["train", "compress", "recalibrate", "finetune"]
+    assert list(saved["points"]) == ["dense", "compressed", "recalibrated", "final"]
+    for point in saved["points"].values():
+        assert {"accuracy", "loss", "macs", "params", "latency_ms", "size_bytes"} <= set(point)
+        assert set(point["latency_ms"]) == {"median", "low", "high", "batch_size", "threads"}
+    assert saved["ratio"] == {"asked": 0.5, "achieved": 0.5}
+    assert not any(stage["reused"] for stage in saved["stages"])
+    assert saved["parity"]["surgery"] <= 1e-5
+    assert saved["points"]["final"]["macs"] < saved["points"]["dense"]["macs"]
+    assert saved["points"]["final"] == report["points"]["final"]
+
+
+def test_kept_lists_original_channels_of_every_cut_layer(report):
+    dense = [16] * 3 + [16] * 3 + [32] * 3
+    assert [before for before, _ in report["widths"].values()] == [8, 8, 8, 16, 16, 16, 32, 32, 32]
+    assert len(dense) == len(report["kept"])
+    for module, kept in report["kept"].items():
+        before, after = report["widths"][module]
+        assert kept == sorted(set(kept)) and len(kept) == after == before // 2
+        assert 0 <= kept[0] and kept[-1] < before
+
+
+def test_the_saved_network_gives_the_reported_figures(folder, report):
+    net = compressor.load(folder / "first" / "model")
+    data = Digits(image_size=8)
+    data.prepare()
+    correct = total = 0
+    with torch.no_grad():
+        for images, targets, _ in data.loader("test", 64):
+            correct += (net(images).argmax(1) == targets).sum().item()
+            total += len(targets)
+    final = report["points"]["final"]
+    assert final["accuracy"] == pytest.approx(correct / total, abs=1e-6)
+    assert final["params"] == sum(p.numel() for p in net.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, 8, 8))
+    assert final["macs"] * 2 == counter.get_total_flops()
+
+
+def test_the_run_folder_holds_what_was_promised(folder, report):
+    files = {p.relative_to(folder / "first").as_posix() for p in (folder / "first").rglob("*")}
+    assert {"report.json", "config.yaml", "environment.json", "model/weights.safetensors"} <= files
+    assert {"history/dense.csv", "history/final.csv", "tensorboard/dense"} <= files
+    assert set(report["history"]) == {"train", "finetune"}
+    assert not any("checkpoint" in name for name in files)
+
+
+def test_a_second_run_reuses_everything_and_reports_the_same(folder, report):
+    again = run(folder, "second")
+    assert all(stage["reused"] for stage in again["stages"])
+    assert again["kept"] == report["kept"]
+    for name, point in report["points"].items():
+        assert again["points"][name]["accuracy"] == point["accuracy"]
+        assert again["points"][name]["loss"] == point["loss"]
+
+
+def test_without_the_cache_the_same_seed_gives_the_same_numbers(folder, report):
+    again = run(folder, "third", "cache.enabled=false")
+    assert not any(stage["reused"] for stage in again["stages"])
+    assert again["kept"] == report["kept"]
+    for name, point in report["points"].items():
+        assert again["points"][name]["accuracy"] == point["accuracy"]
+        assert again["points"][name]["loss"] == pytest.approx(point["loss"], abs=1e-12)
+
+
+def test_keys_follow_what_each_stage_can_depend_on(folder):
+    base = keys(folder)
+
+    def changed(*overrides):
+        other = keys(folder, *overrides)
+        return [stage for stage in base if base[stage] != other[stage]]
+
+    everything = ["train", "compress", "recalibrate", "finetune"]
+    assert changed("machine.workers=1", "machine.eval_batch_size=32") == []
+    assert changed("machine.progress=true", "export.onnx=true", "cache.enabled=false") == []
+    assert changed("finetune.epochs=3") == ["finetune"]
+    assert changed("recalibrate.images=64") == ["recalibrate", "finetune"]
+    assert changed("prune.ratio=0.3") == everything[1:]
+    assert changed("prune=apoz") == everything[1:]
+    assert changed("distill=kd") == ["finetune"]
+    assert changed("distill=[none]") == []
+    assert changed("train.lr=0.01") == everything
+    assert changed("seed=1") == everything
+    assert changed("precision=bf16-mixed") == everything
+    assert changed("dataset.augment.crop=0") == everything
+    assert changed("noise=symmetric") == everything
+    assert changed("noise=symmetric", "noise.rate=0") == []
+    assert changed("robust=gce") == everything
+    assert changed("robust=gce", "finetune.robust=same") == everything
+
+
+def test_no_pruning_is_one_experiment_whatever_the_ratio(folder):
+    a = keys(folder, "prune=none", "prune.ratio=0.3")
+    b = keys(folder, "prune=none", "prune.ratio=0.5")
+    assert a == b
+    assert a["compress"] == a["recalibrate"] == a["train"] != a["finetune"]
+
+
+def test_fine_tuning_of_no_epochs_goes_on_with_the_weights_as_they_are(folder, report):
+    unfinished = run(folder, "fourth", "finetune.epochs=0")
+    assert unfinished["stages"][-1]["skipped"]
+    points = unfinished["points"]
+    assert points["final"] == points["recalibrated"]
+    assert points["recalibrated"]["accuracy"] == report["points"]["recalibrated"]["accuracy"]
+
+
+@pytest.mark.parametrize("prune", ["weight_sum", "apoz", "random", "none"])
+def test_every_criterion_runs_on_the_shared_dense_network(folder, report, prune):
+    other = run(folder, prune, f"prune={prune}", "finetune.epochs=0")
+    assert other["stages"][0]["reused"]
+    assert other["points"]["dense"]["accuracy"] == report["points"]["dense"]["accuracy"]
+    if prune == "none":
+        assert other["kept"] == {} and other["ratio"] is None
+    else:
+        assert other["points"]["final"]["macs"] == report["points"]["final"]["macs"]
+
+
+def test_several_ratios_share_one_pass_of_statistics(folder, report):
+    for ratio in (0.3, 0.4):
+        run(folder, f"apoz{ratio}", "prune=apoz", f"prune.ratio={ratio}", "finetune.epochs=0")
+    found = list((folder / "cache").glob("*/statistics.safetensors"))
+    assert len(found) == 1
+
+
+def test_distillation_and_noise_and_a_robust_loss_run_together(folder):
+    noisy = run(
+        folder, "noisy", "noise=symmetric", "noise.rate=0.2", "robust=gce", "distill=kd",
+        "train.epochs=1", "prune=weight_sum",
+    )  # fmt: skip
+    assert noisy["labels"]["flip_rate"] == pytest.approx(0.2, abs=0.001)
+    assert list((folder / "cache").glob("*/labels.safetensors"))
+
+
+def test_scaling_changes_the_input_of_every_later_stage(folder):
+    scaled = Experiment(compose(folder, "scale=multiplier", "scale.resolution=1.5"))
+    assert scaled.spec.input_size == (3, 12, 12)
+    images, *_ = next(iter(scaled.data.loader("test", 2)))
+    assert images.shape == (2, 3, 12, 12)
+
+
+def test_a_selector_of_the_user_decides_what_is_kept(folder, report):
+    mine = run(
+        folder, "mine", "prune=none", "prune._target_=doubles.Costly", "+prune.power=3.0",
+        "finetune.epochs=0",
+    )  # fmt: skip
+    assert all(kept[0] == len(kept) for kept in mine["kept"].values())
+
+
+def test_a_compressor_of_the_user_owns_the_stage(folder, report):
+    mine = run(folder, "own", "prune=none", "prune._target_=doubles.HalfOfTheFirst")
+    assert {module: len(kept) for module, kept in mine["kept"].items()} == {"layer1.0.conv1": 4}
+
+
+def test_a_network_of_the_user_is_cut_and_loads_where_it_is_trusted(folder):
+    mine = run(folder, "net", "model=custom", "model._target_=doubles.Net")
+    assert mine["kept"].keys() == {"body.0", "body.3"}
+    with pytest.raises(UsageError, match=r'trust=\["doubles.Net"\]'):
+        compressor.load(folder / "net" / "model")
+    net = compressor.load(folder / "net" / "model", trust=["doubles.Net"])
+    assert net.body[0].out_channels == 4
+
+
+def test_a_network_that_cannot_be_traced_is_refused_before_the_first_epoch(folder):
+    words = ("model=custom", "model._target_=doubles.Untraceable")
+    with pytest.raises(RunError, match="Untraceable|trace") as caught:
+        run(folder, "untraceable", *words)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "untraceable").exists()
+
+
+def test_the_plan_alone_trains_nothing(folder, capsys):
+    coming = run(folder, "plan", "plan_only=true", "seed=5")["plan"]
+    assert [stage["reused"] for stage in coming["stages"]] == [False] * 4
+    assert coming["cut"]["macs"][0] > coming["cut"]["macs"][1]
+    assert "layer1.0.conv1" in capsys.readouterr().out
+    assert not (folder / "plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prune.ratio=1.5"], "ratio=1.5"),
+        (["prune.ratio=0"], "ratio=0"),
+        (["prune.scope=everything"], "scope"),
+        (["prune.skip=[layer9]"], "layer9"),
+        (["train.optimizer=adam"], "adam is not known"),
+        (["train.select=first"], "select=first"),
+        (["finetune.labels=true_ones"], "labels=true_ones"),
+        (["finetune.robust=all"], "robust=all"),
+        (["distill.at=export"], "distill.at=export"),
+        (["distill=kd", "distill.at=train"], "distill.at=train"),
+        (["distill=kd", "distill.terms.kd.temperature=0"], "temperature"),
+        (["noise=symmetric", "noise.rate=1.2"], "rate=1.2"),
+        (["robust=gce", "robust.q=2"], "q=2"),
+        (["scale=multiplier", "scale.width=0"], "width"),
+        (["stages=[train,shrink]"], "shrink"),
+        (["stages=[compress,train]"], "stages"),
+        (["machine.threads=0"], "threads=0"),
+        (["recalibrate.images=0"], "recalibrate.images=0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_before_anything_runs(folder, overrides, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        run(folder, "refused", *overrides)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "refused").exists()
