@@ -1,0 +1,68 @@
+"""Pruning criteria: which channels stay. One file each, named by the method.
+
+A selector declares the statistics it needs and ranks the channels of one group; the compress
+stage collects the statistics, cuts, and repairs. A compressor owns the whole stage instead.
+Run: compress-run prune=thinet prune.ratio=0.5
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compressor.surgery import Group
+from compressor.taps import Tap
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The channels of one group, best first: keeping n of them means `order[:n]`."""
+
+    order: Tensor
+    """(C,) int64 class ids in keep order."""
+    cost: Tensor | None = None
+    """(C,) float64: what the objective grows by when order[i] goes after order[i+1:] have gone."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """One statistic of one group: what to compute where, in sums that add up over batches."""
+
+    key: str
+    tap: Tap
+    measure: Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]
+    """(tapped module, tensor, private generator) -> named float64 sums; the compress stage adds
+    them up and hands `rank` the totals under "<key>/<name>"."""
+
+
+class Selector(Protocol):
+    """A criterion, chosen by the config group `prune`."""
+
+    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
+        """The statistics that ranking this group needs; () for a criterion without data."""
+
+    def rank(
+        self,
+        group: Group,
+        statistics: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        generator: torch.Generator,
+    ) -> Ranking:
+        """The group's channels in keep order. weights: the network's tensors by name."""
+
+
+class Compressor(Protocol):
+    """A method that owns the compress stage, as those that train inside it do."""
+
+    def run(self, artefact: Any, context: Any) -> Any:
+        """The compressed artefact."""
+
+
+def by_score(score: Tensor) -> Ranking:
+    """Ranking by a score per channel, high means keep; of equals the lowest index goes first.
+
+    score: (C,).
+    """
+    return Ranking(order=torch.argsort(score, stable=True).flip(0))

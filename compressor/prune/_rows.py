@@ -1,0 +1,166 @@
+"""Sampled rows of a layer's product: what every input channel adds to one output value.
+
+Only the sampled patches are read, so the cost does not depend on the size of the feature map.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
+
+from compressor.errors import UsageError
+
+_CHUNK = 65536  # numbers per working set: 256 kB stay in a core's second-level cache
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """R draws of one output value of a layer."""
+
+    image: Tensor
+    """(R,) index within the batch."""
+    filter: Tensor
+    """(R,) output filter, or output feature of a linear layer."""
+    location: Tensor
+    """(R, D) output position in each of the D spatial (linear: middle) dimensions."""
+
+
+def readable(module: nn.Module) -> bool:
+    """Whether `contributions` knows this kind of layer."""
+    return isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and not module.transposed)
+
+
+def draw(module: nn.Module, x: Tensor, samples: int, generator: torch.Generator) -> Rows:
+    """`samples` random (filter, location) pairs for every image of the batch.
+
+    module: the conv or linear layer whose input is x, (N, C, *spatial) or (N, *, C). One image
+    takes the same numbers of the generator in whichever batch it comes, so rows do not depend on
+    the batch size.
+    """
+    sizes = [module.weight.shape[0], *_places(module, x)]
+    uniform = torch.rand(len(x) * samples, len(sizes), dtype=torch.float64, generator=generator).to(
+        x.device
+    )
+    index = (uniform * torch.tensor(sizes, device=x.device)).long()
+    image = torch.arange(len(x), device=x.device).repeat_interleave(samples)
+    return Rows(image=image, filter=index[:, 0], location=index[:, 1:])
+
+
+def contributions(module: nn.Module, x: Tensor, rows: Rows) -> Tensor:
+    """x_c of ThiNet's eq. (4): each input channel's share of sampled outputs, bias left out.
+
+    module: conv (any stride, padding, dilation, groups) or linear, with input x: (N, C, *spatial)
+    or (N, *, C). Returns (R, weight.shape[1]) float32, whose row sums are the layer's output minus
+    bias. In a grouped conv a filter sees its own group only: column i is the group's i-th channel.
+    """
+    x, weight = x.detach().float(), module.weight.detach().float()
+    if isinstance(module, nn.Linear):
+        middle = x.shape[1:-1]
+        place = _flat(torch.cat([rows.image[:, None], rows.location], 1), (len(x), *middle))
+        return x.reshape(-1, x.shape[-1])[place] * weight[rows.filter]
+    x, left = _padded(module, x)
+    sites, inside = _patches(module, x.shape[2:], left, rows.location)
+    per_filter = module.out_channels // module.groups
+    if sites.shape[1] == 1 and module.groups == 1:
+        values = x.flatten(2)[rows.image, :, sites[:, 0]]
+        return values * weight.flatten(1)[rows.filter] * inside
+    size = math.prod(x.shape[2:])
+    pixels = x.flatten(2).transpose(1, 2).reshape(len(x) * size * module.groups, -1)
+    source = (rows.image[:, None] * size + sites) * module.groups
+    source += (rows.filter // per_filter)[:, None]
+    taps = weight.flatten(2).transpose(1, 2)
+    # One more row of zeros stands for every tap that falls into the padding.
+    kernel = torch.cat([taps.reshape(-1, taps.shape[2]), taps.new_zeros(1, taps.shape[2])])
+    tap = rows.filter[:, None] * taps.shape[1] + torch.arange(taps.shape[1], device=x.device)
+    tap = torch.where(inside, tap, len(kernel) - 1)
+    return _products(pixels, source, kernel, tap, rows.filter)
+
+
+def by_class(columns: Tensor, classes: Tensor, size: int) -> Tensor:
+    """Sum the columns of each class; -1 belongs to none. (R, D) and (D,) -> (R, size).
+
+    A linear layer after a flatten has H * W columns for every channel.
+    """
+    each = len(classes) // size if size else 0
+    device = classes.device
+    if each and torch.equal(classes, torch.arange(size, device=device).repeat_interleave(each)):
+        return columns if each == 1 else columns.unflatten(1, (size, each)).sum(2)
+    mine = classes >= 0
+    total = columns.new_zeros(len(columns), size)
+    return total.index_add_(1, classes[mine].to(columns.device), columns[:, mine])
+
+
+def _places(module: nn.Module, x: Tensor) -> list[int]:
+    """Output size in every dimension that has positions."""
+    if isinstance(module, nn.Linear):
+        return list(x.shape[1:-1])
+    pads = module._reversed_padding_repeated_twice
+    sizes = []
+    for d, length in enumerate(x.shape[2:]):
+        before, behind = pads[-2 * d - 2], pads[-2 * d - 1]
+        reach = module.dilation[d] * (module.kernel_size[d] - 1) + 1
+        sizes.append((length + before + behind - reach) // module.stride[d] + 1)
+    return sizes
+
+
+def _padded(module: _ConvNd, x: Tensor) -> tuple[Tensor, list[int]]:
+    """The input and how much zero padding lies before its first position, per dimension."""
+    pads = list(module._reversed_padding_repeated_twice)
+    if module.padding_mode != "zeros":
+        return F.pad(x, pads, mode=module.padding_mode), [0] * (x.dim() - 2)
+    return x, pads[-2::-2]
+
+
+def _patches(
+    module: _ConvNd, shape: torch.Size, left: list[int], location: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Flat input position of every tap of every row, and whether it is inside. Both (R, K)."""
+    axes = []
+    for d in range(len(shape)):
+        offset = torch.arange(module.kernel_size[d], device=location.device)
+        start = location[:, d] * module.stride[d] - left[d]
+        axes.append(start[:, None] + module.dilation[d] * offset)
+    sites = torch.zeros(len(location), 1, dtype=torch.long, device=location.device)
+    inside = torch.ones_like(sites, dtype=torch.bool)
+    for axis, length in zip(axes, shape, strict=True):
+        valid = (axis >= 0) & (axis < length)
+        sites = (sites[:, :, None] * length + axis.clamp(0, length - 1)[:, None, :]).flatten(1)
+        inside = (inside[:, :, None] & valid[:, None, :]).flatten(1)
+    return sites, inside
+
+
+def _products(
+    pixels: Tensor, source: Tensor, kernel: Tensor, tap: Tensor, filters: Tensor
+) -> Tensor:
+    """sum_k pixels[source[:, k]] * kernel[tap[:, k]], a cache-sized number of rows at a time."""
+    rows, width = len(source), pixels.shape[1]
+    step = rows if pixels.is_cuda else max(64, _CHUNK // max(width, 1))
+    # Rows of one filter follow each other, so that its weights are read from memory once.
+    order = torch.argsort(filters, stable=True)
+    out = pixels.new_empty(rows, width)
+    for chunk in order.split(step):
+        total = pixels.new_zeros(len(chunk), width)
+        for k in range(source.shape[1]):
+            values = pixels.index_select(0, source[chunk, k])
+            total.addcmul_(values, kernel.index_select(0, tap[chunk, k]))
+        out[chunk] = total
+    return out
+
+
+def _flat(index: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Row-major flat position. index: (R, len(shape))."""
+    flat = torch.zeros_like(index[:, 0])
+    for d, length in enumerate(shape):
+        flat = flat * length + index[:, d]
+    return flat
+
+
+def require_readable(module: nn.Module, name: str, group: str) -> None:
+    if not readable(module):
+        raise UsageError(
+            f"rows can be drawn of conv and linear layers, and '{name}' is a "
+            f"{type(module).__name__}; leave it out with prune.skip=[{group}]"
+        )

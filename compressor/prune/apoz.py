@@ -1,0 +1,128 @@
+"""APoZ: remove the channels whose activation is zero most often.
+
+Hu, Peng, Tai, Tang. Network Trimming, 2016, arXiv:1607.03250, eq. (1).
+Run: compress-run prune=apoz prune.ratio=0.5
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import RunError, UsageError
+from compressor.prune import Observer, Ranking, by_score
+from compressor.surgery import Activation, Group
+from compressor.taps import Tap
+
+# Operators that send a whole half-line to exactly 0; relu6 and hardtanh are one operator.
+_WITH_ZEROS = frozenset({"relu", "relu6", "hardtanh", "threshold", "clamp", "clamp_min"})
+
+
+def apoz(activations: Tensor, eps: float | None = None, dim: int = 1) -> Tensor:
+    """Average percentage of zeros per channel; high means prunable.
+
+    activations: (N, C, *), after the nonlinearity and before any pooling; dim: where C stands.
+    eps: count |a| < eps instead of exact zeros. Returns (C,) float64 in [0, 1].
+    """
+    zeros, count = _zeros(activations, eps, dim)
+    return zeros / count
+
+
+class APoZ:
+    """Ranks by APoZ. eps: threshold for activations that are never exactly 0; None refuses them."""
+
+    def __init__(self, eps: float | None = None) -> None:
+        if eps is not None and not eps > 0:
+            raise UsageError(f"prune.eps={eps} counts nothing; give a positive number or null")
+        self.eps = eps
+
+    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
+        tap = self._tap(group, net)
+        linear = isinstance(net.get_submodule(group.producers[0].module), nn.Linear)
+        measure = partial(_observe, group=group, eps=self.eps, dim=-1 if linear else 1)
+        return (Observer("zeros", tap, measure),)
+
+    def rank(
+        self,
+        group: Group,
+        statistics: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        generator: torch.Generator,
+    ) -> Ranking:
+        share = statistics["zeros/zeros"] / statistics["zeros/count"].clamp(min=1)
+        return by_score(1 - share.cpu())
+
+    def _tap(self, group: Group, net: nn.Module) -> Tap:
+        """Where the first activation after the producer can be read."""
+        skip = f"leave it out with prune.skip=[{group.name}]"
+        if group.kind == "stream":
+            raise UsageError(
+                f"prune=apoz needs an activation of its own behind '{group.name}', which feeds a "
+                f"residual sum; use prune.scope=interior or {skip}"
+            )
+        if not group.activations:
+            raise UsageError(f"prune=apoz finds no activation behind '{group.name}'; {skip}")
+        first = group.activations[0]
+        if self.eps is None and not _has_zeros(first, net):
+            raise UsageError(
+                f"prune=apoz counts exact zeros, and '{first.op}' in '{first.module}' behind "
+                f"'{group.name}' has none; set prune.eps (say 0.01) or {skip}"
+            )
+        if first.leaf:
+            return Tap(first.module, "output", first.call)
+        for slot in group.consumers:
+            # A pooling in between would hide zeros, so only the operator itself may be last.
+            if slot.after == first.op:
+                return Tap(slot.module, "input")
+        raise UsageError(
+            f"prune=apoz cannot read the '{first.op}' that '{first.module}' calls as a function "
+            f"behind '{group.name}'; make it a module, such as nn.ReLU(), or {skip}"
+        )
+
+
+def _has_zeros(activation: Activation, net: nn.Module) -> bool:
+    if activation.op.rstrip("_") not in _WITH_ZEROS:
+        return False
+    module = net.get_submodule(activation.module)
+    return not isinstance(module, nn.Hardtanh) or module.min_val == 0
+
+
+def _zeros(activations: Tensor, eps: float | None, dim: int) -> tuple[Tensor, int]:
+    """Zeros per channel (C,) float64, and how many values each channel has."""
+    hit = activations == 0 if eps is None else activations.abs() < eps
+    flat = hit.movedim(dim, 0).flatten(1)
+    return flat.sum(1).double(), flat.shape[1]
+
+
+def _observe(
+    module: nn.Module,
+    x: Tensor,
+    generator: torch.Generator,
+    *,
+    group: Group,
+    eps: float | None,
+    dim: int,
+) -> dict[str, Tensor]:
+    zeros, count = _zeros(x, eps, dim)
+    classes = _classes(group, len(zeros), module).to(x.device)
+    mine = classes >= 0
+    sums = torch.zeros(2, group.size, dtype=torch.float64, device=x.device)
+    values = torch.stack([zeros[mine], torch.full_like(zeros[mine], count)])
+    sums.index_add_(1, classes[mine], values)
+    return {"zeros": sums[0], "count": sums[1]}
+
+
+def _classes(group: Group, channels: int, module: nn.Module) -> Tensor:
+    """Class of each channel of an activation: that of the layer around it with as many channels."""
+    for slot in (*group.producers, *group.followers):
+        if len(slot.classes) == channels:
+            return slot.classes
+    for slot in group.consumers:
+        copies, rest = divmod(channels, len(slot.classes))
+        if rest == 0:
+            return slot.classes.repeat(copies)
+    raise RunError(
+        f"a {type(module).__name__} behind '{group.name}' has {channels} channels, as no layer of "
+        f"its group has; leave it out with prune.skip=[{group.name}]"
+    )

@@ -1,0 +1,206 @@
+"""ThiNet: keep the channels that best rebuild the next layer's output.
+
+Luo, Wu, Lin. ICCV 2017, arXiv:1707.06342, eq. (6), algorithm 1; the variant `forward` is that of
+the authors' later code (TPAMI 2019). Both need the rows only through their Gram matrix.
+Run: compress-run prune=thinet prune.ratio=0.5
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import UsageError
+from compressor.prune import Observer, Ranking
+from compressor.prune._rows import Rows, by_class, contributions, draw, require_readable
+from compressor.surgery import Group
+from compressor.taps import Tap
+
+__all__ = [
+    "Rows", "ThiNet", "contributions", "draw", "gram", "observe", "observers", "rescale",
+    "select_backward", "select_forward",
+]  # fmt: skip
+
+_NUMBERS = 1 << 20  # of a layer's input handled at a time: 4 MB
+_ROWS = 2048  # rows per float32 product: its rounding stays below 1e-6 of the diagonal
+
+
+def gram(rows: Tensor) -> Tensor:
+    """X^T X in float64, from float32 products of short blocks of rows, upper triangle only.
+
+    rows: (R, C). Returns (C, C), exactly symmetric.
+    """
+    width = rows.shape[1]
+    total = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+    # On a GPU, and where float32 products may be cut to bfloat16, float64 is the safe product.
+    if rows.is_cuda or torch.get_float32_matmul_precision() != "highest":
+        rows = rows.double()
+    step = max(64, -(-width // 4))
+    for block in rows.split(_ROWS):
+        for i in range(0, width, step):
+            total[i : i + step, i:] += block[:, i : i + step].T @ block[:, i:]
+    return total.triu() + total.triu(1).T
+
+
+def select_backward(gram: Tensor, n_keep: int) -> Tensor:
+    """Greedy removal: next goes the channel whose joining keeps || sum of removed x ||^2 least.
+
+    gram: (C, C). Returns (C - n_keep,) class ids in the order removed; of equals the lowest goes
+    first. Every prefix is the answer to a larger n_keep.
+    """
+    return _backward(gram, _checked(gram, n_keep))[0]
+
+
+def select_forward(gram: Tensor, n_keep: int) -> Tensor:
+    """Greedy picking: next comes the channel that alone fits the residual best, then all refit.
+
+    gram: (C, C). Returns (n_keep,) class ids in the order picked: argmax of (x_j.r)^2 / (x_j.x_j)
+    with r = y - X_S w_S; of equals the highest index first. Every prefix answers a smaller n_keep.
+    """
+    return _forward(gram, _checked(gram, n_keep))[0]
+
+
+def rescale(gram: Tensor, kept: Tensor) -> Tensor:
+    """w = argmin || y - X_S w ||^2 for the kept set S: factors of the consumer's input channels.
+
+    gram: (C, C); kept: (n,). Returns (n,) float64. A channel that never spoke keeps 1.
+    """
+    kept = kept.to(gram.device)
+    w = torch.ones(len(kept), dtype=torch.float64, device=gram.device)
+    alive = gram.diagonal()[kept] > 0
+    chosen = kept[alive]
+    if len(chosen):
+        system = gram[chosen][:, chosen].double()
+        # 1e-6 of the mean diagonal keeps the solve stable where channels repeat each other.
+        ridge = 1e-6 * system.diagonal().mean()
+        system = system + ridge * torch.eye(len(chosen), dtype=system.dtype, device=gram.device)
+        w[alive] = torch.linalg.solve(system, gram[chosen].double().sum(1))
+    return w
+
+
+def residual(gram: Tensor, kept: Tensor, w: Tensor) -> float:
+    """|| y - X_S w ||^2 / || y ||^2: what the kept channels cannot rebuild; 0 where y is 0."""
+    full = torch.ones(len(gram), dtype=torch.float64, device=gram.device)
+    rest = full.clone()
+    rest[kept.to(gram.device)] -= w
+    energy = float(full @ gram @ full)
+    return max(float(rest @ gram @ rest), 0.0) / energy if energy > 0 else 0.0
+
+
+def observe(
+    module: nn.Module,
+    x: Tensor,
+    generator: torch.Generator,
+    *,
+    samples: int,
+    classes: Tensor,
+    size: int,
+) -> dict[str, Tensor]:
+    """The Gram matrix of `samples` fresh rows an image, and the energy sum y^2 of these rows."""
+    # A few images at a time: the rows are the same, and what is read of x stays in the cache.
+    numbers = max(x[0].numel(), samples * len(classes))
+    parts, energy = [], torch.zeros((), dtype=torch.float64, device=x.device)
+    for images in x.split(max(1, (_NUMBERS << 6 if x.is_cuda else _NUMBERS) // numbers)):
+        columns = contributions(module, images, draw(module, images, samples, generator))
+        energy += columns.sum(1).double().square().sum()
+        parts.append(by_class(columns, classes, size))
+    return {"gram": gram(torch.cat(parts)), "energy": energy}
+
+
+def observers(group: Group, net: nn.Module, samples: int = 10) -> tuple[Observer, ...]:
+    """One per consumer of the group; the key is "rows:" and the consumer's weight."""
+    found = []
+    for slot in group.consumers:
+        require_readable(net.get_submodule(slot.module), slot.module, group.name)
+        measure = partial(observe, samples=samples, classes=slot.classes, size=group.size)
+        found.append(Observer(f"rows:{slot.parameter}", Tap(slot.module, "input"), measure))
+    return tuple(found)
+
+
+class ThiNet:
+    """variant: "backward" (ICCV paper) or "forward" (TPAMI); samples: rows drawn per image."""
+
+    def __init__(self, variant: str = "backward", *, samples: int = 10) -> None:
+        if variant not in ("backward", "forward"):
+            raise UsageError(f"prune.variant='{variant}' is unknown; type backward or forward")
+        if samples < 1:
+            raise UsageError(f"prune.samples={samples} draws no row; use 1 or more (paper: 10)")
+        self.variant, self.samples = variant, samples
+
+    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
+        return observers(group, net, self.samples)
+
+    def rank(
+        self,
+        group: Group,
+        statistics: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        generator: torch.Generator,
+    ) -> Ranking:
+        """cost: in units of the energy of the consumers' outputs, so layers can be compared."""
+        # Several consumers: rows divided by the rms of their y, so that none dominates.
+        total = torch.zeros(group.size, group.size, dtype=torch.float64)
+        for slot in group.consumers:
+            energy = float(statistics[f"rows:{slot.parameter}/energy"])
+            total += statistics[f"rows:{slot.parameter}/gram"].cpu() / (energy or 1.0)
+        if self.variant == "forward":
+            return Ranking(*_forward(total, group.size))
+        order, cost = _backward(total, 0)
+        return Ranking(order.flip(0), cost.flip(0))
+
+
+def _checked(gram: Tensor, n_keep: int) -> int:
+    if not 0 <= n_keep <= len(gram):
+        raise UsageError(f"n_keep={n_keep} of {len(gram)} channels; give 0 to {len(gram)}")
+    return n_keep
+
+
+def _backward(gram: Tensor, n_keep: int) -> tuple[Tensor, Tensor]:
+    """Removal order and the growth of || sum of removed x ||^2 at each removal."""
+    matrix = gram.cpu().double().numpy()
+    count = len(matrix) - n_keep
+    # growth_j = 2 x_j . x_T + x_j . x_j: removing i adds 2 G[i, j]. NumPy, because its calls on a
+    # few hundred numbers cost a third of torch's, and there are two for every channel.
+    twice = 2 * matrix
+    growth = matrix.diagonal().copy()
+    order, cost = np.empty(count, np.int64), np.empty(count)
+    for step in range(count):
+        i = growth.argmin()
+        order[step], cost[step] = i, growth[i]
+        growth += twice[i]
+        growth[i] = np.inf
+    return torch.from_numpy(order), torch.from_numpy(cost)
+
+
+def _forward(gram: Tensor, n_keep: int) -> tuple[Tensor, Tensor]:
+    """Pick order and the fall of || y - X_S w_S ||^2 at each pick, by incremental Cholesky."""
+    matrix = gram.cpu().double().numpy()
+    width = len(matrix)
+    own = matrix.diagonal().copy()  # x_j . x_j
+    free = own.copy()  # || x_j ||^2 outside the span of the picked channels
+    toward = matrix.sum(1)  # x_j . r, at first x_j . y
+    factor = np.zeros((n_keep, width))  # row k: unit vector of pick k times every x_j
+    gain = np.empty(width)
+    left = np.ones(width, bool)
+    order, cost = np.empty(n_keep, np.int64), np.empty(n_keep)
+    for step in range(n_keep):
+        # What lies in the span already (1e-10: rounding) fits nothing more; silence comes last.
+        np.divide(toward * toward, own, out=gain, where=own > 0)
+        gain[free <= 1e-10 * own] = 0.0
+        gain[own <= 0] = -1.0
+        gain[~left] = -2.0
+        j = width - 1 - int(gain[::-1].argmax())
+        order[step], cost[step] = j, 0.0
+        left[j] = False
+        if gain[j] <= 0:
+            continue
+        scale = np.sqrt(free[j])
+        row = (matrix[j] - factor[:step, j] @ factor[:step]) / scale
+        factor[step] = row
+        share = toward[j] / scale
+        cost[step] = share * share
+        toward -= share * row
+        free -= row * row
+    return torch.from_numpy(order), torch.from_numpy(cost)
