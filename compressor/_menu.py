@@ -1,0 +1,284 @@
+"""The command line taken apart, and the groups and options that it can choose from."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import itertools
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.default_element import GroupDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from compressor.errors import UsageError
+
+# What an option of Hydra's own groups needs besides this project.
+_PACKAGES = {"hydra/launcher": {"joblib": "hydra-joblib-launcher"}}
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line taken apart. `flags` keeps what is no override, as typed."""
+
+    flags: tuple[str, ...]
+    overrides: tuple[str, ...]
+    multirun: bool
+    config_name: str
+    config_path: str
+    config_dir: str | None
+    wants_help: bool
+    completes: bool
+    composes: bool
+    shows_job: bool
+
+
+def read_command(argv: Iterable[str]) -> Command:
+    """Flags and overrides may be mixed in any order: `prune=thinet -m seed=0,1`."""
+    from hydra._internal.utils import get_args_parser
+
+    def fail(message: str) -> NoReturn:
+        raise UsageError(f"{message}; compress-run --help shows what can be typed")
+
+    parser = get_args_parser()
+    parser.error = fail
+    argv = list(argv)
+    try:
+        args = parser.parse_intermixed_args(argv)
+    except argparse.ArgumentError as error:
+        fail(str(error))
+    shows = {"--cfg": args.cfg is not None, "--info": args.info is not None}
+    for flag in [flag for flag, given in shows.items() if given and (args.multirun or args.run)]:
+        fail(f"{flag} shows one run's configuration and starts nothing: drop --multirun or --run")
+    words = list(args.overrides)
+    flags = []
+    for word in argv:
+        if word in words:
+            words.remove(word)
+        else:
+            flags.append(word)
+    special = args.hydra_help or args.shell_completion or args.experimental_rerun is not None
+    return Command(
+        flags=tuple(flags),
+        overrides=tuple(args.overrides),
+        multirun=args.multirun or "hydra.mode=MULTIRUN" in args.overrides,
+        config_name=args.config_name or "run",
+        config_path=args.config_path or str(config_dir()),
+        config_dir=args.config_dir,
+        wants_help=args.help,
+        completes=args.shell_completion and "query" in "".join(args.overrides),
+        composes=not special,
+        shows_job=args.cfg == "job" and not args.package and not args.resolve,
+    )
+
+
+class Menu:
+    """The groups and options that a command can choose from, its own folders included."""
+
+    def __init__(self, command: Command) -> None:
+        from hydra import version
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+        from hydra._internal.utils import create_config_search_path
+        from hydra.core.config_search_path import SearchPathQuery
+
+        version.setbase("1.3")
+        path = command.config_path
+        if "://" not in path and not (Path(path).is_absolute() and Path(path).is_dir()):
+            raise UsageError(
+                f"--config-path {path} is not the absolute path of a folder; to add files to the "
+                "built-in ones use --config-dir FOLDER"
+            )
+        search = create_config_search_path(path)
+        if command.config_dir is not None:
+            folder = Path(command.config_dir).absolute()
+            if not folder.is_dir():
+                raise UsageError(f"--config-dir {command.config_dir} is not a folder")
+            search.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        self.name = command.config_name
+        self.loader = ConfigLoaderImpl(search)
+        self.searchpath = [o for o in command.overrides if o.startswith("hydra.searchpath=")]
+        with warnings.catch_warnings():
+            # a folder that is not there is an error below, where Hydra only warns
+            warnings.simplefilter("ignore")
+            try:
+                _, self.files = self.loader._parse_overrides_and_create_caching_repo(
+                    self.name, self.searchpath
+                )
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UsageError(one_line(error)) from None
+        for source in self.files.get_sources():
+            if source.provider.startswith("hydra.searchpath") and not source.available():
+                raise UsageError(
+                    f"hydra.searchpath names {source.scheme()}://{source.path}, which is not there"
+                )
+
+    def groups(self) -> list[str]:
+        """The groups at the top level, Hydra's own left out."""
+        names = self.files.get_group_options("", ObjectType.GROUP)
+        return [name for name in names if name != "hydra" and not name.startswith("_")]
+
+    def options(self, group: str, hidden: bool = False) -> list[str]:
+        """A group's options; inherited bases and recipes that choose themselves are `hidden`."""
+        names = self.files.get_group_options(group, ObjectType.CONFIG)
+        if hidden:
+            return names
+        return [name for name in names if not name.startswith(("_", "by_")) and name != "auto"]
+
+    def default(self, group: str) -> str | None:
+        """The option that the primary file chooses for a group."""
+        primary = self.files.load_config(self.name)
+        for item in (primary and primary.defaults_list) or ():
+            if isinstance(item, GroupDefault) and item.group == group:
+                return str(item.value)
+        return None
+
+    def is_group(self, override: Override) -> bool:
+        """Whether an override chooses a group's option, as Hydra decides it."""
+        chosen = not override.is_sweep_override() and isinstance(override.value(), dict)
+        return not chosen and self.files.group_exists(override.key_or_group)
+
+    def without_globs(self, override: Override) -> Override:
+        """`prune=glob(*)` as the options it names: Hydra would count inherited bases among them."""
+        if override.value_type != ValueType.GLOB_CHOICE_SWEEP:
+            return override
+        group = override.key_or_group
+        names = override._value.filter(self.options(group))
+        if not names:
+            has = listed(self.options(group))
+            raise UsageError(f"{override.input_line} fits no option of {group}, which has {has}")
+        return parse(f"{override.get_key_element()}=choice({','.join(names)})")
+
+    def compose(self, selection: Iterable[str]) -> DictConfig:
+        """The configuration of these choices, before any value is overridden."""
+        overrides = [*self.searchpath, *(o for o in selection if o not in self.searchpath)]
+        try:
+            return self.loader.load_configuration(self.name, overrides, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(one_line(error)) from None
+
+    def apply(self, overrides: list[Override], config: DictConfig) -> None:
+        """Set values in a composed configuration, in place, as Hydra does."""
+        try:
+            self.loader._apply_overrides_to_config(overrides, config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(one_line(error)) from None
+
+    def check_options(self, override: Override) -> None:
+        group = override.key_or_group
+        if override.is_delete():
+            remedy = f"{group}=none" if "none" in self.options(group) else f"another {group}=OPTION"
+            raise UsageError(f"{override.input_line} takes away what a run needs; write {remedy}")
+        known = self.options(group, hidden=True)
+        for choice in itertools.chain.from_iterable(elements(override)):
+            if choice is None and "none" not in known:
+                continue
+            if choice not in known:
+                raise UsageError(self._unknown_option(group, choice))
+
+    def check_hidden_files(self, groups: Iterable[Override]) -> None:
+        """A chosen file of the user's that has the name of one of ours would silently lose."""
+        ours = config_dir()
+        for source in self.files.get_sources():
+            folder = Path(source.path)
+            if source.scheme() != "file" or source.provider == "main" or folder == ours:
+                continue
+            for override in groups:
+                for choice in itertools.chain.from_iterable(elements(override)):
+                    name = f"{override.key_or_group}/{choice}.yaml"
+                    mine, built_in = folder / name, ours / name
+                    if not (mine.is_file() and built_in.is_file()):
+                        continue
+                    if mine.read_bytes() != built_in.read_bytes():
+                        raise UsageError(
+                            f"{mine} would lose to the built-in {name}; give it another name, "
+                            f"such as {override.key_or_group}/my_{choice}.yaml"
+                        )
+
+    def allows_null(self, key: str) -> bool:
+        """Whether the comment on the key's line, in any file of its group, speaks of null."""
+        group, _, rest = key.partition(".")
+        line = re.compile(rf"^\s*{re.escape(key.rsplit('.', 1)[-1])}:.*\bnull\b", re.MULTILINE)
+        for source in self.files.get_sources():
+            folder = Path(source.path)
+            if source.scheme() != "file" or not folder.is_dir():
+                continue
+            paths = itertools.chain((folder / group).rglob("*.yaml"), folder.glob("*.yaml"))
+            if any(line.search(path.read_text(encoding="utf-8")) for path in paths):
+                return True
+        return False
+
+    def _unknown_option(self, group: str, choice: Any) -> str:
+        menu = self.options(group)
+        text = "null" if choice is None else str(choice)
+        if choice is None:
+            return f"{group}=null leaves a hole; write {group}=none"
+        near = difflib.get_close_matches(text, menu, n=3)
+        package = _PACKAGES.get(group, {}).get(text)
+        if package:
+            return f"{group}={text} needs a package: pip install {package}"
+        hint = f"did you mean {either(f'{group}={n}' for n in near)}? " if near else ""
+        if not menu:
+            return f"{group}={text}: {group} has no options; set its keys, {group}.KEY=VALUE"
+        return f"{group}={text}: {group} has no option '{text}'; {hint}it has {listed(menu)}"
+
+
+def parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = one_line(error)
+    raise UsageError(
+        f"cannot read '{text}': {reason}; write key=value or group=option, "
+        "and quote what the shell or a list would split"
+    )
+
+
+def elements(override: Override) -> Iterator[list[Any]]:
+    """Each value of a (sweep) override, a list of options for the groups that take several."""
+    if override.is_interval_sweep():
+        return
+    if not override.is_sweep_override():
+        values: Iterable[Any] = [override.value()]
+    else:
+        values = (Override._convert_value(value) for value in override.sweep_iterator())
+    for value in values:
+        yield list(value) if isinstance(value, list) else [value]
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line, OmegaConf's notes on where it stood left out."""
+    cause = error.__cause__
+    text = str(error)
+    if isinstance(cause, OmegaConfBaseException) and isinstance(error, HydraException):
+        text = f"{text}\n{cause}"
+    lines = [line.strip() for line in text.splitlines()]
+    notes = ("full_key:", "object_type=", "reference_type=")
+    return (
+        " ".join(line for line in lines if line and not line.startswith(notes))
+        or type(error).__name__
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def either(names: Iterable[str]) -> str:
+    return " or ".join(names)

@@ -1,0 +1,259 @@
+"""The command line against the YAML files: every override is checked before torch is imported.
+
+Hydra composes; this module says beforehand, in one line, which override cannot work and what to
+type instead: unknown options and keys with the near ones, values of another type than the YAML's.
+Ranges are the constructors' business.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from compressor._menu import (
+    Command,
+    Menu,
+    config_dir,
+    either,
+    listed,
+    one_line,
+    parse,
+    read_command,
+)
+from compressor.errors import UsageError
+
+__all__ = [
+    "Command",
+    "Menu",
+    "check",
+    "config_dir",
+    "job_text",
+    "one_line",
+    "plain",
+    "read_command",
+]
+
+# A dictionary of this name takes any key: it is passed on to a class that we do not know.
+OPEN = "arguments"
+
+
+def check(command: Command, menu: Menu) -> list[str]:
+    """Raise UsageError for the first override that cannot work; the overrides for Hydra otherwise.
+
+    Keys below an open dictionary come back with the `++` that Hydra wants to see.
+    """
+    overrides = [menu.without_globs(parse(text)) for text in command.overrides]
+    groups, values = _checked_groups(overrides, command, menu)
+    handed = {override.input_line: override.input_line for override in overrides}
+    for selection in _selections(groups) if values else ():
+        base = menu.compose(selection)
+        for override in values:
+            handed[override.input_line] = _checked_value(override, base, menu)
+    return [handed[override.input_line] for override in overrides]
+
+
+def job_text(command: Command, menu: Menu) -> str:
+    """What `--cfg job` prints: the composed configuration as YAML.
+
+    Checks and composes once, where asking Hydra after the check would compose twice.
+    """
+    overrides = [parse(text) for text in command.overrides]
+    groups, values = _checked_groups(overrides, command, menu)
+    config = menu.compose(next(_selections(groups)))
+    handed = [parse(_checked_value(override, config, menu)) for override in values]
+    hydras = [o for o in overrides if o.is_hydra_override() and o not in groups]
+    menu.apply([*handed, *hydras], config)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return OmegaConf.to_yaml(config)
+
+
+def _checked_groups(
+    overrides: list[Override], command: Command, menu: Menu
+) -> tuple[list[Override], list[Override]]:
+    """The overrides that choose options, which exist, and those that set values of ours."""
+    for override in overrides:
+        _check_sweep(override, command.multirun, menu)
+    groups = [override for override in overrides if menu.is_group(override)]
+    for override in groups:
+        menu.check_options(override)
+    menu.check_hidden_files(groups)
+    return groups, [o for o in overrides if o not in groups and not o.is_hydra_override()]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain values, every interpolation resolved."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or one_line(error).rsplit(" ", 1)[-1]
+        raise UsageError(f"{key} has no value: type {key}=VALUE") from None
+    except OmegaConfBaseException as error:
+        raise UsageError(
+            f"{error.full_key} cannot be resolved: {one_line(error)}; give it a value of its own"
+        ) from None
+
+
+def _check_sweep(override: Override, multirun: bool, menu: Menu) -> None:
+    if not override.is_sweep_override() or multirun:
+        return
+    text, key = override.input_line or "", override.key_or_group
+    if override.is_choice_sweep() and "," in text and "(" not in text:
+        _, _, values = text.partition("=")
+        lists = menu.files.group_exists(key) and key != "distill"
+        both = "" if lists else f"; one value that is a list is {key}='[{values}]'"
+        raise UsageError(f"{text} is one run for each value: add -m to run them all{both}")
+    raise UsageError(f"{text} is a sweep: add -m to run it")
+
+
+def _selections(groups: list[Override]) -> Iterator[list[str]]:
+    """The first choice of every group, then every further choice of one group at a time.
+
+    All combinations would cost a product; a key belongs to one group, so the sum finds it.
+    """
+    choices = []
+    for override in groups:
+        if override.is_sweep_override():
+            words = [*override.sweep_string_iterator()] if override.is_discrete_sweep() else []
+            choices.append([f"{override.get_key_element()}={word}" for word in words])
+        else:
+            choices.append([override.input_line or ""])
+    choices = [words for words in choices if words]
+    first = [words[0] for words in choices]
+    yield first
+    for place, words in enumerate(choices):
+        for word in words[1:]:
+            yield [*first[:place], word, *first[place + 1 :]]
+
+
+def _checked_value(override: Override, base: DictConfig, menu: Menu) -> str:
+    """The override as Hydra wants it: with `++` when its key lies in an open dictionary."""
+    key, text = override.key_or_group, override.input_line or ""
+    if override.package is not None:
+        raise UsageError(f"{text}: there is no group '{key}'")
+    parts = key.split(".")
+    if OPEN in parts and not override.is_delete():
+        return f"++{text.lstrip('+')}"
+    node: Any = base
+    for depth, part in enumerate(parts):
+        if isinstance(node, ListConfig):
+            return text
+        # `in` would deny a key whose value is still missing
+        if not isinstance(node, DictConfig) or part not in list(node) or part == "hydra":
+            raise UsageError(_unknown_key(override, base, parts[:depth], part))
+        node = _value(node, part)
+    if override.is_delete():
+        raise UsageError(f"{text} takes away what a run needs; give {key} a value")
+    for value in _raw_values(override):
+        _check_type(key, value, node, menu)
+    return text
+
+
+def _raw_values(override: Override) -> Iterator[Any]:
+    if not override.is_sweep_override():
+        yield override.value()
+    elif override.is_choice_sweep() or override.is_range_sweep():
+        for value in override.sweep_iterator():
+            yield Override._convert_value(value)
+
+
+def _value(node: DictConfig, key: str) -> Any:
+    """A value with its interpolation resolved where that is possible, None where it is not."""
+    try:
+        return None if OmegaConf.is_missing(node, key) else node[key]
+    except OmegaConfBaseException:
+        return None
+
+
+def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
+    if default is None or (isinstance(value, str) and "${" in value) or value == "???":
+        return
+    if value is None:
+        if menu.allows_null(key):
+            return
+    elif isinstance(default, DictConfig):
+        if isinstance(value, dict):
+            _check_entries(key, value, default, menu)
+            return
+    elif isinstance(default, ListConfig):
+        if isinstance(value, list):
+            return
+    elif type(value) is type(default) or (type(value) is int and type(default) is float):
+        return
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if isinstance(default, DictConfig):
+        raise UsageError(
+            f"{key}={_shown(value)}: {key} is not a value but has {listed(_visible(default))} "
+            f"below it; write {key}.NAME=VALUE"
+        )
+    if isinstance(default, ListConfig):
+        example = f"{key}='[{_shown(value)}]'"
+        raise UsageError(
+            f"{key}={_shown(value)}: a list is expected, as in {example}; "
+            f"the default is {_shown(OmegaConf.to_container(default))}"
+        )
+    quoted = "" if not isinstance(default, str) or value is None else f""" or {key}='"{value}"'"""
+    raise UsageError(
+        f"{key}={_shown(value)}: {names[type(default)]} is expected, such as the default "
+        f"{key}={_shown(default)}{quoted}"
+    )
+
+
+def _check_entries(key: str, value: dict[Any, Any], default: DictConfig, menu: Menu) -> None:
+    if OPEN in key.split("."):
+        return
+    for name, entry in value.items():
+        if name not in default:
+            near = difflib.get_close_matches(str(name), _visible(default), n=3)
+            hint = f"; did you mean {either(near)}?" if near else ""
+            raise UsageError(f"{key} has no key '{name}', it has {listed(_visible(default))}{hint}")
+        _check_type(f"{key}.{name}", entry, _value(default, str(name)), menu)
+
+
+def _unknown_key(override: Override, base: DictConfig, above: list[str], part: str) -> str:
+    path = ".".join(above)
+    node = OmegaConf.select(base, path) if path else base
+    text = override.input_line or ""
+    if path and not isinstance(node, DictConfig):
+        return f"{text}: {path} is a single value ({_shown(node)}) and has nothing below it"
+    here = [name for name in _visible(node) if name != "hydra"]
+    prefix = f"{path}." if path else ""
+    everywhere = [name for name in _paths(base) if not name.startswith("hydra.")]
+    key = override.key_or_group
+    near = [name for name in everywhere if name.rsplit(".", 1)[-1] == part]
+    if not near:
+        near = [f"{prefix}{name}" for name in difflib.get_close_matches(part, here, n=3)]
+    if not near:
+        near = difflib.get_close_matches(key, everywhere, n=3, cutoff=0.75)
+    hint = f"did you mean {either(near[:4])}? " if near else ""
+    if not path:
+        return f"{text}: there is no group or key '{part}'; {hint}there are {listed(here)}"
+    choice = base.hydra.runtime.choices.get(above[0])
+    whose = f"{path} ({above[0]}={choice})" if choice is not None else path
+    if not here:
+        return f"{text}: {whose} is empty; another {above[0]}=OPTION fills it"
+    return f"{text}: {whose} has no key '{part}'; {hint}it has {listed(here)}"
+
+
+def _visible(node: DictConfig) -> list[str]:
+    return [str(key) for key in node if not str(key).startswith("_")]
+
+
+def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in _visible(node):
+        yield f"{prefix}{key}"
+        child = _value(node, key)
+        if isinstance(child, DictConfig):
+            yield from _paths(child, f"{prefix}{key}.")
+
+
+def _shown(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace("'", "")

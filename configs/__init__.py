@@ -1,0 +1,1 @@
+"""One folder per config group; installed as `compressor.configs`."""

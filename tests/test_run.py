@@ -1,0 +1,275 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from compressor import run
+from compressor.errors import RunError, UsageError
+
+REPORT = {"points": {"dense": {"accuracy": 0.9}, "final": {"accuracy": 0.875}}}
+
+
+@pytest.fixture
+def experiments(monkeypatch, tmp_path):
+    """A pipeline that trains nothing: it notes what it is given and ends as `ends` says."""
+    calls, ends = [], []
+    pipeline = types.ModuleType("compressor.pipeline")
+
+    def run_experiment(config, run_dir, member, command):
+        calls.append((config, run_dir, member, command))
+        end = ends.pop(0) if ends else None
+        if end is not None:
+            raise end
+        return REPORT
+
+    pipeline.run_experiment = run_experiment
+    sweep = types.ModuleType("compressor.report.sweep")
+    sweep.summarise = lambda folder: {"folder": str(folder)}
+    sweep.table = lambda summary: f"table of {summary['folder']}"
+    report = types.ModuleType("compressor.report")
+    report.sweep = sweep
+    for module in (pipeline, report, sweep):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.delenv(run.FULL_ERROR, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return types.SimpleNamespace(calls=calls, ends=ends)
+
+
+def status(folder: Path) -> dict[str, str]:
+    return json.loads((folder / "status.json").read_text())
+
+
+def test_a_run_gets_plain_values_and_its_folder_and_says_done(experiments, tmp_path):
+    assert run.main(["prune.ratio=0.25", "hydra.run.dir=here"]) == 0
+    [(config, folder, member, command)] = experiments.calls
+    assert config["prune"]["ratio"] == 0.25
+    assert config["cache"]["dir"] == "outputs/cache"
+    assert type(config) is dict and type(config["stages"]) is list
+    assert folder == tmp_path / "here"
+    assert not member
+    assert command == "compress-run prune.ratio=0.25"
+    assert status(folder) == {"state": "done"}
+
+
+def test_a_run_folder_is_made_below_outputs_and_holds_no_log_files(experiments, tmp_path):
+    run.main([])
+    [(_, folder, _, _)] = experiments.calls
+    assert folder.parent.parent == tmp_path / "outputs" / "runs"
+    assert sorted(path.name for path in folder.iterdir()) == [".hydra", "status.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("prune.ratio=1.5 is too much"), 2, "prune.ratio=1.5 is too much"),
+        (RunError("the network\ncannot be traced"), 1, "the network cannot be traced"),
+        (KeyError("ratio"), 1, "KeyError: 'ratio'"),
+        (KeyboardInterrupt(), 130, "interrupted; finished stages are kept in the cache"),
+    ],
+)
+def test_each_way_to_fail_has_its_exit_code_and_one_line(experiments, capfd, error, code, line):
+    experiments.ends.append(error)
+    assert run.main(["hydra.run.dir=here"]) == code
+    captured = capfd.readouterr().err
+    assert captured.startswith(f"compress-run: {line}")
+    assert captured.count("\n") == 1
+    assert ("HYDRA_FULL_ERROR=1" in captured) == (code == 1)
+    assert status(Path("here"))["state"] == "failed"
+    assert line in status(Path("here"))["error"]
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "line"),
+    [
+        ({"_target_": "compressor.robust.gce.GCE", "q": 2}, 2, "robust.q=2 is out of range"),
+        ({"_target_": "compressor.robust.gce.GCE", "p": 2}, 2, "unexpected keyword argument 'p'"),
+        ({"_target_": "no.such.Class"}, 2, "a _target_ cannot be found"),
+    ],
+)
+def test_what_a_constructor_refuses_is_a_usage_error(experiments, capfd, target, code, line):
+    with pytest.raises(InstantiationException) as caught:
+        instantiate(target)
+    experiments.ends.append(caught.value)
+    assert run.main([]) == code
+    captured = capfd.readouterr().err
+    assert line in captured and captured.count("\n") == 1
+
+
+def test_lightnings_exit_after_ctrl_c_is_an_interrupt(experiments, capfd):
+    exit_of_lightning = SystemExit(1)
+    exit_of_lightning.__context__ = KeyboardInterrupt()
+    experiments.ends.append(exit_of_lightning)
+    assert run.main([]) == 130
+    assert "kept in the cache" in capfd.readouterr().err
+
+
+def test_the_traceback_comes_only_when_the_user_asks_for_it(experiments, capfd, monkeypatch):
+    experiments.ends.append(RunError("no"))
+    monkeypatch.setenv(run.FULL_ERROR, "1")
+    assert run.main([]) == 1
+    assert "Traceback" in capfd.readouterr().err
+    assert os.environ[run.FULL_ERROR] == "1"
+
+
+def test_the_environment_is_left_as_it_was(experiments):
+    run.main([])
+    assert run.FULL_ERROR not in os.environ
+
+
+def test_a_wrong_override_runs_nothing_and_exits_with_2(experiments, capfd):
+    assert run.main(["prune=thinnet"]) == 2
+    captured = capfd.readouterr().err
+    assert "did you mean prune=thinet?" in captured and captured.count("\n") == 1
+    assert experiments.calls == []
+    assert not Path("outputs").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(experiments, capfd, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run.main(["paths.outputs=file/below"]) == 1
+    captured = capfd.readouterr().err
+    assert "file/below" in captured
+    assert "paths.outputs=" in captured and "hydra.run.dir=" in captured
+    assert captured.count("\n") == 1
+
+
+def test_a_multirun_runs_every_member_and_ends_with_the_table(experiments, capfd):
+    assert run.main(["prune=none,thinet", "-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert [call[2] for call in experiments.calls] == [True] * 4
+    assert experiments.calls[1][3] == "compress-run prune=none seed=1"
+    assert [status(Path("sweep") / str(n))["state"] for n in range(4)] == ["done"] * 4
+    assert "[member 3] prune=thinet seed=1" in capfd.readouterr().out
+
+
+def test_a_multiruns_table_is_printed_when_a_member_left_a_report(experiments, capfd, tmp_path):
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "report.json").write_text("{}")
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    printed = capfd.readouterr().out
+    assert f"table of {tmp_path / 'sweep'}" in printed.replace("\n", "")
+
+
+def test_a_failing_member_is_recorded_and_the_others_go_on(experiments, capfd):
+    experiments.ends += [UsageError("too much"), RunError("broke"), KeyError("x"), None]
+    assert run.main(["-m", "seed=0,1,2,3", "hydra.sweep.dir=sweep"]) == 1
+    assert len(experiments.calls) == 4
+    states = [status(Path("sweep") / str(n))["state"] for n in range(4)]
+    assert states == ["failed", "failed", "failed", "done"]
+    captured = capfd.readouterr().err
+    assert "member 0 failed: too much" in captured
+    assert "3 of 4 members failed: 0, 1, 2" in captured
+    assert "Traceback" not in captured
+
+
+def test_an_old_failure_in_a_reused_sweep_folder_does_not_count(experiments, tmp_path):
+    old = tmp_path / "sweep" / "7"
+    old.mkdir(parents=True)
+    (old / "status.json").write_text('{"state": "failed", "error": "long ago"}')
+    os.utime(old / "status.json", (1, 1))
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+
+
+def test_an_interrupt_ends_a_multirun(experiments):
+    experiments.ends.append(KeyboardInterrupt())
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 130
+    assert len(experiments.calls) == 1
+
+
+def test_the_command_of_a_run_names_the_users_folder(experiments, tmp_path):
+    (tmp_path / "conf" / "prune").mkdir(parents=True)
+    (tmp_path / "conf" / "prune" / "mine.yaml").write_text("defaults: [_base]\n_target_: my.Own\n")
+    assert run.main(["--config-dir", "conf", "prune=mine", "prune.skip=[a b]"]) == 0
+    [(config, _, _, command)] = experiments.calls
+    assert config["prune"]["_target_"] == "my.Own"
+    assert command == f"compress-run --config-dir {tmp_path}/conf prune=mine 'prune.skip=[a b]'"
+
+
+def test_members_in_worker_processes_write_their_status(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    # the class is left out: every worker fails at its first step, before torch is imported
+    words = ["model=custom", "seed=0,1"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    done = command_line(*words, "-m", *launcher, folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert [status(tmp_path / "sweep" / n)["state"] for n in "01"] == ["failed", "failed"]
+    assert "2 of 2 members failed: 0, 1" in done.stderr
+
+
+def command_line(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != run.FULL_ERROR}
+    return subprocess.run(
+        [sys.executable, "-m", "compressor.run", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["--cfg", "job", "prune.ratio=0.3"], 0),
+        (["prune=thinnet"], 2),
+        (["model.num_layers=3"], 2),
+        (["prune.ratio=abc"], 2),
+    ],
+)
+def test_answers_about_the_command_come_without_torch(words, code, tmp_path):
+    program = (
+        "import sys; from compressor.run import main; code = main()\n"
+        "heavy = {'torch', 'torchvision', 'pytorch_lightning', 'timm', 'sklearn', 'matplotlib'}\n"
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else code)"
+    )
+    command = [sys.executable, "-c", program, *words]
+    # the least of three: a busy machine makes the same work take longer
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.returncode == code, done.stderr
+        if times[-1] < 1.0:
+            break
+    assert len(done.stderr.splitlines()) == (0 if code == 0 else 1)
+    assert min(times) < 1.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_every_group_with_its_options(capfd):
+    assert run.main(["--help"]) == 0
+    page = capfd.readouterr().out
+    for word in ("model", "resnet50", "thinet*", "imagefolder", "prune.ratio=0.5", "-m", "130"):
+        assert word in page
+    assert "_base" not in page and "by_dataset" not in page
+    assert max(map(len, page.splitlines())) <= 100
+
+
+def test_hydras_own_answers_keep_working():
+    assert command_line("--version").stdout.startswith("Hydra 1.3")
+    assert "Hydra" in command_line("--hydra-help").stdout
+    assert "job_logging" in command_line("--cfg", "hydra").stdout
+
+
+def test_tab_completion_offers_options_and_no_inherited_files(tmp_path):
+    environment = {**os.environ, "COMP_LINE": "compress-run prune=", "COMP_POINT": "19"}
+    words = [sys.executable, "-m", "compressor.run", "-sc", "query=bash"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert "prune=thinet" in done.stdout.split()
+    assert "_base" not in done.stdout
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback():
+    words = f"'{sys.executable}' -m compressor.run --help | true"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
