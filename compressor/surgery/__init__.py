@@ -1,0 +1,28 @@
+"""Cutting channels out of any convolutional network, by channel provenance.
+
+analyse(net, inputs) finds the groups of channels that live or die together; plan_cut turns a choice
+into a plan (JSON); replay applies it to a freshly built network without any analysis.
+"""
+
+from compressor.surgery._analyse import analyse
+from compressor.surgery._cut import cut_group, replay
+from compressor.surgery._parity import check_parity
+from compressor.surgery._plan import EMPTY_PLAN, Cut, Plan, keep_count, plan_cut
+from compressor.surgery._structure import Activation, Frozen, Group, Slot, Structure
+
+__all__ = [
+    "EMPTY_PLAN",
+    "Activation",
+    "Cut",
+    "Frozen",
+    "Group",
+    "Plan",
+    "Slot",
+    "Structure",
+    "analyse",
+    "check_parity",
+    "cut_group",
+    "keep_count",
+    "plan_cut",
+    "replay",
+]

@@ -1,0 +1,274 @@
+"""analyse(): trace, group, and prove on the meta device that every group can be cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from compressor.errors import RunError
+from compressor.surgery._cut import replay
+from compressor.surgery._groups import Grouping
+from compressor.surgery._ids import components, execute, operator_name
+from compressor.surgery._plan import plan_cut
+from compressor.surgery._structure import Structure, tally
+from compressor.surgery._trace import Tracer
+
+TRACE_BATCH = 2
+MAX_TRIALS = 64
+# different shares in neighbouring groups, so that no two sizes agree by accident
+TRIAL_SHARES = (0.5, 0.7, 0.6)
+
+
+def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
+    """Find the groups of channels that can be cut out of a network.
+
+    example_inputs: what the network is called with, batch first. The network is not touched: a
+    copy without data is traced once in train mode, then cut and run again in both modes.
+    """
+    dense = meta_copy(net)
+    shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
+    trace = _traced(dense, example_inputs)
+    for _ in range(MAX_TRIALS):
+        grouping = Grouping(trace)
+        groups = grouping.groups()
+        structure = Structure(groups, grouping.report())
+        macs = _trial(net, structure, grouping, example_inputs)
+        if macs is not None:
+            parameters = [name for name, _ in dense.named_parameters()]
+            return Structure(groups, structure.frozen, tally(groups, shapes, parameters, macs))
+    raise RunError(
+        f"after {MAX_TRIALS} trials some cut of this network still fails on the meta device; "
+        "report the network"
+    )
+
+
+def meta_copy(net: nn.Module) -> nn.Module:
+    """A copy with every tensor on the meta device; no weight is copied."""
+    memo: dict[int, object] = {}
+    for module in net.modules():
+        for store in (module._parameters, module._buffers, module.__dict__):
+            for tensor in store.values():
+                if not isinstance(tensor, Tensor) or id(tensor) in memo:
+                    continue
+                empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+                if isinstance(tensor, nn.Parameter):
+                    empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                memo[id(tensor)] = empty
+    try:
+        return copy.deepcopy(net, memo)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise RunError(f"cannot copy the network for its analysis: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200] if text else ''}"
+
+
+def _meta_inputs(example_inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
+    return tuple(
+        torch.empty((batch, *t.shape[1:]), dtype=t.dtype, device="meta") for t in example_inputs
+    )
+
+
+def _traced(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Tracer:
+    trace = Tracer(net.train())
+    try:
+        trace.run(_meta_inputs(example_inputs, TRACE_BATCH))
+    except Exception as error:  # whatever the user's forward raises
+        raise RunError(
+            f"cannot trace the network: module '{trace.module}' ({_class_of(net, trace.module)}), "
+            f"operator '{trace.operator}': {_first_line(error)}; a forward pass must not read "
+            "values of tensors"
+        ) from error
+    return trace
+
+
+def _class_of(net: nn.Module, path: str) -> str:
+    return type(net.get_submodule(path)).__name__
+
+
+# --- the trial ---------------------------------------------------------------------------------
+
+
+def _trial(
+    net: nn.Module, structure: Structure, grouping: Grouping, example_inputs: tuple[Tensor, ...]
+) -> list[tuple[str | None, int]] | None:
+    """Cut a meta copy and run it in both modes: dense MACs per call, or None after freezing more.
+
+    The train-mode run is traced again: every class must meet the same classes as in the dense
+    network. A size or an index that stands in Python code shows here, with or without an error.
+    """
+    keep = {}
+    generator = torch.Generator().manual_seed(0)
+    for number, group in enumerate(structure.groups):
+        keep[group.name] = _trial_classes(group.size, number, generator)
+    plan = plan_cut(structure, keep)
+    small = replay(meta_copy(net), plan)
+    again = Tracer(small.train(), dense=grouping.trace)
+    try:
+        again.run(_meta_inputs(example_inputs, TRACE_BATCH))
+    except Exception as error:
+        guilty = _guilty(grouping, again, plan.by_slot)
+        _freeze_failing(grouping, again.stack, again.operator, error, guilty)
+        return None
+    wrong = _disagreement(grouping, Grouping(again), plan.by_slot)
+    if wrong:
+        for number in wrong:
+            grouping.trace.freeze(
+                grouping.members[number],
+                "index",
+                "after a cut its channels meet others: an index or a size stands in Python code",
+                structure.groups[number].producers[0].module,
+            )
+        return None
+    costs = _CostRun(small.eval())
+    try:
+        costs.run(_meta_inputs(example_inputs, 1))
+    except Exception as error:
+        _freeze_failing(grouping, costs.stack, costs.operator, error, set())
+        return None
+    return _dense_macs(costs.macs, grouping.trace, plan.by_slot)
+
+
+def _trial_classes(size: int, number: int, generator: torch.Generator) -> Tensor:
+    """Classes that the trial keeps: at random, but neither the first nor the last one.
+
+    Without the ends, a shift by a constant number of channels cannot look like an order kept.
+    """
+    if size < 4:
+        return torch.arange(1, size)
+    count = max(2, int((size - 2) * TRIAL_SHARES[number % len(TRIAL_SHARES)]))
+    return torch.randperm(size - 2, generator=generator)[:count].sort().values + 1
+
+
+def _dense_macs(
+    macs: list[tuple[str | None, int]], trace: Tracer, kept: Mapping
+) -> list[tuple[str | None, int]]:
+    """Undo the trial's cut: a layer's MACs are proportional to each dimension of its weight."""
+    dense = []
+    for name, cost in macs:
+        if name is not None:
+            for dim, size in enumerate(trace.shape(name)):
+                if (name, dim) in kept:
+                    cost = cost // len(kept[name, dim]) * size
+        dense.append((name, cost))
+    return dense
+
+
+def _freeze_failing(
+    grouping: Grouping, stack: list[str], operator: str, error: Exception, guilty: set[int]
+) -> None:
+    """Freeze the groups that met the failing operator, else those that pass through its module."""
+    trace = grouping.trace
+    through = set(guilty)
+    for path in [*reversed(stack), None]:
+        if through:
+            break
+        for where, vectors in trace.passes.items():
+            if path is None or where == path:
+                for vector in vectors.values():
+                    through |= _numbers(grouping, grouping.roots[vector])
+    reason = f"a size stands in Python code: {_first_line(error)}"
+    for number in through:
+        trace.freeze(grouping.members[number], operator, reason, stack[-1])
+
+
+def _numbers(grouping: Grouping, roots: Tensor) -> set[int]:
+    numbers = grouping.group_of[roots]
+    return set(numbers[numbers >= 0].tolist())
+
+
+def _guilty(dense: Grouping, small: Tracer, kept: Mapping) -> set[int]:
+    """Numbers of the dense groups whose channels reached the operator that failed."""
+    roots = components(small.count, small.edges)
+    met = torch.zeros(small.count, dtype=torch.bool)
+    for tensor in small.arguments:
+        if (ids := small.ids(tensor)) is not None:
+            met[roots[ids.vector]] = True
+    found: set[int] = set()
+    for key, record in small.records.items():
+        hit = met[roots[record.vector]]
+        if key in dense.slots and bool(hit.any()):
+            before = dense.slots[key]
+            before = before[torch.tensor(kept[key])] if key in kept else before
+            if before.shape == hit.shape:
+                found |= _numbers(dense, before[hit])
+    return found
+
+
+def _disagreement(dense: Grouping, small: Grouping, kept: Mapping) -> set[int]:
+    """Numbers of the groups with a class whose kept positions are united otherwise after a cut."""
+    pairs: dict[tuple[int, int], Tensor] = {}
+    width = int(small.roots.numel())
+    for key, roots in dense.slots.items():
+        if key not in small.slots:
+            continue
+        # norms and layers that see the same channels share one vector: compare it once
+        same = (id(dense.trace.records[key].vector), id(small.trace.records[key].vector))
+        if same not in pairs:
+            before = roots[torch.tensor(kept[key])] if key in kept else roots
+            pairs[same] = before * width + small.slots[key]
+    if not pairs:
+        return set()
+    codes = torch.unique(torch.cat(list(pairs.values())))
+    before, after = codes // width, codes % width
+    member = dense.group_of[before] >= 0
+    wrong = torch.zeros_like(member)
+    for side in (before, after):
+        values, counts = torch.unique(side[member], return_counts=True)
+        repeated = torch.zeros(int(side.max()) + 1, dtype=torch.bool)
+        repeated[values[counts > 1]] = True
+        wrong |= repeated[side] & member
+    wrong |= member & small.frozen[after]
+    return set(dense.group_of[before[wrong]].tolist())
+
+
+class _CostRun(TorchDispatchMode):
+    """MACs of every matrix product of one forward pass, with the name of its weight."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.macs: list[tuple[str | None, int]] = []
+        self.operator = ""
+        self.stack = [""]
+        self._names = {p.untyped_storage()._cdata: name for name, p in net.named_parameters()}
+
+    def run(self, inputs: tuple[Tensor, ...]) -> None:
+        handles = []
+        for path, module in self.net.named_modules():
+            handles.append(
+                module.register_forward_pre_hook(lambda m, a, path=path: self.stack.append(path))
+            )
+            handles.append(module.register_forward_hook(lambda m, a, o: self.stack.pop() and None))
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.no_grad(), self:
+                self.net(*inputs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self.operator = operator_name(func)
+        out = execute(func, args, kwargs)
+        if func.overloadpacket in flop_registry:
+            cost = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
+            found = (
+                self._names.get(t.untyped_storage()._cdata) for t in args if isinstance(t, Tensor)
+            )
+            weights = [n for n in found if n is not None and len(self._sizes(n)) > 1]
+            self.macs.append((weights[0] if weights else None, cost))
+        return out
+
+    def _sizes(self, name: str) -> torch.Size:
+        return self.net.get_parameter(name).shape

@@ -1,0 +1,143 @@
+"""Ids of channels: the values that a provenance trace carries, and their union."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ids:
+    """The ids of one tensor: they differ along at most one dimension.
+
+    vector: (n,) int64 along `dim`, or (1,) with dim None when the whole tensor carries one id.
+    """
+
+    vector: Tensor
+    dim: int | None
+
+    def spread(self, shape: Iterable[int]) -> Tensor:
+        """The ids at every element of a tensor of that shape, without memory (stride 0)."""
+        shape = list(shape)
+        if self.dim is None:
+            return self.vector[0].expand(shape)
+        size = [1] * len(shape)
+        size[self.dim] = -1
+        return self.vector.view(size).expand(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Alias:
+    """A tensor that is a parameter or buffer, or a moved copy of one.
+
+    axes: dimension of this tensor -> (dimension of the parameter, its positions in order).
+    """
+
+    name: str
+    axes: dict[int, tuple[int, Tensor]]
+
+
+@dataclass(eq=False)
+class Record:
+    """Ids seen along one dimension of one parameter; role: producer, bias, consumer, follower."""
+
+    vector: Tensor
+    role: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A place where ids were frozen; `id` is united with all of them.
+
+    channels: those that a layer makes with a weight that is no parameter, which no record counts.
+    """
+
+    id: int
+    module: str
+    operator: str
+    reason: str
+    channels: int = 0
+
+
+@dataclass(eq=False)
+class Site:
+    """A nonlinearity that ids passed through."""
+
+    op: str
+    module: str
+    call: int
+    vector: Tensor
+    leaf: bool = False
+
+
+def varying(ids: Tensor) -> tuple[list[int], Tensor]:
+    """Dimensions along which the ids differ, and the ids narrowed to size 1 along all others."""
+    dims = []
+    for dim in range(ids.ndim):
+        head = ids.narrow(dim, 0, 1)
+        if ids.size(dim) > 1 and ids.stride(dim) != 0 and not torch.equal(head.expand_as(ids), ids):
+            dims.append(dim)
+        else:
+            ids = head
+    return dims, ids
+
+
+def operator_name(func) -> str:
+    return func._schema.name.split("::")[-1]
+
+
+@dataclass(eq=False)
+class Marks:
+    """Vectors of ids that met something which decides the kind of their group."""
+
+    add: list[Tensor] = field(default_factory=list)
+    join: list[Tensor] = field(default_factory=list)
+    cat: list[Tensor] = field(default_factory=list)
+    gate: list[Tensor] = field(default_factory=list)
+    mixing: list[Tensor] = field(default_factory=list)
+    depthwise: list[Tensor] = field(default_factory=list)
+
+
+def execute(func, args: tuple, kwargs: dict):
+    """Run an operator on meta tensors, by the short way where the result is plain to see.
+
+    PyTorch decomposes batch norm and pointwise operators on the meta device in Python, which would
+    take most of the time of an analysis.
+    """
+    name = operator_name(func)
+    if name == "native_batch_norm":
+        source, channels = args[0], args[0].shape[1]
+        for tensor in args[1:5]:
+            if tensor is not None and tensor.shape[0] != channels:
+                raise RuntimeError(f"batch norm of {tensor.shape[0]} gets {channels} channels")
+        return torch.empty_like(source), source.new_empty(channels), source.new_empty(channels)
+    if name in ("relu_", "hardtanh_", "silu_", "hardswish_", "relu", "sigmoid", "hardsigmoid"):
+        return args[0] if name.endswith("_") else torch.empty_like(args[0])
+    if name in ("add_", "mul_", "div_"):
+        other = args[1]
+        if not isinstance(other, Tensor) or other.shape == args[0].shape:
+            return args[0]
+    return func(*args, **kwargs)
+
+
+def components(count: int, edges: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Connected components of `count` ids: (count,) int64, each id -> the smallest of its class."""
+    label = torch.arange(count)
+    if not edges:
+        return label
+    left = torch.cat([a for a, _ in edges])
+    right = torch.cat([b for _, b in edges])
+    while True:
+        a, b = label[left], label[right]
+        open_ = a != b
+        if not bool(open_.any()):
+            return label
+        left, right, a, b = left[open_], right[open_], a[open_], b[open_]
+        low = torch.minimum(a, b)
+        label.scatter_reduce_(0, torch.maximum(a, b), low, "amin")
+        while not torch.equal(label, label[label]):
+            label = label[label]

@@ -1,0 +1,221 @@
+"""The gate after a cut: the small network equals the dense one without the removed channels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from compressor.errors import RunError
+from compressor.surgery._cut import replay
+from compressor.surgery._plan import Plan
+from compressor.surgery._structure import Structure
+from compressor.surgery._trace import as_tree
+
+TOLERANCE = 1e-5
+# rounding alone stays far below this in float64, a wrong channel far above
+TOLERANCE_DOUBLE = 1e-8
+
+
+def check_parity(
+    dense: nn.Module, structure: Structure, plan: Plan, inputs: tuple[Tensor, ...]
+) -> float:
+    """Compare the cut network with the dense one whose removed channels are read with weight zero.
+
+    Returns the error of the outputs in eval mode, relative to their largest value. A RunError
+    names the layer when the outputs of either mode differ by more than 1e-5, and refuses a plan
+    that cuts nothing, cuts the outputs, loses requires_grad or the mode, or cannot be trained.
+    Plans that cut groups marked `mixing` change the function, so their error is only returned.
+    """
+    masked, small = copy.deepcopy(dense), copy.deepcopy(dense)
+    kept = plan.by_slot
+    mixing = _check_slots(structure, kept)
+    sizes = {n: p.shape for n, p in dense.named_parameters()}
+    replay(small, plan)
+    _check_kept_state(dense, small)
+    changed = any(p.shape != sizes[n] for n, p in small.named_parameters())
+    if not changed:
+        raise RunError("the plan cuts nothing; raise prune.ratio or widen prune.scope")
+    _zero_removed(masked, structure, kept)
+    with _exact_arithmetic():
+        error = _compare(masked.eval(), small.eval(), plan, inputs, "eval", mixing)
+        _compare(masked.train(), small.train(), plan, inputs, "train", mixing)
+        _optimizer_step(small, inputs)
+    return error
+
+
+def _check_slots(structure: Structure, kept: dict) -> bool:
+    """Every cut slot belongs to a group; True when one of the cut groups is mixing."""
+    known, mixing = set(), set()
+    for group in structure.groups:
+        for slot in group.slots:
+            known.add((slot.parameter, slot.dim))
+        if group.mixing:
+            mixing |= {(s.parameter, s.dim) for s in group.producers}
+    for name, dim in kept:
+        if (name, dim) not in known:
+            raise RunError(
+                f"the plan cuts dimension {dim} of '{name}', which holds no prunable channels "
+                "(an input, an output of the network, or frozen)"
+            )
+    return bool(mixing & set(kept))
+
+
+def _check_kept_state(dense: nn.Module, small: nn.Module) -> None:
+    for (name, old), new in zip(dense.named_parameters(), small.parameters(), strict=True):
+        if old.requires_grad != new.requires_grad:
+            raise RunError(f"cutting changed requires_grad of '{name}' to {new.requires_grad}")
+    for (path, old), new in zip(dense.named_modules(), small.modules(), strict=True):
+        if old.training != new.training:
+            raise RunError(f"cutting changed the mode of '{path}' to training={new.training}")
+
+
+def _zero_removed(net: nn.Module, structure: Structure, kept: dict) -> None:
+    tensors = dict(net.named_parameters())
+    with torch.no_grad():
+        for key in {(s.parameter, s.dim) for g in structure.groups for s in g.consumers}:
+            if key in kept:
+                name, dim = key
+                gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
+                gone[list(kept[key])] = False
+                indices = gone.nonzero().flatten().to(tensors[name].device)
+                tensors[name].index_fill_(dim, indices, 0)
+
+
+# --- comparing ---------------------------------------------------------------------------------
+
+
+class _NoDropout(TorchDispatchMode):
+    """Random masks become ones, scaled alike in both networks: nothing is dropped."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[-1]
+        if name == "bernoulli_":
+            return args[0].fill_(1)
+        if name == "native_dropout":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _exact_arithmetic() -> Iterator[None]:
+    """TF32 on a GPU has an error of 1e-3, which would hide a wrong channel."""
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+
+
+def _outputs(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    with torch.no_grad(), _NoDropout():
+        out = as_tree(net(*inputs))
+    return [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def relative_error(reference: Tensor, other: Tensor) -> float:
+    """Largest difference over the largest absolute value of the reference."""
+    scale = float(reference.abs().max())
+    difference = float((reference - other).abs().max())
+    return difference / scale if scale > 0 else difference
+
+
+def _compare(
+    masked: nn.Module, small: nn.Module, plan: Plan, inputs: tuple, mode: str, mixing: bool
+) -> float:
+    error = _error(masked, small, inputs)
+    if mixing or error <= TOLERANCE:
+        return error
+    exact = error
+    if inputs[0].device.type != "mps":
+        # ill-conditioned arithmetic (batch norm over few values) is no wrong cut: look closer
+        double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+        exact = _error(copy.deepcopy(masked).double(), copy.deepcopy(small).double(), double)
+    if exact <= TOLERANCE_DOUBLE:
+        return error if mode == "train" else min(error, exact)
+    layer = _first_difference(masked, small, plan, inputs)
+    raise RunError(
+        f"after the cut the network computes something else in {mode} mode (relative error "
+        f"{error:.1e}), first seen in layer '{layer}'; leave it out with prune.skip"
+    )
+
+
+def _error(masked: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    before = _outputs(masked, inputs)
+    try:
+        after = _outputs(small, inputs)
+    except (RuntimeError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"the cut network does not run: {line}; use a smaller prune.scope"
+        ) from error
+    worst = 0.0
+    for left, right in zip(before, after, strict=True):
+        if left.shape != right.shape:
+            raise RunError(
+                f"the cut changed an output of the network from {tuple(left.shape)} to "
+                f"{tuple(right.shape)}: the classifier was cut"
+            )
+        worst = max(worst, relative_error(left, right))
+    return worst
+
+
+def _note(outputs: dict[str, Tensor], path: str, out: Tensor) -> None:
+    outputs.setdefault(path, out.detach())
+
+
+def _first_difference(masked: nn.Module, small: nn.Module, plan: Plan, inputs: tuple) -> str:
+    """Path of the first layer whose kept outputs differ."""
+    seen: list[dict[str, Tensor]] = []
+    for net in (masked, small):
+        outputs: dict[str, Tensor] = {}
+        handles = [
+            module.register_forward_hook(
+                lambda m, a, out, path=path, outputs=outputs: _note(outputs, path, out)
+            )
+            for path, module in net.named_modules()
+            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        ]
+        try:
+            _outputs(net, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        seen.append(outputs)
+    for path, before in seen[0].items():
+        after = seen[1].get(path)
+        dim = before.ndim - 1 if isinstance(masked.get_submodule(path), nn.Linear) else 1
+        kept = plan.by_slot.get((f"{path}.weight", 0))
+        if kept is not None:
+            before = before.index_select(dim, torch.tensor(kept, device=before.device))
+        if after is None or before.shape != after.shape:
+            return path
+        if relative_error(before, after) > TOLERANCE:
+            return path
+    return "the output"
+
+
+def _optimizer_step(small: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """One step of SGD on the caller's copy: gradients reach the new tensors and fit them."""
+    parameters = {n: p for n, p in small.named_parameters() if p.requires_grad}
+    if not parameters:
+        return
+    with torch.enable_grad():
+        out = as_tree(small(*inputs))
+        leaves = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad]
+        if not leaves:
+            raise RunError("no output of the cut network depends on a trainable parameter")
+        sum((t.float() ** 2).mean() for t in leaves).backward()
+    for name, parameter in parameters.items():
+        if parameter.grad is not None and parameter.grad.shape != parameter.shape:
+            raise RunError(f"the gradient of '{name}' does not fit it after the cut")
+    if all(p.grad is None for p in parameters.values()):
+        raise RunError("no trainable parameter of the cut network gets a gradient")
+    torch.optim.SGD(parameters.values(), lr=1e-3).step()

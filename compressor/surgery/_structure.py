@@ -1,0 +1,187 @@
+"""Groups of channels that live or die together, and what any cut of them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compressor.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One dimension of one tensor of the network that is indexed by a group's classes.
+
+    classes: (size of that dimension,) int64, class id in [0, group.size) or -1 (not of the group).
+    after: for consumers, the last operator that its input went through ("relu", "view", ...).
+    """
+
+    parameter: str
+    dim: int
+    classes: Tensor
+    module: str
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A nonlinearity that the group's channels pass.
+
+    op: aten name; module: path in whose forward it ran; call: which call of this module (0-based);
+    leaf: the output of that module call is the activation itself.
+    """
+
+    op: str
+    module: str
+    call: int
+    leaf: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Classes of channels that fill the same slots. For grouped layers a class is a position."""
+
+    name: str
+    size: int
+    producers: tuple[Slot, ...]
+    consumers: tuple[Slot, ...]
+    followers: tuple[Slot, ...]
+    interior: bool
+    kind: str
+    mixing: bool
+    activations: tuple[Activation, ...]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self.producers + self.followers + self.consumers
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Channels that cannot be cut, the operator that stopped it, and why."""
+
+    module: str
+    operator: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Sizes as an integer linear function of what is kept, and MACs and parameters from them.
+
+    axes: one per cut dimension of a tensor; index 0 is a dummy of size 1.
+    sizes = base - loss @ removed, with removed (groups,) classes.
+    Each MAC or parameter term is a factor times the sizes of up to three axes.
+    """
+
+    base: Tensor
+    loss: Tensor
+    mac_factors: Tensor
+    mac_axes: Tensor
+    parameter_factors: Tensor
+    parameter_axes: Tensor
+
+    def sizes(self, removed: Tensor) -> Tensor:
+        return self.base - self.loss @ removed
+
+    @staticmethod
+    def total(sizes: Tensor, factors: Tensor, axes: Tensor) -> int:
+        return int((factors * sizes[axes].prod(dim=1)).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What can be cut out of one network: groups in order of execution, and what is frozen."""
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    costs: Costs | None = field(default=None, repr=False)
+
+    def group(self, name: str) -> Group:
+        for group in self.groups:
+            if group.name == name:
+                return group
+        known = ", ".join(g.name for g in self.groups[:8])
+        raise UsageError(f"no group '{name}' in this network; the first ones are: {known}")
+
+    def select(self, scope: str) -> tuple[Group, ...]:
+        """interior: channels inside blocks; all: streams, concatenations and hidden layers too."""
+        kinds = {"interior": ("interior",), "all": ("interior", "stream", "concat", "fc")}
+        if scope not in kinds:
+            raise UsageError(f"prune.scope={scope} is not known; use interior or all")
+        return tuple(g for g in self.groups if g.kind in kinds[scope] and not g.mixing)
+
+    def _sizes(self, keep: Mapping[str, int]) -> Tensor:
+        removed = []
+        known = {g.name for g in self.groups}
+        for name in keep:
+            if name not in known:
+                self.group(name)
+        for group in self.groups:
+            kept = int(keep.get(group.name, group.size))
+            if not 1 <= kept <= group.size:
+                raise UsageError(
+                    f"keeping {kept} of {group.size} channels in '{group.name}' is impossible; "
+                    f"use 1 to {group.size}"
+                )
+            removed.append(group.size - kept)
+        return self.costs.sizes(torch.tensor(removed, dtype=torch.int64))
+
+    def macs(self, keep: Mapping[str, int]) -> int:
+        """Multiply-adds for one input when so many classes of each named group are kept."""
+        costs = self.costs
+        return costs.total(self._sizes(keep), costs.mac_factors, costs.mac_axes)
+
+    def params(self, keep: Mapping[str, int]) -> int:
+        """Parameters when so many classes of each named group are kept."""
+        costs = self.costs
+        return costs.total(self._sizes(keep), costs.parameter_factors, costs.parameter_axes)
+
+
+def tally(
+    groups: tuple[Group, ...],
+    shapes: Mapping[str, torch.Size],
+    parameters: list[str],
+    macs: list[tuple[str | None, int]],
+) -> Costs:
+    """Costs from the groups' slots.
+
+    shapes: of every parameter and buffer; parameters: names counted once each; macs: (weight, MACs
+    of the dense call) pairs, weight None for what no cut changes.
+    """
+    index: dict[tuple[str, int], int] = {}
+    rows = []
+    counted: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        for slot in group.slots:
+            axis = index.setdefault((slot.parameter, slot.dim), len(index) + 1)
+            number_of = counted.get(id(slot.classes))
+            if number_of is None:
+                number_of = counted[id(slot.classes)] = int((slot.classes >= 0).sum())
+            rows.append((axis, number, number_of // group.size))
+    base = torch.ones(len(index) + 1, dtype=torch.int64)
+    for (name, dim), axis in index.items():
+        base[axis] = shapes[name][dim]
+    loss = torch.zeros(len(index) + 1, len(groups), dtype=torch.int64)
+    for axis, number, times in rows:
+        loss[axis, number] += times
+
+    def terms(pairs: list[tuple[str | None, int]]) -> tuple[Tensor, Tensor]:
+        factors, axes = [], []
+        for name, cost in pairs:
+            dims = [] if name is None else range(len(shapes[name]))
+            found = [index[name, dim] for dim in dims if (name, dim) in index]
+            for axis in found:
+                cost //= int(base[axis])
+            factors.append(cost)
+            axes.append((found + [0, 0, 0])[:3])
+        return torch.tensor(factors, dtype=torch.int64), torch.tensor(
+            axes, dtype=torch.int64
+        ).reshape(-1, 3)
+
+    entries = [(name, shapes[name].numel()) for name in parameters]
+    return Costs(base, loss, *terms(macs), *terms(entries))
