@@ -135,6 +135,10 @@ def _run_experiment(
     from compressor.configuration import plain
 
     values = plain(config)
+    # Idle threads that spin in wait of work slow a busy machine tenfold; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # classes of the user's own, after everything installed
     from compressor.pipeline import run_experiment
 
     return run_experiment(values, folder, member, command)

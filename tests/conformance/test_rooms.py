@@ -1,0 +1,65 @@
+"""Imports go one way through the rooms, and heavy packages stay out of the start-up."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "compressor"
+METHODS = ("prune", "robust", "distill", "noise", "scale")
+# What a room may import of this package, beside itself, errors and seeding.
+ALLOWED = {
+    "surgery": set(),
+    "taps": set(),
+    "measure": set(),
+    "models": set(),
+    "data": set(),
+    "prune": {"surgery", "taps"},
+    "robust": set(),
+    "distill": {"taps"},
+    "noise": set(),
+    "scale": {"models"},
+    "tasks": {"taps"},
+    "report": set(),
+    "artefact": {"surgery", "models"},
+    "cache": {"artefact"},
+    "instantiation": set(),
+}
+EVERYONE = {"errors", "seeding"}
+
+
+def files(room):
+    place = PACKAGE / room
+    return sorted(place.rglob("*.py")) if place.is_dir() else [PACKAGE / f"{room}.py"]
+
+
+def imported(path):
+    """Dotted names that the file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_rooms_below_it(room):
+    for path in files(room):
+        for name in imported(path):
+            if name.startswith("compressor."):
+                other = name.split(".")[1]
+                assert other in {room, *EVERYONE, *ALLOWED[room]}, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("room", METHODS)
+def test_methods_know_neither_hydra_nor_lightning(room):
+    for path in files(room):
+        packages = {name.split(".")[0] for name in imported(path)}
+        assert not packages & {"hydra", "omegaconf", "pytorch_lightning"}, path.name
+
+
+def test_only_the_stages_and_the_edge_meet_the_command_line():
+    for path in PACKAGE.rglob("*.py"):
+        names = {name for name in imported(path) if name.startswith("compressor.run")}
+        names -= {name for name in names if name.startswith("compressor.run_folder")}
+        assert not names or path.name == "run.py", f"{path.name} imports {names}"
