@@ -27,7 +27,7 @@ class Digits(ImageData):
     def __init__(
         self,
         *,
-        image_size: int = 16,
+        image_size: int = 12,
         num_classes: int = 10,
         channels: int = 3,
         validation: float = 0.1,

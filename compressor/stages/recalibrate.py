@@ -28,13 +28,14 @@ def check(options: Mapping[str, Any]) -> None:
 def recalibrate(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
     """options: images (at most so many of the train part), batch_size."""
     images, batch_size = options["images"], options["batch_size"]
-    net = given.network(context.trust)
+    device = context.machine.device
+    net = given.network(context.trust).to(device)
     loader = context.data.loader(
         "train", batch_size, seed=derive(context.seed, "images"), shuffle=True,
         workers=context.machine.workers,
     )  # fmt: skip
-    seen = recalibrate_norms(net, _first(loader, images))
-    return Outcome(net=net, plan=given.plan, notes={"images": seen})
+    seen = recalibrate_norms(net, (x.to(device) for x in _first(loader, images)))
+    return Outcome(net=net.cpu(), plan=given.plan, notes={"images": seen})
 
 
 def has_batch_norm(net: nn.Module) -> bool:

@@ -37,7 +37,7 @@ def visited(loader, epoch=0):
 
 def test_parts_have_the_documented_sizes(digits):
     assert [digits.size(part) for part in ("train", "val", "test")] == [1212, 135, 450]
-    assert digits.input_size == (3, 16, 16)
+    assert digits.input_size == (3, 12, 12)
     assert digits.num_classes == 10
 
 
@@ -75,7 +75,7 @@ def test_test_part_does_not_move_with_the_split_seed_but_val_does(digits):
 
 def test_batch_is_normalised_image_target_and_index(digits):
     image, target, index = next(iter(digits.loader("train", 32)))
-    assert image.shape == (32, 3, 16, 16) and image.dtype == torch.float32
+    assert image.shape == (32, 3, 12, 12) and image.dtype == torch.float32
     assert target.dtype == index.dtype == torch.int64
     assert torch.equal(index, torch.arange(32))
     assert torch.equal(target, digits.labels("train")[:32])
@@ -202,7 +202,7 @@ def test_drop_last_gives_full_batches_only(digits):
 
 def test_resized_gives_another_size_and_leaves_the_original(digits):
     small = digits.resized(8)
-    assert small.input_size == (3, 8, 8) and digits.input_size == (3, 16, 16)
+    assert small.input_size == (3, 8, 8) and digits.input_size == (3, 12, 12)
     assert next(iter(small.loader("test", 2)))[0].shape == (2, 3, 8, 8)
     assert torch.equal(small.labels("val"), digits.labels("val"))
     assert (
