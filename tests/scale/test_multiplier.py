@@ -93,10 +93,12 @@ def test_resolution_that_leaves_no_pixel_is_refused():
 
 
 def test_config_states_every_option_with_the_constructor_default():
-    path = Path(multiplier.__file__).parents[2] / "configs" / "scale" / "multiplier.yaml"
+    folder = Path(multiplier.__file__).parents[2] / "configs" / "scale"
+    own, shared = OmegaConf.load(folder / "multiplier.yaml"), OmegaConf.load(folder / "_base.yaml")
     parameters = inspect.signature(Multiplier).parameters.values()
     expected = {p.name: p.default for p in parameters}
-    assert OmegaConf.load(path) == {
+    assert {**shared, **own} == {
+        "defaults": ["_base"],
         "_target_": "compressor.scale.multiplier.Multiplier",
         **expected,
     }
