@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -145,7 +146,7 @@ def _rows(report: Mapping[str, Any], short: bool) -> list[list[str]]:
         cells.append(_latency(point, dense, short))
         if short:
             # every blank inside a cell is one of the 80 columns
-            cells[3:6] = [cell.replace(" ", "", 1) for cell in cells[3:6]]
+            cells[3:6] = [re.sub(r"(?<=\d) (?=[a-zA-Z])", "", cell) for cell in cells[3:6]]
         rows.append(cells)
     return rows
 

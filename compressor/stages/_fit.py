@@ -209,7 +209,7 @@ def _fit_phase(
     history = context.folder / "history.csv"
     callbacks: list[Callback] = [checkpoint, History(history, first)]
     if machine.progress:
-        callbacks.append(_progress(name))
+        callbacks.append(_progress(name, first))
     data = StageData(context.data, options, targets, context, first)
     with _quiet():
         trainer = Trainer(
@@ -268,14 +268,14 @@ def _strategy(machine: Any) -> str:
     return "ddp_spawn"
 
 
-def _progress(name: str) -> Callback:
+def _progress(name: str, first: int) -> Callback:
     from pytorch_lightning.callbacks import RichProgressBar
 
     class StageBar(RichProgressBar):
         """Says which stage the epochs belong to."""
 
         def _get_train_description(self, current_epoch: int) -> str:
-            return f"{name}: {super()._get_train_description(current_epoch).lower()}"
+            return f"{name}: epoch {first + current_epoch + 1}"
 
     return StageBar(leave=False)
 
