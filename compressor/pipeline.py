@@ -32,6 +32,8 @@ POINTS = {
     "recalibrate": "recalibrated",
     "finetune": "finetuned",
 }
+# Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 RUNNERS: Mapping[str, tuple[int, Callable[..., Outcome]]] = {
     "train": (train.VERSION, train.train),
     "compress": (compress_stage.VERSION, compress_stage.compress),
@@ -60,6 +62,10 @@ class Experiment:
         self.config = config
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"precision={self.precision} is not known: choose one of {', '.join(PRECISIONS)}"
+            )
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])

@@ -150,6 +150,12 @@ def test_no_pruning_is_one_experiment_whatever_the_ratio(folder):
     assert a["compress"] == a["recalibrate"] == a["train"] != a["finetune"]
 
 
+def test_a_sweep_over_ratios_with_the_dense_control_is_three_experiments(folder):
+    sweep = [(p, r) for p in ("none", "thinet") for r in (0.3, 0.5)]
+    finals = [keys(folder, f"prune={p}", f"prune.ratio={r}")["finetune"] for p, r in sweep]
+    assert len(set(finals)) == 3
+
+
 def test_fine_tuning_of_no_epochs_goes_on_with_the_weights_as_they_are(folder, report):
     unfinished = run(folder, "fourth", "finetune.epochs=0")
     assert unfinished["stages"][-1]["skipped"]
@@ -250,6 +256,7 @@ def test_the_plan_alone_trains_nothing(folder, capsys):
         (["stages=[train,shrink]"], "shrink"),
         (["stages=[compress,train]"], "stages"),
         (["machine.threads=0"], "threads=0"),
+        (["precision=12-true"], "precision=12-true"),
         (["recalibrate.images=0"], "recalibrate.images=0"),
     ],
 )
