@@ -18,7 +18,7 @@ from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.data import ImageData
 from compressor.errors import RunError, UsageError
-from compressor.instantiation import make
+from compressor.instantiation import make, sources
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Machine, Outcome, finetune, recalibrate, train
 from compressor.stages import compress as compress_stage
@@ -74,7 +74,8 @@ class Experiment:
         self.data, self.spec = self._data_and_spec()
         self.data.prepare()
         self.cache = _cache(config["cache"], run_dir)
-        self.data_key = key_of(data=self.data.fingerprint())
+        code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
+        self.data_key = key_of(data=self.data.fingerprint(), code=code)
         self.labels = noise_stage.labels(config["noise"], self.data, self.data_key, self.cache)
         self.steps = self._plan()
 
@@ -149,7 +150,8 @@ class Experiment:
     # -- the plan -------------------------------------------------------------------------------
 
     def _plan(self) -> tuple[Step, ...]:
-        parent = key_of(spec=self.spec.to_json())
+        code = sources({"_target_": self.spec.factory})
+        parent = key_of(spec=self.spec.to_json(), code=code)
         steps: list[Step] = []
         counts: dict[str, int] = {}
         dense: str | None = None
@@ -170,6 +172,7 @@ class Experiment:
                     version=RUNNERS[stage][0],
                     occurrence=occurrence,
                     options=options,
+                    code=sources(options),
                     parent=parent,
                     roles=roles,
                     labels=self._labels_key(stage, options),

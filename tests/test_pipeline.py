@@ -1,7 +1,9 @@
 """Whole runs on a tiny network and real digits, in this process."""
 
 import json
+from pathlib import Path
 
+import doubles
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -218,6 +220,20 @@ def test_a_network_of_the_user_is_cut_and_loads_where_it_is_trusted(folder):
         compressor.load(folder / "net" / "model")
     net = compressor.load(folder / "net" / "model", trust=["doubles.Net"])
     assert net.body[0].out_channels == 4
+
+
+def test_an_edited_class_of_the_user_is_not_answered_with_its_old_results(
+    folder, tmp_path, monkeypatch
+):
+    module = tmp_path / "edited_net.py"
+    text = (Path(doubles.__file__)).read_text()
+    module.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("model=custom", "model._target_=edited_net.Net")
+    before = keys(folder, *words)
+    module.write_text(text.replace("nn.ReLU()", "nn.SiLU()"))
+    after = keys(folder, *words)
+    assert all(before[stage] != after[stage] for stage in before)
 
 
 def test_a_network_that_cannot_be_traced_is_refused_before_the_first_epoch(folder):

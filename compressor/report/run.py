@@ -3,8 +3,8 @@
 import csv
 import json
 import math
-import re
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

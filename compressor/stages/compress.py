@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compressor import surgery
 from compressor.cache import key_of
-from compressor.instantiation import make
+from compressor.instantiation import make, sources
 from compressor.prune.none import NoPruning
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
@@ -123,6 +123,7 @@ def _statistics(
         version=VERSION,
         parent=given.parent.key if given.parent else "",
         selector=dict(own),
+        code=sources(own),
         rows=shared.reconstruct == "rescale",
         groups=[group.name for group in groups],
         images=shared.images,
