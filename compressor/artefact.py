@@ -209,8 +209,15 @@ def _read_network(folder: Path, spec: Spec, plan: Plan, trust: Iterable[str]) ->
     with torch.random.fork_rng(devices=[]):
         net = replay(spec.build(trust), plan)
     _compare(shapes, net, str(weights))
-    net.load_state_dict(load_file(weights), assign=False)
+    fill(net, load_file(weights))
     return net.eval()
+
+
+def fill(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load tensors by name, with the versions that the network's own modules ask for."""
+    state = net.state_dict()
+    state.update(tensors)  # keeps the state's _metadata, which a plain dict would lack
+    net.load_state_dict(state)
 
 
 def _check_shapes(

@@ -179,6 +179,8 @@ class Experiment:
                     data=self.data_key,
                     seed=self.seed,
                     precision=self.precision,
+                    # batches are per process: more of them are another training
+                    devices=self.machine.devices if stage in ("train", "finetune") else 1,
                 )
             steps.append(Step(stage, occurrence, point, options, parent, identity, roles))
         return tuple(steps)

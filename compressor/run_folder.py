@@ -50,7 +50,10 @@ def report(
         points.setdefault(name, points["final"])
     notes = {r["point"]: made.metrics["notes"] for r, made in zip(records, artefacts, strict=True)}
     final = artefacts[-1]
-    cut = notes.get("compressed", {}) if final.plan.operations else {}
+    cut: Mapping[str, Any] = {}
+    for record, made in zip(records, artefacts, strict=True):
+        if record["name"] == "compress" and not record["skipped"]:
+            cut = made.metrics["notes"]
     ordered = ["dense", "compressed", "recalibrated"]
     ordered += [name for name in points if name not in (*ordered, "final")] + ["final"]
     return {
@@ -103,6 +106,7 @@ def keep(
     member: bool,
 ) -> None:
     """Put what belongs to the user into the run folder: the network, its exports, its curves."""
+    _clear(run_dir)
     final = artefacts[-1]
     names = [record["name"] for record in report["stages"]]
     for record, made in zip(report["stages"], artefacts, strict=True):
@@ -132,6 +136,14 @@ def keep(
         report["parity"]["onnx"] = export_onnx(net, experiment.spec.input_size, path)
         loader = experiment.data.loader("test", experiment.machine.eval_batch_size)
         report["parity"]["onnx_accuracy"] = accuracy_onnx(path, loader)
+
+
+def _clear(run_dir: Path) -> None:
+    """Take away what an earlier run left in a folder of the user's choice: no mixture of two."""
+    for name in ("model", "history", "tensorboard", "figures"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in ("model.onnx", "report.json", "report.md"):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def write(run_dir: Path, report: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
+from compressor.artefact import fill
 from compressor.data import ImageData
 from compressor.errors import RunError
 from compressor.robust import Phase
@@ -240,10 +241,8 @@ def _fit_phase(
         raise RunError(f"{name} kept no epoch: {epochs} epochs were asked for")
     state = torch.load(best, map_location="cpu", weights_only=True)
     prefix = "net."
-    module.net.load_state_dict(
-        {key[len(prefix):]: value for key, value in state["state_dict"].items()
-         if key.startswith(prefix)}
-    )  # fmt: skip
+    tensors = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    fill(module.net, tensors)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return _summary(history, headline, int(state["epoch"]) + 1 + first)
 
