@@ -3,16 +3,15 @@
     spec.json            factory and arguments of the DENSE network, input size, classes, task
     plan.json            typed operations that were done to it, in original indices
     weights.safetensors  the tensors of the network as it is now
-    metrics.json         figures measured on the reloaded network
+    notes.json           what the stage that made it has to say: the picked epoch, kept widths ...
     lineage.json         role -> key of the artefact that played it
+    metrics.json         figures measured on the reloaded network (in a run's model/ folder)
     manifest.json        size and SHA-256 of the files above: what is not in it is not trusted
 
 Loading = build, replay the plan, load the tensors. No pickle, no module is ever imported because a
 file names it: builders are those of `compressor.models`, other classes must be trusted by name.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,13 +21,13 @@ import torch
 from torch import nn
 
 from compressor.errors import RunError, UsageError
+from compressor.manifest import NAME as MANIFEST
+from compressor.manifest import read_json, verify, write_json
 from compressor.surgery import EMPTY_PLAN, Plan, replay
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 _REQUIRED = ("spec.json", "plan.json", WEIGHTS)
-# A description is text that a person could read; anything larger is not one of ours.
-_MAX_JSON_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,7 @@ class Artefact:
     spec: Spec
     plan: Plan = EMPTY_PLAN
     lineage: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self, trust: Iterable[str] = ()) -> nn.Module:
@@ -106,13 +106,15 @@ def write(
     plan: Plan,
     net: nn.Module,
     lineage: Mapping[str, str],
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write spec, plan, weights and lineage of `net` into an existing folder (no manifest yet)."""
+    """Write `net` and what is known of it into an existing folder (no manifest yet)."""
     from safetensors.torch import save_file
 
-    _dump(folder / "spec.json", spec.to_json())
-    _dump(folder / "plan.json", plan.to_json())
-    _dump(folder / "lineage.json", dict(lineage))
+    write_json(folder / "spec.json", spec.to_json())
+    write_json(folder / "plan.json", plan.to_json())
+    write_json(folder / "lineage.json", dict(lineage))
+    write_json(folder / "notes.json", dict(notes or {}))
     # Cloned: tied tensors share memory, which the format refuses; they are tied again on loading.
     tensors = {
         name: value.detach().to("cpu", copy=True).contiguous()
@@ -121,63 +123,19 @@ def write(
     save_file(tensors, folder / WEIGHTS)
 
 
-def seal(folder: Path) -> None:
-    """Write the manifest: from here on a changed byte is noticed."""
-    entries = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != "manifest.json"
-    }
-    _dump(folder / "manifest.json", {"format": FORMAT, "files": entries})
-
-
-def verify(folder: Path) -> frozenset[str]:
-    """The names of the folder's files, each compared with the manifest.
-
-    Raises RunError when the folder is damaged, UsageError when it is none of ours.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder: give the model/ folder of a finished run")
-    listing = folder / "manifest.json"
-    if not listing.is_file():
-        raise UsageError(
-            f"{folder} is no artefact (it has no manifest.json): give the model/ folder of a run"
-        )
-    manifest = _parse(listing)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(e, dict) for e in files.values()):
-        raise RunError(f"{listing} is damaged: restore the folder or make it again")
-    for name, entry in files.items():
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise UsageError(f"{listing} names {name!r}, which lies outside its folder: not loaded")
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            raise RunError(f"{path} is missing: restore the folder or make it again")
-        if path.stat().st_size != entry.get("bytes") or _digest(path) != entry.get("sha256"):
-            raise RunError(
-                f"{path} is damaged (its size or checksum differs): restore it or make it again"
-            )
-    return frozenset(files)
-
-
 def read(folder: Path, key: str = "", *, checked: bool = False) -> Artefact:
     """The artefact that lies in `folder`, compared with its manifest unless that was done."""
     files = frozenset(_REQUIRED) if checked else verify(folder)
     for name in _REQUIRED:
         if name not in files:
             raise UsageError(f"{folder} holds no network (its manifest lists no {name})")
-    spec = Spec.from_json(_parse(folder / "spec.json"), str(folder / "spec.json"))
-    plan = Plan.from_json(_parse(folder / "plan.json"))
+    spec = Spec.from_json(read_json(folder / "spec.json"), str(folder / "spec.json"))
+    plan = Plan.from_json(read_json(folder / "plan.json"))
     optional = {
-        name: _parse(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
-        for name in ("lineage", "metrics")
+        name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
+        for name in ("lineage", "notes", "metrics")
     }
     return Artefact(folder=folder, key=key or folder.name, spec=spec, plan=plan, **optional)
-
-
-def read_plan(folder: Path) -> Plan:
-    """The plan of a folder that is still being written, before its manifest exists."""
-    return Plan.from_json(_parse(folder / "plan.json"))
 
 
 def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
@@ -189,7 +147,7 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     RunError for a damaged one.
     """
     folder = Path(path)
-    if not (folder / "manifest.json").exists() and (folder / "model" / "manifest.json").exists():
+    if not (folder / MANIFEST).exists() and (folder / "model" / MANIFEST).exists():
         folder = folder / "model"
     return read(folder).network(trust)
 
@@ -248,24 +206,3 @@ def _compare(shapes: Mapping[str, tuple[int, ...]], net: nn.Module, where: str) 
             f"{where} does not fit its spec and plan: {name} is {shapes.get(name)}, "
             f"expected {expected.get(name)}; the folder mixes files of different networks"
         )
-
-
-def _parse(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise RunError(f"{path} is too large for a description: not read")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): restore it or make it again") from None
-
-
-def _dump(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

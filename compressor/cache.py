@@ -1,27 +1,47 @@
-"""The content-addressed store of finished stages.
+"""The content-addressed store of finished stages, shared by runs, processes and machines.
 
 A key is a digest of everything a stage can depend on. An entry is a folder named by its key; it is
 written under another name and renamed when it is complete, so a folder that exists is complete.
+One process makes an entry while the others that want it wait; when the maker dies, a waiting one
+goes on from what it left. Damaged entries are noticed by their checksums and made again.
+
+    KEY/            an entry, with manifest.json
+    .part/          entries in the making
+    .locks/         a lock for each key that was ever made
+    .sessions/      which process used which entries, a line each
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from compressor import artefact
-from compressor.artefact import Artefact
+from compressor import manifest
 from compressor.errors import RunError, UsageError
+from compressor.locks import Locks, check_held
+from compressor.sessions import Session
+
+if TYPE_CHECKING:
+    from compressor.artefact import Artefact
+
+FORMAT = 2  # part of every key: raise it when entries of the same key change their form
+# What a maker needs to go on after it was killed; it lies in the unfinished entry and is dropped
+# from the finished one.
+RESUME = "resume"
+_LITTLE = 1 << 20  # bytes left on a disk that is called full
 
 
 def key_of(**parts: Any) -> str:
     """The key of a stage: 20 hex digits of the digest of its parts (plain values only)."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    text = json.dumps(
+        {"format": FORMAT, **parts}, sort_keys=True, separators=(",", ":"), allow_nan=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -29,69 +49,156 @@ class Cache:
     """Entries under one folder.
 
     reuse: False looks nothing up (every stage is computed), but still keeps what is made.
+    lock, lease_seconds: as in `Locks`. run: the run folder that entries are used for.
+    say: told of damaged entries and of waiting, a line each.
     """
 
-    def __init__(self, root: Path, reuse: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        reuse: bool = True,
+        *,
+        lock: str = "auto",
+        lease_seconds: float = 60.0,
+        run: str = "",
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.root = root
         self.reuse = reuse
-        self.notices: list[str] = []
-        self._checked: set[str] = set()  # entries that this process has verified or made
+        self.run = run
+        self.say = say
+        self.locks = Locks(root / ".locks", lock, lease_seconds)
+        self.session = Session.of(root, lock, lease_seconds)
+        self._checked: set[str] = set()  # entries that were verified or made here
+        self._reported: set[str] = set()
 
     def folder(self, key: str) -> Path:
         return self.root / key
 
     def holds(self, key: str) -> bool:
-        """Whether an undamaged entry is there; a damaged one is put aside and reported."""
-        folder = self.folder(key)
-        if not self.reuse or not folder.is_dir():
+        """Whether an undamaged entry is there; a damaged one is reported."""
+        if not self.reuse or not self.folder(key).is_dir():
             return False
-        if key in self._checked:
-            return True
-        try:
-            artefact.verify(folder)
-        except (RunError, UsageError) as error:
-            self.notices.append(f"cache entry {key} is not used and will be made again: {error}")
-            shutil.rmtree(folder, ignore_errors=True)
-            return False
-        self._checked.add(key)
+        if key not in self._checked:
+            try:
+                manifest.verify(self.folder(key))
+            except (RunError, UsageError) as error:
+                if key not in self._reported:
+                    self._reported.add(key)
+                    self.say(f"cache entry {key} is not used and will be made again: {error}")
+                return False
+            self._checked.add(key)
         return True
 
-    def read(self, key: str) -> Artefact:
-        """The entry as an artefact; checked once a process."""
+    def obtain(self, key: str, stage: str, make: Callable[[Path], None]) -> bool:
+        """See to it that the entry is there; whether it was there already.
+
+        make: writes the entry into the folder that it is given; called by one process at a time.
+        The folder is empty, or holds what a killed maker left if that had begun a RESUME folder.
+        """
+        self.session.uses(key)  # before the look: from here on nobody takes it away
+        reused = self.holds(key)
+        if not reused:
+            with self.locks.hold(key, lambda: self._wait(stage, key)) as lock:
+                reused = self.holds(key)  # another process may have made it meanwhile
+                if not reused:
+                    self._make(key, stage, make, lock)
+        self.session.record(key, "reused" if reused else "made", stage, self.run)
+        return reused
+
+    def read(self, key: str) -> "Artefact":
+        """The entry as an artefact; compared with its manifest once."""
+        from compressor import artefact
+
         return artefact.read(self.folder(key), key, checked=key in self._checked)
 
+    # -- making -----------------------------------------------------------------------------------
+
+    def _wait(self, stage: str, key: str) -> None:
+        self.say(f"{stage}: another process is making {key}; waiting for it")
+
+    def _make(self, key: str, stage: str, make: Callable[[Path], None], lock: Any) -> None:
+        # a damaged entry, or one that a cache without reuse replaces
+        shutil.rmtree(self.folder(key), ignore_errors=True)
+        with self._unfinished(key) as folder:
+            make(folder)
+            check_held(lock)
+            shutil.rmtree(folder / RESUME, ignore_errors=True)
+            manifest.seal(folder, {"stage": stage})
+            os.rename(folder, self.folder(key))
+        self._checked.add(key)
+        self._reported.discard(key)
+
     @contextmanager
-    def publish(self, key: str) -> Iterator[Path]:
-        """A folder to write the entry into; it becomes the entry when the block ends well."""
+    def _unfinished(self, key: str) -> Iterator[Path]:
+        """A folder of this maker's own: a maker that was taken for dead no longer finds its."""
+        parts = self.root / ".part"
+        folder = parts / f"{key}.{uuid4().hex[:8]}"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=self.root))
+            parts.mkdir(parents=True, exist_ok=True)
+            self._adopt(key, folder)
+            folder.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(
                 f"cannot write to {self.root} ({error.strerror}): set cache.dir= or paths.outputs= "
                 "to a folder that can be written"
             ) from None
         try:
-            yield temporary
-            artefact.seal(temporary)
-            self._rename(temporary, self.folder(key))
-            self._checked.add(key)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            yield folder
+        except BaseException as error:
+            # what would fail in the same way again is no start for a next try
+            if isinstance(error, (RunError, UsageError)) or not (folder / RESUME).is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, Exception) and self._is_full(error):
+                raise RunError(
+                    f"the disk of {self.root} is full: free some space or set cache.dir= to "
+                    "another one; finished stages are kept, and the same command goes on"
+                ) from error
+            raise
 
-    def _rename(self, temporary: Path, folder: Path) -> None:
-        if not self.reuse:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _adopt(self, key: str, folder: Path) -> None:
+        """Take over what a dead maker left, if there is something to go on from."""
+        for left in sorted((self.root / ".part").glob(f"{key}.*"), key=_modified, reverse=True):
+            if (left / RESUME).is_dir() and not folder.exists():
+                with suppress(OSError):
+                    os.rename(left, folder)
+                    continue
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _is_full(self, error: Exception) -> bool:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # writers in other languages raise errors of their own kind
         try:
-            # mkdtemp makes folders private; entries are as readable as their surroundings
-            temporary.chmod(0o777 & ~_umask())
-            os.rename(temporary, folder)
+            return shutil.disk_usage(self.root).free < _LITTLE
         except OSError:
-            if not folder.is_dir():  # otherwise another process published the same entry first
-                raise
+            return False
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def entries(root: Path) -> Iterator[tuple[str, Path]]:
+    """(key, folder) of every finished entry."""
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise UsageError(
+            f"{root} cannot be read ({error.strerror}): give the cache's folder"
+        ) from None
+    for name in names:
+        if not name.startswith(".") and (root / name).is_dir():
+            yield name, root / name
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size
+    return total

@@ -4,16 +4,15 @@ The walk is planned before anything runs: every key follows from the config and 
 the plan that is printed says what will be reused, and an unreachable wish is refused early.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compressor import artefact, measure
+from compressor import artefact, manifest, measure
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.data import ImageData
@@ -34,6 +33,7 @@ POINTS = {
 }
 # Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+MEASURE_VERSION = 1
 RUNNERS: Mapping[str, tuple[int, Callable[..., Outcome]]] = {
     "train": (train.VERSION, train.train),
     "compress": (compress_stage.VERSION, compress_stage.compress),
@@ -58,8 +58,15 @@ class Step:
 class Experiment:
     """A composed config, ready to walk: data prepared, options checked, keys known."""
 
-    def __init__(self, config: Mapping[str, Any], run_dir: Path = Path()) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        run_dir: Path = Path(),
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """note: told what happens, a line each."""
         self.config = config
+        self.note = note
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
         if self.precision not in PRECISIONS:
@@ -73,7 +80,7 @@ class Experiment:
         self._check_methods()
         self.data, self.spec = self._data_and_spec()
         self.data.prepare()
-        self.cache = _cache(config["cache"], run_dir)
+        self.cache = _cache(config["cache"], run_dir, note)
         code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
         self.data_key = key_of(data=self.data.fingerprint(), code=code)
         self.labels = noise_stage.labels(config["noise"], self.data, self.data_key, self.cache)
@@ -239,7 +246,7 @@ class Experiment:
     def reused(self) -> dict[str, bool]:
         return {step.key: self.cache.holds(step.key) for step in self.steps}
 
-    def walk(self, note: Callable[[str], None]) -> tuple[list[dict[str, Any]], list[Artefact]]:
+    def walk(self) -> tuple[list[dict[str, Any]], list[Artefact]]:
         """Run or reuse every step. Returns the report's `stages` and the artefacts, in order."""
         records: list[dict[str, Any]] = []
         artefacts: list[Artefact] = []
@@ -247,19 +254,14 @@ class Experiment:
         parent: Artefact | None = None
         for step in self.steps:
             start = time.perf_counter()
-            reused = step.identity
+            reused = False
             if not step.identity:
-                reused = self.cache.holds(step.key)
-                if reused:
-                    note(f"{step.stage}: reused {step.key}")
-                else:
-                    note(f"{step.stage}: running")
-                    self._run(step, parent, made)
-                parent = self.cache.read(step.key)
-                made[step.key] = parent
+                reused = self._obtain(step, parent, made)
+                read = self.cache.read(step.key)
+                made[step.key] = parent = replace(read, metrics=self._metrics(read))
             assert parent is not None  # the first step is never an identity
             artefacts.append(parent)
-            seconds = 0.0 if reused else time.perf_counter() - start
+            seconds = 0.0 if reused or step.identity else time.perf_counter() - start
             records.append(
                 {
                     "name": step.stage,
@@ -268,80 +270,128 @@ class Experiment:
                     "seconds": round(seconds, 3),
                     "reused": reused,
                     "skipped": step.identity,
+                    # what it cost when it was made, by whomever
+                    "made_seconds": 0.0 if step.identity else parent.notes.get("made_seconds", 0.0),
                 }
             )
         return records, artefacts
 
-    def _run(self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact]) -> None:
-        with self.cache.publish(step.key) as folder:
-            context = Context(
-                seed=derive(self.seed, step.stage, step.occurrence),
-                folder=folder,
-                data=self.data,
-                task=self.task,
-                machine=self.machine,
-                precision=self.precision,
-                targets=self.labels.given,
-                clean_targets=self.labels.clean,
-                cache=self.cache,
-                data_key=self.data_key,
-                trust=self.trust,
-                roles={role: made[key] for role, key in step.roles.items()},
-            )
-            outcome = RUNNERS[step.stage][1](Given(self.spec, parent), step.options, context)
-            lineage = {"parent": parent.key if parent else "", **step.roles}
-            if step.stage == "train":
-                lineage["labels"] = self.labels.key
-            artefact.write(
-                folder, spec=self.spec, plan=outcome.plan, net=outcome.net, lineage=lineage
-            )
-            self._measure(folder, outcome.notes)
+    def _obtain(self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact]) -> bool:
+        """Reuse or make the artefact of one step; whether it was reused."""
 
-    def _measure(self, folder: Path, notes: Mapping[str, Any]) -> None:
-        """Figures of what was saved, not of what is in memory."""
-        saved = Artefact(folder, "", self.spec, artefact.read_plan(folder)).network(self.trust)
-        loader = self.data.loader(
-            "test", self.machine.eval_batch_size, workers=self.machine.workers
+        def make(folder: Path) -> None:
+            self.note(f"{step.stage}: running")
+            self._run(step, parent, made, folder)
+
+        reused = self.cache.obtain(step.key, step.stage, make)
+        if reused:
+            self.note(f"{step.stage}: reused {step.key}")
+        return reused
+
+    def _run(
+        self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact], folder: Path
+    ) -> None:
+        start = time.perf_counter()
+        context = Context(
+            seed=derive(self.seed, step.stage, step.occurrence),
+            folder=folder,
+            data=self.data,
+            task=self.task,
+            machine=self.machine,
+            precision=self.precision,
+            targets=self.labels.given,
+            clean_targets=self.labels.clean,
+            cache=self.cache,
+            data_key=self.data_key,
+            trust=self.trust,
+            roles={role: made[key] for role, key in step.roles.items()},
+            note=self.note,
         )
-        figures = measure.evaluate(saved, self.task, loader, self.machine.device)
-        metrics = {
-            **figures,
-            "macs": measure.count_macs(saved, self.spec.input_size),
-            "params": measure.count_params(saved),
-            "size_bytes": (folder / artefact.WEIGHTS).stat().st_size,
-            "notes": dict(notes),
-        }
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        outcome = RUNNERS[step.stage][1](Given(self.spec, parent), step.options, context)
+        lineage = {"parent": parent.key if parent else "", **step.roles}
+        if step.stage == "train":
+            lineage["labels"] = self.labels.key
+        # a killed maker's share of the time is told by the one who went on
+        seconds = time.perf_counter() - start + outcome.notes.get("earlier_seconds", 0.0)
+        artefact.write(
+            folder,
+            spec=self.spec,
+            plan=outcome.plan,
+            net=outcome.net,
+            lineage=lineage,
+            notes={**outcome.notes, "made_seconds": round(seconds, 3)},
+        )
+
+    def _metrics(self, made: Artefact) -> dict[str, Any]:
+        """Figures of what was saved, not of what was in memory, on the test part.
+
+        An entry of their own: a test image that cannot be read costs no training.
+        """
+        key = key_of(
+            stage="measure",
+            version=MEASURE_VERSION,
+            parent=made.key,
+            task=dict(self.config["task"]),
+            data=self.data_key,
+        )
+
+        def take(folder: Path) -> None:
+            net = made.network(self.trust)
+            loader = self.data.loader(
+                "test", self.machine.eval_batch_size, workers=self.machine.workers
+            )
+            figures = measure.evaluate(net, self.task, loader, self.machine.device)
+            metrics = {
+                **figures,
+                "macs": measure.count_macs(net, self.spec.input_size),
+                "params": measure.count_params(net),
+                "size_bytes": (made.folder / artefact.WEIGHTS).stat().st_size,
+            }
+            manifest.write_json(folder / "metrics.json", metrics)
+
+        self.cache.obtain(key, "measure", take)
+        return manifest.read_json(self.cache.folder(key) / "metrics.json")
 
 
-def _cache(options: Mapping[str, Any], run_dir: Path) -> Cache:
+def _cache(options: Mapping[str, Any], run_dir: Path, note: Callable[[str], None]) -> Cache:
     """The shared cache, or one inside the run's own folder where nothing is reused."""
+    shared = {
+        "lock": options["lock"],
+        "lease_seconds": options["lease_seconds"],
+        "run": str(run_dir),
+        "say": note,
+    }
     if options["enabled"]:
-        return Cache(Path(options["dir"]))
-    return Cache(run_dir / "stages", reuse=False)
+        return Cache(Path(options["dir"]), **shared)
+    return Cache(run_dir / "stages", reuse=False, **shared)
 
 
 def run_experiment(
-    config: Mapping[str, Any], run_dir: Path, member: bool, command: str
+    config: Mapping[str, Any],
+    run_dir: Path,
+    member: bool,
+    command: str,
+    *,
+    side_by_side: bool = False,
 ) -> dict[str, Any]:
     """Run one composed config and leave its run folder behind.
 
     run_dir: the run folder; member: whether the run is one of a multirun; command: what was typed.
-    Returns the report (the plan alone with plan_only).
+    side_by_side: other members run at the same time, so that latency is left to be measured when
+    they are done. Returns the report (the plan alone with plan_only).
     """
-    from compressor import preview, run_folder
+    from compressor import latency, preview, run_folder
 
     start = time.perf_counter()
-    experiment = Experiment(config, run_dir)
+    experiment = Experiment(config, run_dir, lambda line: print(line, flush=True))
     coming = preview.preview(experiment)
     preview.show(coming)
-    for notice in experiment.cache.notices:
-        print(notice)
     if config["plan_only"]:
         return {"plan": coming}
     run_folder.make(run_dir)
-    records, artefacts = experiment.walk(lambda line: print(line, flush=True))
-    report = run_folder.report(experiment, command, records, artefacts)
+    records, artefacts = experiment.walk()
+    latencies = {} if side_by_side else latency.of_run(experiment, artefacts)
+    report = run_folder.report(experiment, command, records, artefacts, latencies)
     run_folder.keep(experiment, artefacts, report, run_dir, member)
     report["seconds"] = round(time.perf_counter() - start, 3)
     run_folder.write(run_dir, report)

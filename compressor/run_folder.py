@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from compressor import measure
+from compressor import manifest
 from compressor.artefact import Artefact
-from compressor.cache import key_of
 from compressor.errors import RunError
 
 if TYPE_CHECKING:
@@ -38,22 +35,22 @@ def report(
     command: str,
     records: list[dict[str, Any]],
     artefacts: list[Artefact],
+    latencies: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """The report of a finished walk. latencies: `latency.of_run`'s, by the artefacts' keys."""
     from compressor.environment import environment
 
-    latencies = _latencies(experiment, artefacts)
     points = {}
     for record, made in zip(records, artefacts, strict=True):
-        figures = {name: made.metrics[name] for name in made.metrics if name != "notes"}
-        points[record["point"]] = {**figures, "latency_ms": latencies.get(made.key)}
+        points[record["point"]] = {**made.metrics, "latency_ms": latencies.get(made.key)}
     for name in ("dense", "compressed", "recalibrated"):  # also where the list lacks the stage
         points.setdefault(name, points["final"])
-    notes = {r["point"]: made.metrics["notes"] for r, made in zip(records, artefacts, strict=True)}
+    notes = {r["point"]: made.notes for r, made in zip(records, artefacts, strict=True)}
     final = artefacts[-1]
     cut: Mapping[str, Any] = {}
     for record, made in zip(records, artefacts, strict=True):
         if record["name"] == "compress" and not record["skipped"]:
-            cut = made.metrics["notes"]
+            cut = made.notes
     ordered = ["dense", "compressed", "recalibrated"]
     ordered += [name for name in points if name not in (*ordered, "final")] + ["final"]
     return {
@@ -73,29 +70,6 @@ def report(
         "history": {},
         "environment": environment(),
     }
-
-
-def _latencies(experiment: "Experiment", artefacts: list[Artefact]) -> dict[str, dict[str, Any]]:
-    """Milliseconds a batch of every distinct network, measured in turn on this machine."""
-    seconds = experiment.machine.latency_seconds
-    if not seconds:
-        return {}
-    nets: dict[str, torch.nn.Module] = {}
-    shapes: dict[str, str] = {}
-    for made in artefacts:
-        # equal plans are equal work: one measurement serves both
-        shape = key_of(plan=made.plan.to_json())
-        shapes[made.key] = shape
-        if shape not in nets:
-            nets[shape] = made.network(experiment.trust)
-    measured = measure.latency(
-        nets,
-        experiment.spec.input_size,
-        batch_size=experiment.machine.latency_batch_size,
-        threads=torch.get_num_threads(),
-        seconds=seconds,
-    )
-    return {key: measured[shape] for key, shape in shapes.items()}
 
 
 def keep(
@@ -127,7 +101,7 @@ def keep(
     enabled = export["enabled"] if export["enabled"] is not None else not member
     if not enabled:
         return
-    shutil.copytree(final.folder, run_dir / "model", ignore=shutil.ignore_patterns("tensorboard"))
+    _save_model(final, run_dir / "model")
     if export["onnx"]:
         from compressor.stages._onnx import accuracy_onnx, export_onnx
 
@@ -136,6 +110,13 @@ def keep(
         report["parity"]["onnx"] = export_onnx(net, experiment.spec.input_size, path)
         loader = experiment.data.loader("test", experiment.machine.eval_batch_size)
         report["parity"]["onnx_accuracy"] = accuracy_onnx(path, loader)
+
+
+def _save_model(final: Artefact, folder: Path) -> None:
+    """What a user ships: the network with its figures, without the curves of its making."""
+    shutil.copytree(final.folder, folder, ignore=shutil.ignore_patterns("tensorboard", "*.csv"))
+    manifest.write_json(folder / "metrics.json", final.metrics)
+    manifest.seal(folder, {"stage": "model"})
 
 
 def _clear(run_dir: Path) -> None:

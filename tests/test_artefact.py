@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import compressor
-from compressor import artefact
+from compressor import artefact, manifest
 from compressor.artefact import Spec
 from compressor.errors import RunError, UsageError
 from compressor.surgery import EMPTY_PLAN, analyse, plan_cut, replay
@@ -17,7 +17,7 @@ def saved(folder, spec=SPEC, plan=EMPTY_PLAN, net=None):
     folder.mkdir(exist_ok=True)
     net = net or replay(spec.build(), plan)
     artefact.write(folder, spec=spec, plan=plan, net=net, lineage={"parent": "p"})
-    artefact.seal(folder)
+    manifest.seal(folder)
     return net
 
 
@@ -27,7 +27,7 @@ def edited(folder, name, change):
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
-    artefact.seal(folder)
+    manifest.seal(folder)
 
 
 def test_a_saved_network_comes_back_in_eval_mode_with_the_same_logits(tmp_path):
@@ -87,7 +87,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(UsageError, match="no artefact"):
         compressor.load(tmp_path / "photos")
-    artefact.seal(tmp_path / "photos")
+    manifest.seal(tmp_path / "photos")
     with pytest.raises(UsageError, match="holds no network"):
         compressor.load(tmp_path / "photos")
 

@@ -1,9 +1,42 @@
+import errno
 import json
+import subprocess
+import sys
+import textwrap
+import time
 
 import pytest
 
-from compressor.cache import Cache, key_of
+from compressor import cache as cache_module
+from compressor.cache import RESUME, Cache, entries, key_of, size_of
 from compressor.errors import RunError
+
+
+def write(text="{}"):
+    def make(folder):
+        (folder / "metrics.json").write_text(text)
+
+    return make
+
+
+def started(tmp_path, code):
+    """A process that runs `code` with a cache in tmp_path/cache."""
+    head = f"""
+        import os, sys, time
+        from pathlib import Path
+        from compressor.cache import Cache, RESUME
+        here = Path({str(tmp_path)!r})
+        cache = Cache(here / "cache", say=lambda line: print(line, flush=True))
+    """
+    text = textwrap.dedent(head) + textwrap.dedent(code)
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.01)
 
 
 def test_a_key_depends_on_every_part_and_not_on_their_order():
@@ -13,58 +46,171 @@ def test_a_key_depends_on_every_part_and_not_on_their_order():
 
 def test_an_entry_appears_only_when_it_is_complete(tmp_path):
     cache = Cache(tmp_path)
-    with pytest.raises(ZeroDivisionError), cache.publish("k") as folder:
-        (folder / "metrics.json").write_text("{}")
+
+    def fail(folder):
+        write()(folder)
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cache.obtain("k", "train", fail)
     assert not cache.holds("k")
-    assert list(tmp_path.iterdir()) == []
-    with cache.publish("k") as folder:
-        (folder / "metrics.json").write_text("{}")
+    assert list(entries(tmp_path)) == [] and list((tmp_path / ".part").iterdir()) == []
+
+    def look(folder):
+        write()(folder)
         assert not cache.holds("k")
+
+    assert cache.obtain("k", "train", look) is False
     assert cache.holds("k")
+    assert cache.obtain("k", "train", fail) is True
+    assert [key for key, _ in entries(tmp_path)] == ["k"]
+    assert size_of(tmp_path / "k") > 2
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
-def test_a_damaged_entry_is_reported_and_not_used(tmp_path, damage):
-    cache = Cache(tmp_path)
-    with cache.publish("k") as folder:
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "below", "manifest", "version"])
+def test_a_damaged_entry_is_reported_and_made_again(tmp_path, damage):
+    def make(folder):
         (folder / "weights.safetensors").write_bytes(b"0123456789")
-    victim = tmp_path / "k" / "weights.safetensors"
+        (folder / "tensorboard").mkdir()
+        (folder / "tensorboard" / "events").write_bytes(b"0123456789")
+
+    Cache(tmp_path).obtain("k", "train", make)
+    victim, manifest = tmp_path / "k" / "weights.safetensors", tmp_path / "k" / "manifest.json"
     if damage == "flip":
         victim.write_bytes(b"0123456780")
     elif damage == "truncate":
         victim.write_bytes(b"01234")
     elif damage == "delete":
         victim.unlink()
+    elif damage == "below":
+        (tmp_path / "k" / "tensorboard" / "events").write_bytes(b"1123456789")
+    elif damage == "manifest":
+        text = manifest.read_text()
+        manifest.write_text(text.replace(": ", ":  ", 1))  # the same values, another byte
     else:
-        (tmp_path / "k" / "manifest.json").write_text("{")
-    cache = Cache(tmp_path)  # as another process finds it; an entry is checked once in each
-    assert not cache.holds("k")
-    assert len(cache.notices) == 1 and "made again" in cache.notices[0]
-    assert not (tmp_path / "k").exists()
-
-
-def test_a_second_publisher_of_the_same_entry_yields_to_the_first(tmp_path):
-    cache = Cache(tmp_path)
-    with cache.publish("k") as late:
-        (late / "a.json").write_text("late")
-        with cache.publish("k") as early:
-            (early / "a.json").write_text("early")
-    assert (tmp_path / "k" / "a.json").read_text() == "early"
-    assert [p.name for p in tmp_path.iterdir()] == ["k"]
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    said = []
+    cache = Cache(tmp_path, say=said.append)  # as another process finds it: one check in each
+    assert not cache.holds("k") and not cache.holds("k")
+    assert len(said) == 1 and "k is not used and will be made again" in said[0]
+    assert "\n" not in said[0]
+    assert cache.obtain("k", "train", make) is False
+    assert cache.holds("k") and victim.read_bytes() == b"0123456789"
+    assert len(said) == 1
 
 
 def test_a_cache_without_reuse_finds_nothing_and_replaces(tmp_path):
     for text in ("first", "second"):
         cache = Cache(tmp_path, reuse=False)
         assert not cache.holds("k")
-        with cache.publish("k") as folder:
-            (folder / "a.json").write_text(json.dumps(text))
-    assert json.loads((tmp_path / "k" / "a.json").read_text()) == "second"
+        assert cache.obtain("k", "train", write(text)) is False
+    assert (tmp_path / "k" / "metrics.json").read_text() == "second"
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(RunError, match="cache.dir="), Cache(blocked / "cache").publish("k"):
-        pass
+    with pytest.raises(RunError, match="cache.dir=") as caught:
+        Cache(blocked / "cache").obtain("k", "train", write())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_clear_line_and_loses_nothing_finished(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    cache.obtain("done", "train", write())
+
+    def no_space(folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    with pytest.raises(RunError, match="is full: free some space"):
+        cache.obtain("k", "compress", no_space)
+
+    def foreign_writer(folder):
+        raise ValueError("write failed")  # as writers in other languages say it
+
+    usage = type("usage", (), {"free": 100})
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(RunError, match="is full: free some space"):
+        cache.obtain("k", "compress", foreign_writer)
+    assert Cache(tmp_path).holds("done") and not cache.holds("k")
+
+
+def test_what_an_interrupted_maker_left_is_handed_to_the_next(tmp_path):
+    def interrupted(folder):
+        (folder / RESUME).mkdir()
+        (folder / RESUME / "epoch-3").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Cache(tmp_path).obtain("k", "train", interrupted)
+
+    def goes_on(folder):
+        assert (folder / RESUME / "epoch-3").exists()
+        (folder / "metrics.json").write_text("{}")
+
+    Cache(tmp_path).obtain("k", "train", goes_on)
+    assert sorted(p.name for p in (tmp_path / "k").iterdir()) == ["manifest.json", "metrics.json"]
+    assert list((tmp_path / ".part").iterdir()) == []
+
+
+def test_what_would_fail_again_is_not_gone_on_from(tmp_path):
+    def diverged(folder):
+        (folder / RESUME).mkdir()
+        raise RunError("the loss is nan")
+
+    with pytest.raises(RunError, match="nan"):
+        Cache(tmp_path).obtain("k", "train", diverged)
+    assert list((tmp_path / ".part").iterdir()) == []
+
+
+def test_of_two_processes_one_makes_and_the_other_waits(tmp_path):
+    code = """
+        def make(folder):
+            (here / f"making-{sys.argv[1] if len(sys.argv) > 1 else os.getpid()}").touch()
+            while not (here / "go").exists():
+                time.sleep(0.01)
+            (folder / "a.txt").write_text(str(os.getpid()))
+        print("reused" if cache.obtain("k", "train", make) else "made", flush=True)
+    """
+    first = started(tmp_path, code)
+    wait_for(tmp_path / f"making-{first.pid}")
+    second = started(tmp_path, code)
+    assert "another process is making k; waiting" in second.stdout.readline()
+    (tmp_path / "go").touch()
+    assert first.communicate(timeout=60)[0] == "made\n"
+    assert second.communicate(timeout=60)[0] == "reused\n"
+    assert (tmp_path / "cache" / "k" / "a.txt").read_text() == str(first.pid)
+
+
+def test_a_waiting_process_takes_over_from_one_that_is_killed_and_goes_on(tmp_path):
+    code = """
+        def make(folder):
+            if not (folder / RESUME).exists():
+                (folder / RESUME).mkdir()
+                (folder / "epochs").write_text("1")
+                (here / "making").touch()
+                time.sleep(600)
+            (folder / "epochs").write_text((folder / "epochs").read_text() + " 2")
+        print("reused" if cache.obtain("k", "train", make) else "made", flush=True)
+    """
+    first = started(tmp_path, code)
+    wait_for(tmp_path / "making")
+    second = started(tmp_path, code)
+    assert "waiting" in second.stdout.readline()
+    first.kill()
+    first.communicate(timeout=60)
+    assert second.communicate(timeout=60)[0] == "made\n"
+    assert (tmp_path / "cache" / "k" / "epochs").read_text() == "1 2"
+
+
+def test_a_lookup_among_ten_thousand_entries_lists_none_of_them(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    cache.obtain("k", "train", write())
+
+    def listed(*_):
+        raise AssertionError("the look-up listed the cache's folder")
+
+    monkeypatch.setattr(cache_module.os, "listdir", listed)
+    monkeypatch.setattr(type(tmp_path), "iterdir", listed)
+    monkeypatch.setattr(type(tmp_path), "glob", listed)
+    assert Cache(tmp_path).holds("k") and not Cache(tmp_path).holds("absent")

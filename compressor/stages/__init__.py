@@ -1,6 +1,6 @@
 """The stages of a run: each is a function of an artefact, its own options and a context."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Context:
     targets: given labels of the train part, (n,) int64; clean_targets: the true ones.
     trust: dotted class names that the run's own model config names.
     roles: artefacts of other stages that this one declared.
+    note: tells the user what happens, a line each.
     """
 
     seed: int
@@ -82,6 +83,7 @@ class Context:
     data_key: str
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
+    note: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True, kw_only=True)

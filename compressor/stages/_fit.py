@@ -1,12 +1,12 @@
 """Runs Lightning for a stage: loaders, callbacks, checkpoints, history; picks the epoch.
 
 The picked weights are those of the epoch with the best validation headline (ties: the later one),
-or of the last epoch with `select: last`; both figures stay in the history.
+or of the last epoch with `select: last`; both figures stay in the history. A fit that was killed
+goes on from its last finished epoch (stages/_resume.py) and ends with the same numbers.
 """
 
 import csv
 import logging
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -26,6 +26,7 @@ from compressor.errors import RunError
 from compressor.robust import Phase
 from compressor.seeding import derive
 from compressor.stages import Context
+from compressor.stages._resume import Progress, Resume
 from compressor.tasks.optimization import OptimizerOptions
 from compressor.tasks.training import Distillation, Training
 
@@ -128,6 +129,16 @@ class History(Callback):
 class LaterOfEquals(ModelCheckpoint):
     """Keeps the best epoch; of equally good ones the later, which has trained longer."""
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # the folder has another name now: whoever goes on moves it out of a dead maker's reach
+        old, new = state_dict["dirpath"], str(self.dirpath)
+        names = ("dirpath", "best_model_path", "last_model_path", "kth_best_model_path")
+        moved = {name: state_dict[name].replace(old, new, 1) for name in names}
+        kept = {
+            path.replace(old, new, 1): score for path, score in state_dict["best_k_models"].items()
+        }
+        super().load_state_dict({**state_dict, **moved, "best_k_models": kept})
+
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         best = self.best_model_score
         if current is None or best is None or torch.isnan(best):
@@ -156,10 +167,14 @@ def fit(
         "channels_last": context.machine.channels_last,
     }
     net.train()  # loaded networks are in eval mode
+    progress = Progress.find(context.folder)
+    if progress.epochs:
+        context.note(f"{name}: goes on after epoch {progress.epochs} of {options.epochs}")
     first = 0
     metrics: dict[str, Any] = {}
     for phase in robust.phases(options.epochs):
-        if phase.epochs == 0:
+        if phase.epochs == 0 or first < progress.first:  # a finished phase of a killed fit
+            first += phase.epochs
             continue
         module: LightningModule = Training(
             net,
@@ -171,8 +186,12 @@ def fit(
         for term in distillation.terms.values():
             if hasattr(term, "loop"):  # a method that owns the loop brings its own module
                 module = term.loop(module)
-        metrics = _fit_phase(module, phase.epochs, first, options, context, name, select, targets)
+        metrics = _fit_phase(
+            module, phase.epochs, first, options, context, name, select, targets, progress
+        )
         first += phase.epochs
+    if progress.epochs:
+        metrics = {**metrics, "earlier_seconds": progress.seconds}
     return Fitted(net.cpu().eval(), metrics)
 
 
@@ -194,12 +213,12 @@ def _fit_phase(
     name: str,
     select: str,
     targets: Tensor | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     machine = context.machine
     headline, direction = context.task.headline
-    checkpoints = context.folder / "checkpoints"
     checkpoint = LaterOfEquals(
-        dirpath=checkpoints,
+        dirpath=progress.folder / f"picked-{first}",
         filename=f"{name}-{{epoch}}",
         monitor=f"val/{headline}" if select == "best" else None,
         mode=direction,
@@ -208,7 +227,7 @@ def _fit_phase(
         auto_insert_metric_name=False,
     )
     history = context.folder / "history.csv"
-    callbacks: list[Callback] = [checkpoint, History(history, first)]
+    callbacks: list[Callback] = [checkpoint, History(history, first), Resume(progress, first)]
     if machine.progress:
         callbacks.append(_progress(name, first))
     data = StageData(context.data, options, targets, context, first)
@@ -220,7 +239,9 @@ def _fit_phase(
             strategy=_strategy(machine),
             precision=context.precision,
             gradient_clip_val=options.clip_norm,
-            logger=TensorBoardLogger(context.folder, name="tensorboard", version=""),
+            logger=TensorBoardLogger(
+                context.folder, name="tensorboard", version="", purge_step=progress.step(first)
+            ),
             callbacks=callbacks,
             log_every_n_steps=machine.log_every,
             enable_progress_bar=machine.progress,
@@ -231,7 +252,9 @@ def _fit_phase(
         )
         torch.manual_seed(derive(context.seed, "fit", first))
         try:
-            trainer.fit(module, datamodule=data)
+            trainer.fit(
+                module, datamodule=data, ckpt_path=progress.checkpoint(first), weights_only=True
+            )
         except SystemExit:
             raise KeyboardInterrupt from None  # how Lightning leaves after Ctrl-C
         if trainer.interrupted:
@@ -243,7 +266,6 @@ def _fit_phase(
     prefix = "net."
     tensors = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
     fill(module.net, tensors)
-    shutil.rmtree(checkpoints, ignore_errors=True)
     return _summary(history, headline, int(state["epoch"]) + 1 + first)
 
 

@@ -100,6 +100,13 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
     return left
 
 
+def watched(
+    net: nn.Module, groups: Sequence[Group], selector: Selector, reconstruct: str
+) -> dict[str, tuple[Observer, ...]]:
+    """What is to be observed for every group; all empty where no data is needed."""
+    return {group.name: _observers(net, group, selector, reconstruct) for group in groups}
+
+
 def collect(
     net: nn.Module,
     groups: Sequence[Group],
@@ -113,7 +120,7 @@ def collect(
     Returns "<group>/<observer>/<name>" -> float64 sum, on the CPU. Needs no data and makes no
     pass where neither the selector nor `reconstruct` asks for any. The network stays as it is.
     """
-    watch = {group.name: _observers(net, group, selector, reconstruct) for group in groups}
+    watch = watched(net, groups, selector, reconstruct)
     if not any(watch.values()):
         return {}
     totals = _Totals(seed)

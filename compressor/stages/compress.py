@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from compressor.stages._select import (
     keep_count,
     select,
     sequential,
+    watched,
 )
 from compressor.surgery import Group, Plan, Structure
 
@@ -118,6 +120,8 @@ def _statistics(
     context: Context,
 ) -> dict[str, Tensor]:
     """One pass over the dense network, kept for every ratio of the same selector."""
+    if not any(watched(net, groups, method, shared.reconstruct).values()):
+        return {}
     key = key_of(
         stage="statistics",
         version=VERSION,
@@ -130,16 +134,14 @@ def _statistics(
         data=context.data_key,
         seed=context.seed,
     )
-    if context.cache.holds(key):
-        return load_file(context.cache.folder(key) / "statistics.safetensors")
-    found = collect(net, groups, method, shared.reconstruct, batches, context.seed)
-    if found:
-        with context.cache.publish(key) as folder:
-            save_file(
-                {name: value.contiguous() for name, value in found.items()},
-                folder / "statistics.safetensors",
-            )
-    return found
+
+    def take(folder: Path) -> None:
+        found = collect(net, groups, method, shared.reconstruct, batches, context.seed)
+        tensors = {name: value.contiguous() for name, value in found.items()}
+        save_file(tensors, folder / "statistics.safetensors")
+
+    context.cache.obtain(key, "statistics", take)
+    return load_file(context.cache.folder(key) / "statistics.safetensors")
 
 
 def _notes(

@@ -5,6 +5,7 @@ Drawn once per data set and noise options, on the train part only, never inside 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,10 +41,10 @@ def labels(options: Mapping[str, Any], data: ImageData, data_key: str, cache: Ca
     if torch.equal(given, clean):
         return Labels(CLEAN, clean, clean, transition)
     key = key_of(stage="noise", options=dict(options), data=data_key)
-    if not cache.holds(key):
-        with cache.publish(key) as folder:
-            save_file(
-                {"clean": clean, "given": given, "transition": transition.contiguous()},
-                folder / "labels.safetensors",
-            )
+
+    def make_labels(folder: Path) -> None:
+        tensors = {"clean": clean, "given": given, "transition": transition.contiguous()}
+        save_file(tensors, folder / "labels.safetensors")
+
+    cache.obtain(key, "noise", make_labels)
     return Labels(key, clean, given, transition)

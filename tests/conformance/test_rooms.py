@@ -21,8 +21,11 @@ ALLOWED = {
     "scale": {"models"},
     "tasks": {"taps"},
     "report": set(),
-    "artefact": {"surgery", "models"},
-    "cache": {"artefact"},
+    "manifest": set(),
+    "locks": set(),
+    "sessions": {"locks"},
+    "artefact": {"manifest", "surgery", "models"},
+    "cache": {"artefact", "locks", "manifest", "sessions"},
     "instantiation": set(),
 }
 EVERYONE = {"errors", "seeding"}

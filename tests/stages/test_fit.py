@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from compressor.cache import Cache
+from compressor.cache import RESUME, Cache
 from compressor.data.digits import Digits
 from compressor.distill.kd import KD
 from compressor.errors import RunError
@@ -16,6 +16,7 @@ from compressor.robust import Phase
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Machine
 from compressor.stages._fit import fit
+from compressor.stages._resume import Resume
 from compressor.tasks.classification import Accuracy, Classification
 from compressor.tasks.classification import CrossEntropy as CrossEntropyMetric
 from compressor.tasks.optimization import OptimizerOptions
@@ -242,3 +243,82 @@ def test_two_processes_train_to_one_set_of_weights(tmp_path, digits):
     fitted = train(tmp_path / "a", digits, devices=2)
     assert len(history(tmp_path / "a")) == 2
     assert fitted.metrics["last_val_accuracy"] > 0.2
+
+
+# -- a training that was killed and went on ends with the numbers of an unbroken one --------------
+
+
+class Killed(Exception):
+    pass
+
+
+def killed(monkeypatch, folder, data, after, **more):
+    """Train, and die right after the checkpoint of epoch `after`; a successor moves the folder."""
+    write = Resume.on_train_epoch_end
+
+    def dies(self, trainer, module):
+        write(self, trainer, module)
+        if self.first + trainer.current_epoch + 1 == after:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Resume, "on_train_epoch_end", dies)
+        train(folder, data, **more)
+    return folder.rename(folder.with_name(f"{folder.name}-taken-over"))
+
+
+def figures(folder):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history(folder)]
+
+
+CASES = {
+    "the best epoch is an early one": dict(select="best", lr=0.5, schedule="constant"),
+    "adamw": dict(optimizer="adamw", lr=0.01, weight_decay=0.05, schedule="onecycle"),
+    "warm-up and steps": dict(schedule="step", milestones=(0.5,), warmup_epochs=1.0),
+}
+
+
+@pytest.mark.parametrize("after", [1, 3, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_training_goes_on_to_the_same_numbers(tmp_path, digits, monkeypatch, case, after):
+    more = dict(epochs=4, **CASES[case])
+    whole = train(tmp_path / "a", digits, **more)
+    folder = killed(monkeypatch, tmp_path / "b", digits, after, **more)
+    resumed = train(folder, digits, **more)
+    assert figures(folder) == figures(tmp_path / "a")
+    assert resumed.metrics.pop("earlier_seconds") > 0
+    assert resumed.metrics == whole.metrics
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_training_of_two_phases_goes_on_in_the_phase_that_was_killed(
+    tmp_path, digits, monkeypatch, after
+):
+    whole = train(tmp_path / "a", digits, robust=TwoPhases(), epochs=3)
+    folder = killed(monkeypatch, tmp_path / "b", digits, after, robust=TwoPhases(), epochs=3)
+    robust = TwoPhases()
+    resumed = train(folder, digits, robust=robust, epochs=3)
+    assert figures(folder) == figures(tmp_path / "a")
+    assert torch.equal(whole.net[0].weight, resumed.net[0].weight)
+    assert robust.indices == []  # the first phase was not trained again
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "progress"])
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, digits, monkeypatch, damage):
+    whole = train(tmp_path / "a", digits, epochs=3)
+    folder = killed(monkeypatch, tmp_path / "b", digits, 2, epochs=3)
+    victim = folder / RESUME / ("progress.json" if damage == "progress" else "epoch-2.ckpt")
+    content = bytearray(victim.read_bytes())
+    if damage == "delete":
+        victim.unlink()
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    else:
+        victim.write_bytes(content[: len(content) // 2])
+    again = train(folder, digits, epochs=3)
+    assert "earlier_seconds" not in again.metrics
+    assert figures(folder) == figures(tmp_path / "a")
+    assert torch.equal(whole.net[0].weight, again.net[0].weight)

@@ -1,0 +1,134 @@
+"""Latency of a run's networks: measured on this machine, serially, and remembered for it.
+
+It is no part of a stage's artefact: its key holds the machine. In a sweep whose members run side by
+side it is measured when they are done.
+"""
+
+import json
+import os
+import platform
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from compressor import environment, manifest, measure
+from compressor.artefact import Artefact
+from compressor.cache import Cache, key_of
+from compressor.locks import Locks
+
+if TYPE_CHECKING:
+    from compressor.pipeline import Experiment
+
+VERSION = 1
+
+
+def of_run(experiment: "Experiment", artefacts: Iterable[Artefact]) -> dict[str, dict[str, Any]]:
+    """Milliseconds a batch of every distinct network of a run, measured in turns, by its key."""
+    machine = experiment.machine
+    if not machine.latency_seconds:
+        return {}
+    return _measure(
+        list(artefacts),
+        experiment.cache,
+        experiment.trust,
+        batch_size=machine.latency_batch_size,
+        seconds=machine.latency_seconds,
+        note=experiment.note,
+    )
+
+
+def _measure(
+    artefacts: list[Artefact],
+    cache: Cache,
+    trust: tuple[str, ...],
+    *,
+    batch_size: int,
+    seconds: float,
+    note: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    # equal plans are equal work: one measurement serves both
+    shapes = {made.key: key_of(plan=made.plan.to_json()) for made in artefacts}
+    first = {shapes[made.key]: made for made in reversed(artefacts)}
+    threads = torch.get_num_threads()
+    key = key_of(
+        stage="latency",
+        version=VERSION,
+        shapes=sorted(first),
+        spec=artefacts[0].spec.to_json(),
+        batch_size=batch_size,
+        seconds=seconds,
+        threads=threads,
+        machine=_machine(),
+    )
+
+    def take(folder: Path) -> None:
+        nets: Mapping[str, nn.Module] = {s: made.network(trust) for s, made in first.items()}
+        size = artefacts[0].spec.input_size
+        with alone(note):
+            measured = measure.latency(
+                nets, size, batch_size=batch_size, threads=threads, seconds=seconds
+            )
+        manifest.write_json(folder / "latency.json", measured)
+
+    cache.obtain(key, "latency", take)
+    measured = manifest.read_json(cache.folder(key) / "latency.json")
+    return {name: measured[shape] for name, shape in shapes.items()}
+
+
+def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -> None:
+    """Measure what the members of a sweep left, one after another, into their reports."""
+    from compressor.report import run as run_report
+
+    for path in sorted(sweep_dir.rglob("report.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        config = report["config"]
+        seconds = config["machine"]["latency_seconds"]
+        if not seconds or all(point.get("latency_ms") for point in report["points"].values()):
+            continue
+        options = config["cache"]
+        cache = Cache(
+            Path(options["dir"]) if options["enabled"] else path.parent / "stages",
+            lock=options["lock"], lease_seconds=options["lease_seconds"],
+            run=str(path.parent), say=note,
+        )  # fmt: skip
+        target = config["model"]["_target_"]
+        found = _measure(
+            [cache.read(stage["key"]) for stage in report["stages"]],
+            cache,
+            () if target.startswith("compressor.models.") else (target,),
+            batch_size=config["machine"]["latency_batch_size"],
+            seconds=seconds,
+            note=note,
+        )
+        by_point = {stage["point"]: found[stage["key"]] for stage in report["stages"]}
+        for name, point in report["points"].items():
+            point["latency_ms"] = by_point.get(name, by_point["final"])
+        fresh = path.with_suffix(".json.part")
+        fresh.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        os.replace(fresh, path)
+        run_report.write(path.parent, draw=(path.parent / "figures").is_dir())
+
+
+@contextmanager
+def alone(note: Callable[[str], None] = lambda line: None):
+    """No two processes of one user measure at the same time on one machine."""
+    folder = Path(tempfile.gettempdir()) / f"compressor-{os.getuid()}"
+    locks = Locks(folder, "lock")
+    with locks.hold("latency", lambda: note("latency: another process is measuring; waiting")):
+        yield
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "processor": environment.processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.machine(),
+        "torch": torch.__version__,
+    }

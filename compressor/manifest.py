@@ -1,0 +1,117 @@
+"""The list of a folder's files with their sizes and checksums: what is not in it is not trusted.
+
+`manifest.json` carries a checksum of itself, so that no byte of a sealed folder can change, be lost
+or be cut off without being noticed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from compressor.errors import RunError, UsageError
+
+FORMAT = 2
+NAME = "manifest.json"
+# A description is text that a person could read; anything larger is not one of ours.
+_MAX_JSON_BYTES = 64 * 2**20
+
+
+class OtherVersion(UsageError):
+    """A sealed folder that another version of this package wrote."""
+
+
+def seal(folder: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Write the manifest of all files below `folder`: from here on a changed byte is noticed.
+
+    about: plain values that say what the folder is.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).as_posix() != NAME
+    }
+    body = {"format": FORMAT, "about": dict(about or {}), "files": files}
+    (folder / NAME).write_text(_signed(body), encoding="utf-8")
+
+
+def verify(folder: Path) -> frozenset[str]:
+    """The folder's files as paths relative to it, each compared with the manifest.
+
+    Raises RunError when the folder is damaged, UsageError when it is none of ours, OtherVersion
+    when another version wrote it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder: give the model/ folder of a finished run")
+    listing = folder / NAME
+    if not listing.is_file():
+        raise UsageError(
+            f"{folder} is no artefact (it has no {NAME}): give the model/ folder of a run"
+        )
+    body = read_json(listing)
+    if isinstance(body, dict) and body.get("format") != FORMAT and "files" in body:
+        raise OtherVersion(
+            f"{listing} has format {body.get('format')}, this version reads {FORMAT}: "
+            "use the version of compressor that wrote it"
+        )
+    files = body.get("files") if isinstance(body, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(e, dict) for e in files.values()):
+        raise RunError(f"{listing} is damaged: restore the folder or make it again")
+    for name in files:
+        path = PurePosixPath(name)
+        if name in ("", ".") or path.is_absolute() or ".." in path.parts:
+            raise UsageError(f"{listing} names {name!r}, which lies outside its folder: not loaded")
+    if _signed({key: body[key] for key in body if key != "sha256"}) != listing.read_text("utf-8"):
+        raise RunError(f"{listing} is damaged (its checksum differs): restore it or make it again")
+    for name, entry in files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise RunError(f"{path} is missing: restore the folder or make it again")
+        if path.stat().st_size != entry.get("bytes") or digest(path) != entry.get("sha256"):
+            raise RunError(
+                f"{path} is damaged (its size or checksum differs): restore it or make it again"
+            )
+    return frozenset(files)
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What the manifest says the folder is; {} where there is none that can be read."""
+    try:
+        body = read_json(folder / NAME)
+    except RunError:
+        return {}
+    found = body.get("about") if isinstance(body, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def read_json(path: Path) -> Any:
+    """The values of a description, or RunError with its path."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise RunError(f"{path} is too large for a description: not read")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): restore it or make it again") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        if hasattr(hashlib, "file_digest"):  # Python 3.11 on
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        sha = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha.update(block)
+        return sha.hexdigest()
+
+
+def _signed(body: Mapping[str, Any]) -> str:
+    """The manifest's text: its values and the checksum of them, written in one way only."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    signed = {**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return json.dumps(signed, indent=1) + "\n"

@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from compressor import manifest
+from compressor.errors import RunError, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a.json").write_text('{"figure": 1.5}')
+    (tmp_path / "below" / "b.bin").write_bytes(bytes(range(256)))
+    manifest.seal(tmp_path, {"stage": "train"})
+    return tmp_path
+
+
+def test_a_sealed_folder_is_whole_and_says_what_it_is(folder):
+    assert manifest.verify(folder) == {"a.json", "below/b.bin"}
+    assert manifest.about(folder) == {"stage": "train"}
+
+
+def test_every_changed_byte_of_every_file_is_noticed(folder):
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        content = path.read_bytes()
+        for place in range(0, len(content), 7):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            with pytest.raises((RunError, UsageError)) as caught:
+                manifest.verify(folder)
+            assert "\n" not in str(caught.value)
+        for length in (0, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            with pytest.raises((RunError, UsageError)):
+                manifest.verify(folder)
+        path.write_bytes(content)
+    assert manifest.verify(folder)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.json", "below/../../a.json", "", "."])
+def test_a_manifest_may_not_name_a_path_outside_its_folder(folder, name):
+    listing = folder / manifest.NAME
+    body = json.loads(listing.read_text())
+    body["files"][name] = {"bytes": 1, "sha256": ""}
+    listing.write_text(json.dumps(body))
+    with pytest.raises(UsageError, match="outside its folder"):
+        manifest.verify(folder)
+
+
+def test_a_folder_of_another_version_is_told_from_a_damaged_one(folder):
+    listing = folder / manifest.NAME
+    body = json.loads(listing.read_text())
+    listing.write_text(json.dumps({**body, "format": 3}))
+    with pytest.raises(manifest.OtherVersion, match="format 3, this version reads 2"):
+        manifest.verify(folder)
+
+
+def test_a_link_in_place_of_a_file_is_not_followed(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "a.json"
+    elsewhere.write_bytes((folder / "a.json").read_bytes())
+    (folder / "a.json").unlink()
+    (folder / "a.json").symlink_to(elsewhere)
+    with pytest.raises(RunError, match="is missing"):
+        manifest.verify(folder)
