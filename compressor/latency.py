@@ -38,6 +38,7 @@ def of_run(experiment: "Experiment", artefacts: Iterable[Artefact]) -> dict[str,
         experiment.cache,
         experiment.trust,
         batch_size=machine.latency_batch_size,
+        threads=torch.get_num_threads(),
         seconds=machine.latency_seconds,
         note=experiment.note,
     )
@@ -49,13 +50,13 @@ def _measure(
     trust: tuple[str, ...],
     *,
     batch_size: int,
+    threads: int,
     seconds: float,
     note: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     # equal plans are equal work: one measurement serves both
     shapes = {made.key: key_of(plan=made.plan.to_json()) for made in artefacts}
     first = {shapes[made.key]: made for made in reversed(artefacts)}
-    threads = torch.get_num_threads()
     key = key_of(
         stage="latency",
         version=VERSION,
@@ -103,6 +104,7 @@ def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -
             cache,
             () if target.startswith("compressor.models.") else (target,),
             batch_size=config["machine"]["latency_batch_size"],
+            threads=config["machine"]["threads"] or torch.get_num_threads(),
             seconds=seconds,
             note=note,
         )

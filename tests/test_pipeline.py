@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
+from compressor import latency, measure
 from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
@@ -175,6 +176,45 @@ def test_every_criterion_runs_on_the_shared_dense_network(folder, report, prune)
         assert other["kept"] == {} and other["ratio"] is None
     else:
         assert other["points"]["final"]["macs"] == report["points"]["final"]["macs"]
+
+
+def test_a_test_image_that_cannot_be_read_costs_no_training(folder, monkeypatch):
+    words = ("seed=7", "train.epochs=1", "prune=none", "finetune.epochs=0")
+
+    def unreadable(*_, **__):
+        raise RunError("test/7.png cannot be read")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="7.png"):
+        patch.setattr(measure, "evaluate", unreadable)
+        run(folder, "unreadable", *words)
+    assert run(folder, "mended", *words)["stages"][0]["reused"]
+
+
+def test_latency_is_remembered_for_this_machine_and_its_threads(folder, report):
+    again = run(folder, "again")
+    for name, point in report["points"].items():
+        assert again["points"][name]["latency_ms"] == point["latency_ms"]
+    other = run(folder, "longer", "machine.latency_seconds=0.06")
+    assert other["points"]["final"]["latency_ms"] != report["points"]["final"]["latency_ms"]
+
+
+def test_members_side_by_side_get_their_latency_when_all_are_done(folder, report):
+    for name in ("a", "b"):
+        config = compose(folder, "finetune.epochs=0", "machine.threads=1")
+        beside = run_experiment(config, folder / "sweep" / name, True, "", side_by_side=True)
+        assert beside["points"]["final"]["latency_ms"] is None
+    latency.complete(folder / "sweep")
+    saved = [json.loads((folder / "sweep" / n / "report.json").read_text()) for n in ("a", "b")]
+    assert saved[0]["points"] == saved[1]["points"]  # measured once for both
+    assert saved[0]["points"]["final"]["latency_ms"]["threads"] == 1
+    assert "ms" in (folder / "sweep" / "a" / "report.md").read_text()
+
+
+def test_a_stage_says_what_it_cost_whoever_made_it(folder, report):
+    again = run(folder, "costs")
+    for first, second in zip(report["stages"], again["stages"], strict=True):
+        assert second["seconds"] == 0 and second["made_seconds"] > 0
+        assert second["made_seconds"] == first["made_seconds"] <= first["seconds"]
 
 
 def test_several_ratios_share_one_pass_of_statistics(folder, report):
