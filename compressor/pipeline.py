@@ -82,7 +82,9 @@ class Experiment:
         self.data.prepare()
         self.cache = _cache(config["cache"], run_dir, note)
         code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
-        self.data_key = key_of(data=self.data.fingerprint(), code=code)
+        # a training that depends on no test image survives one that has to be repaired
+        self.data_key = key_of(data=self.data.fingerprint("train"), code=code)
+        self.test_key = key_of(data=self.data.fingerprint("test"), code=code)
         self.labels = noise_stage.labels(config["noise"], self.data, self.data_key, self.cache)
         self.steps = self._plan()
 
@@ -332,7 +334,7 @@ class Experiment:
             version=MEASURE_VERSION,
             parent=made.key,
             task=dict(self.config["task"]),
-            data=self.data_key,
+            data=self.test_key,
         )
 
         def take(folder: Path) -> None:

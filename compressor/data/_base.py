@@ -309,12 +309,15 @@ class ImageData(ABC):
             new._parts = None
         return new
 
-    def fingerprint(self) -> str:
-        """Digest of what the batches depend on: content, split, size and transforms."""
+    def fingerprint(self, *sources: str) -> str:
+        """Digest of what the batches depend on: content, split, size and transforms.
+
+        sources: "train" (the val part is split off it) or "test"; by default both.
+        """
         self.prepare()
         facts = {
             "format": _FORMAT,
-            "content": {part: source.digest() for part, source in self._raw.items()},
+            "content": {source: self._raw[source].digest() for source in sources or self._raw},
             "num_classes": self.num_classes,
             "input_size": self.input_size,
             "split": [self.validation, self.split_seed],

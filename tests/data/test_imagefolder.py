@@ -157,6 +157,13 @@ def test_fingerprint_changes_with_the_size_and_not_with_the_root(pictures):
     assert data(moved).fingerprint() == before
 
 
+def test_a_mended_test_image_leaves_the_training_part_what_it_was(pictures):
+    train, test = (data(pictures).fingerprint(source) for source in ("train", "test"))
+    (pictures / "test" / "cat" / "1.png").unlink()
+    assert data(pictures).fingerprint("train") == train
+    assert data(pictures).fingerprint("test") != test
+
+
 def test_fingerprint_notices_other_content_of_the_same_length(pictures, tmp_path):
     before = data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint()
     path = pictures / "train" / "ant" / "3.png"
