@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from compressor import measure
 from compressor.stages import compress
 
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ def preview(experiment: "Experiment") -> dict[str, Any]:
     }
     cutting = next((step for step in experiment.steps if step.stage == "compress"), None)
     if cutting is not None and not cutting.identity:
+        net = experiment.spec.build(experiment.trust)
+        # an image that is too small is told from a network that cannot be traced
+        measure.count_macs(net, experiment.spec.input_size)
         preview["cut"] = compress.preview(
-            experiment.spec.build(experiment.trust),
+            net,
             cutting.options["prune"],
             experiment.task.example_inputs(experiment.spec.input_size, 2),
         )

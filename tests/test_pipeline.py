@@ -321,3 +321,13 @@ def test_a_value_out_of_range_is_refused_before_anything_runs(folder, overrides,
         run(folder, "refused", *overrides)
     assert "\n" not in str(caught.value)
     assert not (folder / "refused").exists()
+
+
+def test_an_image_that_the_network_cannot_take_is_not_blamed_on_the_surgery(folder):
+    inception = {
+        "_target_": "compressor.models.torchvision", "name": "inception_v3",
+        "pretrained": False, "arguments": {},
+    }  # fmt: skip
+    config = {**compose(folder, "plan_only=true"), "model": inception}
+    with pytest.raises(RunError, match="cannot take an image of 3x8x8 .* dataset.image_size"):
+        run_experiment(config, folder / "small", False, "")
