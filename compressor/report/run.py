@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.errors import RunError
 from compressor.report import figures
+from compressor.report.drawing import scale
+from compressor.report.files import publish
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,7 +34,7 @@ def write(run_dir: Path, draw: bool = True) -> None:
     run_dir = Path(run_dir)
     report = read(run_dir / "report.json")
     drawn = _draw(run_dir, report) if draw else []
-    (run_dir / "report.md").write_text(_markdown(run_dir, report, drawn), encoding="utf-8")
+    publish(run_dir / "report.md", _markdown(run_dir, report, drawn))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def read(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing: the run ended before its report was written") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): change its rights") from None
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}): run the command again") from None
     version = report.get("schema_version") if isinstance(report, dict) else None
@@ -49,9 +53,30 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has schema_version {version!r}, this release reads {SCHEMA_VERSION}: read it "
             "with the release that wrote it"
         )
-    if not report.get("points"):
-        raise RunError(f"{path} is damaged (it has no points): run the command again")
+    damage = _damage(report)
+    if damage:
+        raise RunError(f"{path} is damaged ({damage}): run the command again")
     return report
+
+
+def _damage(report: Mapping[str, Any]) -> str:
+    """What is wrong with the shape of a report that could be parsed; empty for a sound one."""
+    points, stages = report.get("points"), report.get("stages", [])
+    if not points or not isinstance(points, Mapping):
+        return "it has no points"
+    for name, point in points.items():
+        if not isinstance(point, Mapping):
+            return f"its point {name} is no table of figures"
+    if not isinstance(stages, list):
+        return "its stages are no list"
+    for stage in stages:
+        if not isinstance(stage, Mapping) or not {"name", "key", "seconds", "reused"} <= set(stage):
+            return "a stage lacks its name, key, seconds or reused"
+        if not isinstance(stage["seconds"], (int, float)):
+            return f"the seconds of its stage {stage['name']} are no number"
+    if not isinstance(report.get("seconds") or 0.0, (int, float)):
+        return "its seconds are no number"
+    return ""
 
 
 def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableType":
@@ -85,7 +110,7 @@ def si(value: float | None, digits: int = 4) -> str:
     """A few digits and a unit: 4_089_284_608 -> "4.089 G"."""
     if value is None:
         return "-"
-    factor, unit = figures.scale(abs(value))
+    factor, unit = scale(abs(value))
     return f"{significant(value / factor, digits)} {unit}".strip()
 
 
@@ -226,14 +251,15 @@ def _stage_line(report: Mapping[str, Any]) -> str:
     for stage in report.get("stages", ()):
         if stage.get("skipped"):
             continue
-        parts.append(f"{stage['name']} {_time(stage['seconds'])}")
+        parts.append(f"{stage['name']} {duration(stage['seconds'])}")
         if stage["reused"]:
             parts[-1] = f"{stage['name']} reused"
-    total = f", {_time(report['seconds'])} in all" if report.get("seconds") is not None else ""
+    total = f", {duration(report['seconds'])} in all" if report.get("seconds") is not None else ""
     return f"Time: {', '.join(parts) or 'no stage ran'}{total}."
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """ "12.3 s", "2 min 5 s", "3 h 7 min"."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,0 +1,245 @@
+"""Members that differ in seeds alone, together: one configuration, with means over its seeds."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from compressor.report.members import is_seed, number
+from compressor.report.metrics import Metric
+from compressor.report.statistics import estimate, front, paired
+
+INERT = "-"  # the value of an option that does nothing here: prune.ratio beside prune=none
+# Groups that pose the question; accuracies under different ones share no Pareto front.
+_PROBLEM = ("dataset", "noise", "task")
+COSTS = ("macs", "latency_ms")
+
+_Figure = Callable[[Mapping[str, Any]], float | None]
+
+
+def configured(fields: Iterable[str]) -> list[str]:
+    """The swept fields without the seeds."""
+    return [field for field in fields if not is_seed(field)]
+
+
+def configurations(
+    rows: Sequence[Mapping[str, Any]], fields: Sequence[str], metric: Metric | None
+) -> list[dict[str, Any]]:
+    """One entry per configuration, in the order of its first member.
+
+    An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
+    members beyond one a seed, "series": what its colour stands for, "problem", "values" and
+    "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
+    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the two ratios}.
+    """
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    inert = _inert(rows, fields)
+    for row in rows:
+        key = tuple(
+            INERT if (row["member"], field) in inert else row["swept"][field]
+            for field in configured(fields)
+        )
+        groups.setdefault(key, []).append(row)
+    found = [
+        _configuration(dict(zip(configured(fields), key, strict=True)), members, metric)
+        for key, members in groups.items()
+    ]
+    return found
+
+
+def mark_fronts(
+    configured_: Sequence[dict[str, Any]], dense: Mapping[str, dict[str, Any]], higher: bool
+) -> None:
+    """Set "front" of configurations and dense networks: the costs at which nothing beats them."""
+    every = [*configured_, *dense.values()]
+    for entry in every:
+        entry["front"] = []
+    for problem in dict.fromkeys(entry["problem"] for entry in every):
+        rivals = [entry for entry in every if entry["problem"] == problem]
+        for cost in COSTS:
+            points = [(mean(entry[cost]), _gain(mean(entry["value"]), higher)) for entry in rivals]
+            for entry, best in zip(rivals, front(points), strict=True):
+                if best:
+                    entry["front"].append(cost)
+
+
+def dense_networks(
+    configured_: Sequence[Mapping[str, Any]], metric: Metric | None
+) -> dict[str, dict[str, Any]]:
+    """Dense networks of the sweep, each seed's once: {name: {"value", costs, "problem"}}."""
+    groups: list[tuple[list[str], dict[str, Mapping[str, Any]], str]] = []
+    for entry in sorted(configured_, key=lambda entry: -len(entry["dense_networks"])):
+        networks = entry["dense_networks"]
+        if not networks:
+            continue
+        name = describe(entry["fields"])
+        # a configuration with failed seeds shares the dense networks of its siblings
+        home = next((group for group in groups if networks.keys() <= group[1].keys()), None)
+        if home is None:
+            groups.append(([name], dict(networks), entry["problem"]))
+        else:
+            home[0].append(name)
+    found: dict[str, dict[str, Any]] = {}
+    for names, networks, problem in groups:
+        label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        found["all configurations" if len(groups) == 1 else label] = {
+            "problem": problem,
+            "value": estimate(_number(point, metric.figure) for point in networks.values())
+            if metric
+            else None,
+            "macs": estimate(_number(point, "macs") for point in networks.values()),
+            "params": estimate(_number(point, "params") for point in networks.values()),
+            "latency_ms": estimate(
+                _number(point, "latency_ms.median") for point in networks.values()
+            ),
+        }
+    return {name: entry for name, entry in found.items() if entry["value"]}
+
+
+def describe(fields: Mapping[str, str], nothing: str = "the final network") -> str:
+    """A configuration in words: "thinet at prune.ratio=0.3", "resnet20 thinet"."""
+    # what a group was set to speaks for itself, what an option was set to does not
+    words = [value for field, value in fields.items() if _speaks(field, value)]
+    options = [
+        f"{field}={value}"
+        for field, value in fields.items()
+        if not _speaks(field, value) and value != INERT
+    ]
+    if not words:
+        return " ".join(options) or nothing
+    return " ".join(words) + (f" at {' '.join(options)}" if options else "")
+
+
+def mean(value: Mapping[str, Any] | None) -> float | None:
+    return value["mean"] if value else None
+
+
+# -- one configuration --------------------------------------------------------------------------
+
+
+def _configuration(
+    fields: dict[str, str], members: Sequence[Mapping[str, Any]], metric: Metric | None
+) -> dict[str, Any]:
+    seeds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for member in members:
+        if member["status"] == "done":
+            key = tuple(value for field, value in member["swept"].items() if is_seed(field))
+            seeds.setdefault(key, []).append(member)
+    done = sum(map(len, seeds.values()))
+    failed = sum(member["status"] == "failed" for member in members)
+
+    def by_seed(figure: _Figure) -> dict[Any, float | None]:
+        # the same seed twice is no second seed: its members count as one
+        return {seed: mean(estimate(map(figure, found))) for seed, found in seeds.items()}
+
+    def at(point: str, figure: str) -> _Figure:
+        return lambda member: _number(_point(member["report"], point), figure)
+
+    def over_seeds(figure: _Figure) -> dict[str, Any] | None:
+        return estimate(by_seed(figure).values())
+
+    place = (metric.point if metric else None) or "final"
+    figures = metric.figure if metric else ""
+    reports = [member["report"] for found in seeds.values() for member in found]
+    if reports and place not in reports[0]["points"]:
+        place = "final"  # a figure of the whole run
+        dense_values: dict[Any, float | None] = {}
+    else:
+        dense_values = by_seed(at("dense", figures))
+    values = by_seed(lambda member: member["figures"].get(metric.name)) if metric else {}
+    found: dict[str, Any] = {
+        "fields": fields,
+        "members": [member["member"] for member in members],
+        "n": len(seeds),
+        "failed": failed,
+        "unfinished": len(members) - done - failed,
+        "repeated": done - len(seeds),
+        "series": _series(fields, reports),
+        "problem": describe(
+            {f: v for f, v in fields.items() if f.split(".")[0] in _PROBLEM}, nothing=""
+        ),
+        "dense_networks": {_dense_key(report): _point(report, "dense") for report in reports},
+        "values": values,
+        "dense_values": dense_values,
+        "value": estimate(values.values()),
+        # paired by member: seeds that make both networks good or bad cancel
+        "change": estimate(paired(values, dense_values)),
+        "accuracy": over_seeds(at(place, "accuracy")),
+        "loss": over_seeds(at(place, "loss")),
+        "latency_ms": over_seeds(at(place, "latency_ms.median")),
+    }
+    for figure in ("macs", "params"):
+        found[figure] = over_seeds(at(place, figure))
+        ours, dense = by_seed(at(place, figure)), by_seed(at("dense", figure))
+        found[f"{figure}_ratio"] = estimate(
+            value / dense[seed] for seed, value in ours.items() if value is not None and dense[seed]
+        )
+    return found
+
+
+def _point(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    points = report["points"]
+    return points.get(name) or list(points.values())[0 if name == "dense" else -1]
+
+
+def _number(point: Mapping[str, Any], figure: str) -> float | None:
+    value: Any = point
+    for part in figure.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _gain(value: float | None, higher: bool) -> float | None:
+    return value if value is None or higher else -value
+
+
+def _speaks(field: str, value: str) -> bool:
+    return "." not in field and number(value) is None and not value.startswith("(")
+
+
+def _series(fields: Mapping[str, str], reports: Sequence[Mapping[str, Any]]) -> str:
+    """What a configuration's colour stands for: its swept words, else its pruning method."""
+    words = [
+        value
+        for field, value in fields.items()
+        if number(value) is None and value != INERT and field.split(".")[0] not in _PROBLEM
+    ]
+    if words:
+        return ", ".join(words)
+    for report in reports:
+        prune = (report.get("config") or {}).get("prune")
+        target = prune.get("_target_") if isinstance(prune, Mapping) else None
+        if target:  # compressor.prune.thinet.ThiNet: methods are named by their file
+            return str(target).split(".")[-2:][0]
+    return "final"
+
+
+def _dense_key(report: Mapping[str, Any]) -> str:
+    """The same for members that share one dense network."""
+    for stage in report.get("stages", ()):
+        if stage["name"] == "train":
+            return str(stage["key"])
+    point = _point(report, "dense")
+    return f"{point.get('macs')}/{point.get('accuracy')}/{report.get('seed')}"
+
+
+# -- options that do nothing --------------------------------------------------------------------
+
+
+def _inert(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> set[tuple[str, str]]:
+    """(member, field) of options under a group that is `none`: prune.ratio beside prune=none.
+
+    Believed only where the keys say so: members that differ in these options alone must end in
+    one and the same stage. Then they are one experiment, and one configuration.
+    """
+    found = set()
+    for group in fields:
+        options = [field for field in fields if field.startswith(f"{group}.")]
+        rest = [field for field in fields if field not in options]
+        ends: dict[tuple[str, ...], set[str]] = {}
+        members = [row for row in rows if options and row["swept"][group] == "none"]
+        for row in members:
+            if row["report"] and row["report"].get("stages"):
+                key = tuple(row["swept"][field] for field in rest)
+                ends.setdefault(key, set()).add(row["report"]["stages"][-1]["key"])
+        if ends and all(len(keys) == 1 for keys in ends.values()):
+            found |= {(row["member"], field) for row in members for field in options}
+    return found

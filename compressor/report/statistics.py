@@ -1,0 +1,131 @@
+"""The statistics of a sweep: t-intervals, differences paired by seed, verdicts, Pareto fronts.
+
+Pure functions of plain numbers. An estimate is {"mean", "interval", "n"}: the mean of n values,
+half the width of its 95 % interval by Student's t, None where one value alone leaves no spread.
+"""
+
+import math
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+LEVEL = 0.95
+
+
+def interval(values: Sequence[float], level: float = LEVEL) -> float | None:
+    """Half the width of the t-interval of the mean; None below two values."""
+    n = len(values)
+    if n < 2:
+        return None
+    from scipy.special import stdtrit  # the t quantile without the weight of scipy.stats
+
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return float(stdtrit(n - 1, (1 + level) / 2)) * deviation / math.sqrt(n)
+
+
+def estimate(values: Iterable[float | None]) -> dict[str, Any] | None:
+    """Mean and interval of the values that are there and finite; None without any."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return None
+    return {"mean": math.fsum(known) / len(known), "interval": interval(known), "n": len(known)}
+
+
+def paired(
+    ours: Mapping[Hashable, float | None], theirs: Mapping[Hashable, float | None]
+) -> list[float]:
+    """ours - theirs for every seed that both have.
+
+    A seed that is good or bad for both cancels, so the spread is that of the difference alone.
+    """
+    differences = []
+    for seed, value in ours.items():
+        other = theirs.get(seed)
+        if value is not None and other is not None:
+            # twelve digits: 0.95 - 0.96 and 0.97 - 0.98 are one difference, not two
+            differences.append(round(value - other, 12))
+    return [value for value in differences if math.isfinite(value)]
+
+
+def kind(change: Mapping[str, Any] | None, higher: bool = True) -> str:
+    """What an estimated difference shows.
+
+    "better" or "worse": the interval excludes 0. "none": it includes 0. "single": one seed.
+    "even": the same difference in every seed, which leaves no spread to judge by (two seeds of
+    a small test part often differ by the same count of images). "absent": no pair of members.
+    """
+    if change is None:
+        return "absent"
+    if change["interval"] is None:
+        return "single"
+    if change["interval"] == 0:
+        return "even" if change["mean"] else "none"
+    if abs(change["mean"]) <= change["interval"]:
+        return "none"
+    return "better" if (change["mean"] > 0) == higher else "worse"
+
+
+def verdict(
+    name: str,
+    against: str,
+    change: Mapping[str, Any] | None,
+    *,
+    higher: bool = True,
+    factor: float = 100.0,
+    unit: str = "points",
+) -> str:
+    """The plain sentence: "thinet beats random by 1.3 ± 0.4 points over 3 seeds".
+
+    change: an estimated difference, name's minus against's; factor and unit turn it into words.
+    """
+    what = kind(change, higher)
+    if change is None:
+        return f"{name} against {against}: no pair of finished members with equal seeds"
+    amount = amounts(change, factor)
+    unit = f" {unit}" if unit else ""
+    if what == "single":
+        return (
+            f"{name} against {against}: one seed shows no difference ({amount}{unit} in that seed)"
+        )
+    seeds = f"over {change['n']} seeds"
+    if what == "even":
+        return (
+            f"{name} against {against}: {amount}{unit} in each of {change['n']} seeds, "
+            "which leaves no spread to judge by"
+        )
+    if what == "none":
+        return f"{name} against {against}: no difference shown ({amount}{unit} {seeds})"
+    verb = "beats" if what == "better" else "loses to"
+    return f"{name} {verb} {against} by {amount.lstrip('+-')}{unit} {seeds}"
+
+
+def amounts(change: Mapping[str, Any], factor: float = 100.0) -> str:
+    """A signed difference with its interval: "+1.3 ± 0.4"; the latter only where there is spread.
+
+    As many decimals as the figures need to keep their order: 0.44 ± 0.43 is not "0.4 ± 0.4".
+    """
+    mean, half = change["mean"] * factor, (change["interval"] or 0.0) * factor
+    for places in range(1, 7):
+        shown, shown_half = round(abs(mean), places), round(half, places)
+        visible = (shown or not mean or half) and (shown_half or not half)
+        if visible and (shown > shown_half) == (abs(mean) > half):
+            break
+    text = f"{mean:+,.{places}f}"
+    if not re.search("[1-9]", text):
+        text = text.replace("-", "+")  # no "-0.0"
+    return text if not half else f"{text} ± {half:,.{places}f}"
+
+
+def front(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
+    """Which (cost, gain) points are on the Pareto front: low cost, high gain.
+
+    A point is off it where another one costs no more, gains no less, and is better in one of them.
+    A point that lacks one of the two is never on it.
+    """
+    known = [(c, g) for c, g in points if c is not None and g is not None]
+
+    def dominated(cost: float, gain: float) -> bool:
+        return any(c <= cost and g >= gain and (c < cost or g > gain) for c, g in known)
+
+    return [c is not None and g is not None and not dominated(c, g) for c, g in points]

@@ -1,0 +1,345 @@
+"""The tables of a sweep's report as text cells, the same for the terminal, Markdown and HTML."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from compressor.report.configurations import COSTS, configured
+from compressor.report.members import DEFAULT
+from compressor.report.metrics import Metric
+from compressor.report.run import duration, si, significant
+
+FRONT = "*"  # marks a cost at which nothing in the sweep is better
+
+WORDS = {
+    "better": "better",
+    "worse": "worse",
+    "none": "no difference shown",
+    "single": "one seed",
+    "even": "no spread",
+    "absent": "no partner",
+}
+
+
+@dataclass
+class Table:
+    """heads and rows of text; the first `left` columns are words, the others figures."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    left: int = 1
+    kinds: list[str] = field(default_factory=list)  # of each row, for the page's colours
+
+
+def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
+    """A row a configuration; short: what 80 columns hold."""
+    metric: Metric | None = summary["metric"]
+    title = metric.title if metric else "accuracy"
+    fields = configured(summary["fields"])
+    change = "change" if short else _change_head("change", metric)
+    heads = [*(fields or ["configuration"]), "n", title, change]
+    against = {}
+    if summary["baseline"].field is not None and not short:
+        head = _change_head(f"against {summary['baseline'].name}", metric)
+        heads.append(head)
+        against = _one_partner(summary["comparisons"])
+    latency_head = "ms" if short else "latency ms"
+    heads += ["MACs", latency_head] if short else ["MACs", "params", latency_head, "loss"]
+    rows = []
+    for entry in summary["configurations"]:
+        cells = {**(entry["fields"] or {"configuration": "all members"}), "n": _count(entry, short)}
+        cells[title] = estimate_text(entry["value"], metric)
+        cells[change] = change_text(entry["change"], metric)
+        if against:
+            cells[head] = change_text(against.get(id(entry["fields"])), metric)
+        cells["loss"] = _plain(entry["loss"])
+        for name in ("macs", "params"):
+            cells["MACs" if name == "macs" else name] = _with_ratio(
+                entry[name], entry[f"{name}_ratio"], short
+            ) + _mark(entry, name)
+        latency = entry["latency_ms"]
+        text = significant(latency["mean"], 3 if short else 4) if latency else "-"
+        cells[latency_head] = text + _mark(entry, "latency_ms")
+        rows.append([cells.get(name, "-") for name in heads])
+    return Table(heads, rows, len(fields) or 1)
+
+
+def comparisons(summary: Mapping[str, Any]) -> Table:
+    """A row a comparison with the baseline, its verdict last."""
+    metric, baseline = summary["metric"], summary["baseline"]
+    placed = any(each["where"] for each in summary["comparisons"])
+    heads = ["configuration" if baseline.field is None else baseline.field]
+    heads += ["at"] * placed + ["seeds", _change_head("difference", metric), "verdict"]
+    rows = [
+        [
+            each["subject"],
+            *([each["where"] or "-"] if placed else []),
+            str(each["change"]["n"] if each["change"] else 0),
+            change_text(each["change"], metric),
+            WORDS[each["kind"]] + (", strict" if each["strict"] else ""),
+        ]
+        for each in summary["comparisons"]
+    ]
+    kinds = [each["kind"] for each in summary["comparisons"]]
+    return Table(heads, rows, 1 + placed, kinds)
+
+
+def dense(summary: Mapping[str, Any]) -> Table:
+    metric = summary["metric"]
+    heads = ["dense networks", "n", metric.figure if metric else "accuracy", "MACs", "params"]
+    rows = []
+    for name, entry in summary["dense"].items():
+        cells = [name, str(entry["value"]["n"]), estimate_text(entry["value"], metric)]
+        for cost in ("macs", "params"):
+            cells.append(f"{entry[cost]['mean']:,.0f}" if entry[cost] else "-")
+        cells[3] += _mark(entry, "macs")
+        latency = entry["latency_ms"]
+        cells.append((significant(latency["mean"]) if latency else "-") + _mark(entry, COSTS[1]))
+        rows.append(cells)
+    return Table([*heads, "latency ms"], rows)
+
+
+def failed(rows: Sequence[Mapping[str, Any]]) -> Table:
+    cells = [[row["member"], sentence(row), row["error"]] for row in rows]
+    return Table(["member", "overrides", "reason"], cells, 3)
+
+
+def times(summary: Mapping[str, Any]) -> Table:
+    heads = ["stage", "computed", "time spent", "reused", "time saved"]
+    rows = []
+    for name, stage in summary["times"]["stages"].items():
+        saved = _saved(stage["saved"], stage["unknown"], stage["reused"])
+        spent = duration(stage["seconds"]) if stage["computed"] else "-"
+        rows.append([name, str(stage["computed"]), spent, str(stage["reused"]), saved])
+    return Table(heads, rows)
+
+
+def members(summary: Mapping[str, Any]) -> Table:
+    """A row a member: what it was asked, its figures, how many of its stages were reused."""
+    metric, fields = summary["metric"], summary["fields"]
+    title = metric.title if metric else "accuracy"
+    costs = {
+        "MACs": "final.macs",
+        "params": "final.params",
+        "latency ms": "final.latency_ms.median",
+    }
+    heads = ["member", *fields, "status", title, *costs, "reused", "time"]
+    rows = []
+    for row in summary["rows"]:
+        found, report = row["figures"], row["report"] or {}
+        cells = [row["member"], *(row["swept"][name] for name in fields), row["status"]]
+        value = found.get(metric.name) if metric else None
+        known = None if value is None else {"mean": value, "interval": None}
+        cells.append(estimate_text(known, metric))
+        for name in costs.values():
+            cells.append(si(found.get(name)) if "latency" not in name else _ms(found.get(name)))
+        acted = [stage for stage in report.get("stages", ()) if not stage.get("skipped")]
+        reused = sum(bool(stage["reused"]) for stage in acted)
+        cells.append(f"{reused} of {len(acted)}" if acted else "-")
+        seconds = report.get("seconds")
+        cells.append(duration(seconds) if seconds is not None else "-")
+        rows.append(cells)
+    return Table(heads, rows, 2 + len(fields), [row["status"] for row in summary["rows"]])
+
+
+# -- lines --------------------------------------------------------------------------------------
+
+
+def state_line(summary: Mapping[str, Any]) -> str:
+    """ "33 of 36 members done, 2 running, 1 failed." """
+    total = len(summary["rows"])
+    text = f"{len(summary['members'])} of {total} members done"
+    for state in ("running", "missing", "failed"):
+        count = sum(row["status"] == state for row in summary["rows"])
+        text += f", {count} {state}" if count else ""
+    return f"{text}."
+
+
+def legend(summary: Mapping[str, Any]) -> str:
+    """How to read the configurations' table."""
+    found = summary["configurations"]
+    metric = summary["metric"]
+    if metric is None or not summary["members"]:
+        return ""
+    parts = []
+    if any(entry["change"] for entry in found):
+        parts.append(
+            f"change: {metric.title} minus that of the member's own dense network"
+            f"{', in points (hundredths)' if metric.fraction else ''}."
+        )
+    if not metric.higher:
+        parts.append(f"Less {metric.title} is better.")
+    if any(entry["n"] > 1 for entry in found):
+        parts.append("±: 95 % t-interval of the mean over the n seeds.")
+    if any(entry["n"] == 1 for entry in found):
+        parts.append("n = 1 has no interval: one seed shows no difference.")
+    if any(entry["front"] for entry in found):
+        parts.append(f"{FRONT}: on the Pareto front: {front_words(summary)}.")
+    if sum(entry["repeated"] for entry in found):
+        parts.append("Members that repeat a seed of their configuration count as one.")
+    return " ".join(parts)
+
+
+def front_words(summary: Mapping[str, Any]) -> str:
+    better = "more" if summary["metric"].higher else "less"
+    return (
+        f"no other mean of this sweep, dense networks included, has {better} "
+        f"{summary['metric'].title} at no greater cost"
+    )
+
+
+def time_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Time spent and saved, and what the stages' records say about sharing."""
+    found = summary["times"]
+    if not found["timed"]:
+        return []
+    lines = [f"Time spent: {duration(found['seconds'])}, the sum over {found['timed']} members."]
+    reused = sum(stage["reused"] for stage in found["stages"].values())
+    if reused:
+        text = f"Time saved by reuse: {_saved(found['saved'], found['unknown'], reused)}"
+        if found["unknown"]:
+            text += (
+                f"; {found['unknown']} of {reused} reused stages were computed outside these "
+                "members, their saving is unknown"
+            )
+        lines.append(f"{text}.")
+    train = found["stages"].get("train")
+    if train:
+        lines.append(
+            f"Dense trainings: {train['computed']} computed, {train['reused']} times reused."
+        )
+    repeated = sum(stage["repeated"] for stage in found["stages"].values())
+    if repeated:
+        lines.append(f"Computed more than once although equal: {repeated} stages.")
+    return lines
+
+
+def provenance(summary: Mapping[str, Any]) -> list[str]:
+    """Where the figures were measured, and in what the members' environments differ."""
+    seen: dict[str, dict[str, None]] = {}
+    for row in summary["members"]:
+        report = row["report"]
+        environment = report.get("environment")
+        environment = dict(environment) if isinstance(environment, Mapping) else {}
+        packages = environment.pop("packages", None)
+        environment |= dict(packages) if isinstance(packages, Mapping) else {}
+        git = environment.pop("git", None)
+        if isinstance(git, Mapping):
+            dirty = " with uncommitted changes" if git.get("dirty") else ""
+            environment["source"] = f"commit {str(git.get('commit'))[:12]}{dirty}"
+        final = list(report["points"].values())[-1]
+        latency = final.get("latency_ms")
+        if isinstance(latency, Mapping) and "batch_size" in latency:
+            threads = f", {latency['threads']} threads" if "threads" in latency else ""
+            environment["latency"] = f"median at batch {latency['batch_size']}{threads}"
+        for name, value in environment.items():
+            if value not in (None, "", []):
+                text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                seen.setdefault(name, {})[text] = None
+    lines = [f"{name}: {next(iter(values))}" for name, values in seen.items() if len(values) == 1]
+    lines += [
+        f"{name} differs between members: {' | '.join(values)}"
+        for name, values in seen.items()
+        if len(values) > 1
+    ]
+    return lines
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """A member's swept overrides as they were typed."""
+    named = [f"{name}={value}" for name, value in row["swept"].items() if value != DEFAULT]
+    return " ".join(named) or "defaults"
+
+
+def subject(summary: Mapping[str, Any]) -> str:
+    """The sweep in words, for a title: "prune and prune.ratio, 3 seeds"."""
+    fields = configured(summary["fields"])
+    seeds = max((entry["n"] for entry in summary["configurations"]), default=0)
+    *first, last = fields or ["one configuration"]
+    what = f"{', '.join(first)} and {last}" if first else last
+    return f"{what}, {seeds} seed{'' if seeds == 1 else 's'}"
+
+
+# -- cells --------------------------------------------------------------------------------------
+
+
+def estimate_text(value: Mapping[str, Any] | None, metric: Metric | None) -> str:
+    """The metric's mean and interval: 0.9600 ± 0.0071, or 507.1 k."""
+    if value is None:
+        return "-"
+    if metric is None or metric.fraction:
+        return _plain(value)
+    text = _sized(value["mean"])
+    return text if value["interval"] is None else f"{text} ± {_sized(value['interval'])}"
+
+
+def change_text(change: Mapping[str, Any] | None, metric: Metric | None) -> str:
+    """A difference of the metric, in points where it is a fraction: -1.25 ± 0.31."""
+    if change is None or metric is None:
+        return "-"
+    mean, half = change["mean"], change["interval"]
+    if metric.fraction:
+        text = f"{100 * mean:+.2f}"
+        text = "+0.00" if text == "-0.00" else text
+        return text if half is None else f"{text} ± {100 * half:.2f}"
+    text = f"{'-' if mean < 0 else '+'}{_sized(abs(mean))}"
+    return text if half is None else f"{text} ± {_sized(half)}"
+
+
+def _change_head(word: str, metric: Metric | None) -> str:
+    return f"{word}, points" if metric is None or metric.fraction else word
+
+
+def _one_partner(found: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """The change of each configuration that has one partner; with several no cell can hold it."""
+    changes: dict[int, list[Any]] = {}
+    for each in found:
+        changes.setdefault(id(each["fields"]), []).append(each["change"])
+    return {key: each[0] for key, each in changes.items() if len(each) == 1}
+
+
+def _count(entry: Mapping[str, Any], short: bool) -> str:
+    text = str(entry["n"])
+    lacking = entry["failed"] + entry["unfinished"]
+    if not lacking:
+        return text
+    if short:
+        return f"{text}/{entry['n'] + lacking}"
+    words = [f"{entry[name]} {name}" for name in ("failed", "unfinished") if entry[name]]
+    return f"{text} ({', '.join(words)})"
+
+
+def _plain(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    text = f"{value['mean']:.4f}"
+    return text if value["interval"] is None else f"{text} ± {value['interval']:.4f}"
+
+
+def _sized(value: float) -> str:
+    return si(value) if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _with_ratio(
+    value: Mapping[str, Any] | None, ratio: Mapping[str, Any] | None, short: bool
+) -> str:
+    if value is None:
+        return "-"
+    text = si(value["mean"], 3).replace(" ", "") if short else si(value["mean"])
+    return f"{text} {ratio['mean']:.{2 if short else 3}f}x" if ratio else text
+
+
+def _mark(entry: Mapping[str, Any], cost: str) -> str:
+    return FRONT if cost in entry["front"] else ""
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else significant(value)
+
+
+def _saved(seconds: float, unknown: int, reused: int) -> str:
+    if not reused:
+        return "-"
+    if unknown == reused:
+        return "unknown"
+    return f"at least {duration(seconds)}" if unknown else duration(seconds)
