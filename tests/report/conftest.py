@@ -34,19 +34,22 @@ def stage(name, seconds, reused=False, key=None):
 def a_report():
     """Make a report.json's content: a run that halves a network and loses `loss` of accuracy."""
 
-    def make(accuracy=0.97, ratio=0.5, method="thinet", seed=0, dense=0.98, epochs=5):
+    def make(accuracy=0.97, ratio=0.5, method="thinet", seed=0, dense=0.98, epochs=5, config=None):
         share = 1 - ratio
         cut = {"macs": round(1_000_000 * share), "params": round(20_000 * share)}
         return {
             "schema_version": 1,
             "command": f"compress-run prune={method} prune.ratio={ratio} seed={seed}",
             "seed": seed,
-            "config": {"prune": {"_target_": f"compressor.prune.{method}.Method"}},
+            "config": {
+                "prune": {"_target_": f"compressor.prune.{method}.Method"},
+                **(config or {}),
+            },
             "stages": [
                 stage("train", 61.5, key=f"train-{seed}-{dense}"),
                 stage("compress", 2.25),
                 stage("recalibrate", 0.5, reused=True),
-                stage("finetune", 130.0),
+                stage("finetune", 130.0, key=f"finetune-{seed}-{dense}-{accuracy}"),
             ],
             "points": {
                 "dense": {**point(dense, 1_000_000, 20_000, 12.0)},

@@ -1,0 +1,118 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compressor.report import plots
+from compressor.report.command import main
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures have tests of their own; each costs a second."""
+    monkeypatch.setattr(plots, "draw", lambda summary: {})
+
+
+@pytest.fixture
+def folder(a_sweep):
+    pairs = [
+        ([f"prune={prune}", f"seed={seed}"], {"accuracy": accuracy + seed / 50, "seed": seed})
+        for prune, accuracy in (("random", 0.90), ("thinet", 0.93))
+        for seed in (0, 1)
+    ]
+    return a_sweep(*pairs)
+
+
+def test_a_sweep_is_reported(folder, capsys):
+    assert main([str(folder)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "4 of 4 members done." in printed
+    assert "report.html, summary.csv, summary.md in" in printed
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert names == {"report.html", "summary.csv", "summary.md"}
+
+
+def test_baseline_and_metric_are_the_users(folder, capsys):
+    assert main([str(folder), "--baseline", "dense", "--metric", "compressed.accuracy"]) == 0
+    text = (folder / "summary.md").read_text()
+    assert "Against its dense network, paired by seed." in text
+    assert "| prune | n | compressed.accuracy |" in text and "0.4100 ± 0.0000" in text
+
+
+def test_a_running_sweep_can_be_reported(folder, capsys):
+    (folder / "1" / "status.json").write_text('{"state": "running"}')
+    (folder / "1" / "report.json").unlink()
+    for name in ("status.json", "report.json"):
+        (folder / "3" / name).unlink()
+    assert main([str(folder)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 of 4 members done, 1 running, 1 missing." in printed
+    assert "Failed" not in printed
+    assert "## Unfinished members" in (folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "the following arguments are required: DIR"),
+        (["--what"], "compress-report --help shows the usage"),
+        (["nowhere"], "nowhere does not exist"),
+        (["FOLDER", "--metric", "final.miou"], "no member has the metric final.miou: "),
+        (["FOLDER", "--metric", "accuracy"], "did you mean final.accuracy?"),
+        (["FOLDER", "--baseline", "apoz"], "choose one of dense, prune=random, prune=thinet"),
+        (["FOLDER", "--baseline", "dense", "--metric", "seconds"], "have no seconds to compare"),
+    ],
+)
+def test_a_wrong_command_is_one_line(folder, words, reason, capsys):
+    words = [str(folder) if word == "FOLDER" else word for word in words]
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("compress-report: ") and printed.err.count("\n") == 1
+    assert reason in printed.err and printed.out == ""
+    assert not (folder / "summary.csv").exists()
+
+
+def test_a_read_only_folder_is_one_line_and_leaves_nothing(folder, capsys, monkeypatch):
+    def refuse(self, data):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    # rights do not stop every user: the superuser writes where none may
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert main([str(folder)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "summary.csv (Read-only file system)" in printed
+
+
+def test_readers_see_whole_files_only(folder, monkeypatch):
+    assert main([str(folder)]) == 0
+    before = (folder / "summary.csv").read_text()
+    seen = []
+    replace = os.replace
+
+    def look(source, target):
+        seen.append((Path(target).name, Path(target).exists()))
+        if Path(target).name == "summary.csv":
+            assert Path(target).read_text() == before
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    (folder / "0" / "report.json").unlink()
+    assert main([str(folder)]) == 0
+    assert ("summary.csv", True) in seen and (folder / "summary.csv").read_text() != before
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_help_is_answered_without_drawing():
+    code = (
+        "import sys; from compressor.report.command import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'matplotlib', 'scipy', 'rich', 'numpy'} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "--baseline" in done.stdout and "final.accuracy" in done.stdout
