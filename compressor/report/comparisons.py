@@ -8,6 +8,7 @@ from compressor.errors import UsageError
 from compressor.report.configurations import INERT, describe
 from compressor.report.metrics import Metric
 from compressor.report.statistics import LEVEL, amounts, estimate, interval, kind, paired, verdict
+from compressor.report.tables import estimate_text
 
 DENSE = "dense"
 
@@ -202,7 +203,8 @@ def _subject(subject: str, rows: Sequence[Mapping[str, Any]], metric: Metric) ->
 def _best(summary: Mapping[str, Any]) -> str:
     """The configuration with the best mean, among those that cost less than dense if there are."""
     metric = summary["metric"]
-    known = [entry for entry in summary["configurations"] if entry["value"]]
+    # the best of several single seeds is the luckiest
+    known = [e for e in summary["configurations"] if e["value"] and e["value"]["n"] > 1]
     if len(known) < 2 or len({entry["problem"] for entry in known}) > 1:
         return ""
     smaller = [e for e in known if e["macs_ratio"] and e["macs_ratio"]["mean"] < 1 - 1e-9]
@@ -211,15 +213,13 @@ def _best(summary: Mapping[str, Any]) -> str:
     among = "of the smaller networks " if smaller and len(smaller) < len(known) else ""
     text = (
         f"The best mean {metric.title} {among}is that of {describe(best['fields'])}: "
-        f"{best['value']['mean']:.4g}"
+        f"{estimate_text(best['value'], metric)}"
     )
     if best["macs_ratio"]:
         text += f" at {best['macs_ratio']['mean']:.2f} of the dense MACs"
     if best["change"]:
         against = amounts(best["change"], metric.factor)
         text += f", {against} {metric.unit}".rstrip() + " against its dense network"
-        if best["change"]["interval"] is None:
-            text += " in one seed"
     return text + "."
 
 

@@ -46,16 +46,19 @@ def configurations(
 
 
 def mark_fronts(
-    configured_: Sequence[dict[str, Any]], dense: Mapping[str, dict[str, Any]], higher: bool
+    configured_: Sequence[dict[str, Any]], dense: Mapping[str, dict[str, Any]], metric: Metric
 ) -> None:
     """Set "front" of configurations and dense networks: the costs at which nothing beats them."""
+    costs = [cost for cost in COSTS if cost != metric.figure.split(".")[0]]
     every = [*configured_, *dense.values()]
     for entry in every:
         entry["front"] = []
     for problem in dict.fromkeys(entry["problem"] for entry in every):
         rivals = [entry for entry in every if entry["problem"] == problem]
-        for cost in COSTS:
-            points = [(mean(entry[cost]), _gain(mean(entry["value"]), higher)) for entry in rivals]
+        for cost in costs:
+            points = [
+                (mean(entry[cost]), _gain(mean(entry["value"]), metric.higher)) for entry in rivals
+            ]
             for entry, best in zip(rivals, front(points), strict=True):
                 if best:
                     entry["front"].append(cost)

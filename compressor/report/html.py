@@ -64,7 +64,7 @@ td.front{font-weight:650}
 .note{color:var(--grey);font-size:.87rem}
 figure{margin:0}
 figure+figure{margin-top:22px;padding-top:18px;border-top:1px solid var(--line)}
-figure svg{display:block;width:100%;max-width:860px;min-width:560px;height:auto;margin:0 auto}
+figure svg{display:block;width:100%;min-width:560px;height:auto;margin:0 auto}
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","DejaVu Sans",
 sans-serif}
 details summary{cursor:pointer;font-weight:600}
@@ -85,7 +85,8 @@ def page(summary: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -
     """The whole page. figures: {file name: {"svg", "caption"}}, in the order to be shown."""
     # not the whole path: the page travels, the names of its owner's folders need not
     name = "/".join(Path(summary["folder"]).resolve().parts[-2:])
-    title = f"Sweep over {tables.subject(summary)}"
+    alone = len(summary["rows"]) == 1
+    title = f"Run {name}" if alone else f"Sweep over {tables.subject(summary)}"
     about = f"{name}: {tables.state_line(summary)}"
     parts = [
         f"<header><h1>{escape(title)}</h1>",
@@ -215,10 +216,12 @@ def _figure(place: int, figure: Mapping[str, Any]) -> str:
     """A figure inside the page: its colours follow the scheme, its ids are its own."""
     text = figure["svg"]
     head, rest = text.split(">", 1)
-    # as wide as the page allows, in the proportions of its viewBox
+    # as wide as the page allows, in its own proportions, its 9 points at most 14 pixels
+    width = re.search(r' width="([\d.]+)pt"', head)
+    most = 1.57 * float(width[1]) if width else 860
     head = re.sub(r' (?:width|height)="[^"]*"', "", head)
     label = escape(figure["caption"], quote=True)
-    text = f'{head} role="img" aria-label="{label}">{rest}'
+    text = f'{head} role="img" aria-label="{label}" style="max-width:{most:.0f}px">{rest}'
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{place}-", text)
     for colour, name in _COLOURS.items():
         text = re.sub(colour, f"var(--{name})", text, flags=re.I)

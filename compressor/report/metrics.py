@@ -104,7 +104,7 @@ def choose(wish: str | None, members: Iterable[Mapping[str, float]]) -> Metric |
 
 def _unknown(wish: str, names: Sequence[str]) -> str:
     names = [name for name in names if name.rsplit(".", 1)[-1] not in _SETTINGS]
-    near = difflib.get_close_matches(wish, names, 1, 0.5)
+    near = difflib.get_close_matches(wish, names, 1, 0.85)
     near = [name for name in names if name == f"final.{wish}"] or near
     guess = f"did you mean {near[0]}? " if near else ""
     return f"no member has the metric {wish}: {guess}There are {', '.join(names)}"

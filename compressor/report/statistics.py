@@ -103,10 +103,12 @@ def verdict(
 def amounts(change: Mapping[str, Any], factor: float = 100.0) -> str:
     """A signed difference with its interval: "+1.3 ± 0.4"; the latter only where there is spread.
 
-    As many decimals as the figures need to keep their order: 0.44 ± 0.43 is not "0.4 ± 0.4".
+    Points have one decimal, other figures two digits, and more where the figures need them to
+    keep their order: 0.44 ± 0.43 is not "0.4 ± 0.4".
     """
     mean, half = change["mean"] * factor, (change["interval"] or 0.0) * factor
-    for places in range(1, 7):
+    least = 1 if factor == 100 else decimals(max(abs(mean), half), 2)
+    for places in range(least, least + 7):
         shown, shown_half = round(abs(mean), places), round(half, places)
         visible = (shown or not mean or half) and (shown_half or not half)
         if visible and (shown > shown_half) == (abs(mean) > half):
@@ -115,6 +117,11 @@ def amounts(change: Mapping[str, Any], factor: float = 100.0) -> str:
     if not re.search("[1-9]", text):
         text = text.replace("-", "+")  # no "-0.0"
     return text if not half else f"{text} ± {half:,.{places}f}"
+
+
+def decimals(value: float, digits: int) -> int:
+    """Decimals that show at least `digits` significant digits: (0.0123, 2) -> 3, (616, 2) -> 0."""
+    return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
 
 
 def front(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:

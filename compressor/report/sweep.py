@@ -42,7 +42,7 @@ def summarise(
     judged = metrics.choose(metric, (row["figures"] for row in done))
     found = configurations(rows, fields, judged)
     dense = dense_networks(found, judged)
-    mark_fronts(found, dense, judged is None or judged.higher)
+    mark_fronts(found, dense, judged or metrics.Metric(metrics.DEFAULT))
     chosen = comparisons.choose(baseline, found)
     if baseline == comparisons.DENSE and judged and not dense:
         raise UsageError(

@@ -65,6 +65,9 @@ def tradeoff(
             axes.margins(x=0.08, y=0.1)
             if logarithmic:
                 axes.set_xscale("log")
+            costs = [spot["x"]["mean"] / factor for spot in spots]
+            if max(costs) < 1.1 * min(costs):  # nearly equal: do not magnify what is no difference
+                axes.set_xlim(0.8 * min(costs), 1.2 * max(costs))
             _bounded(axes, [spot["y"]["mean"] for spot in spots])
             axes.set_xlabel(f"{x_title} ({unit})" if unit else x_title)
             axes.set_ylabel(y_title)
@@ -254,7 +257,7 @@ def _titles(figure: "Figure", title: str, notes: Sequence[str]) -> None:
     axes = figure.axes[0]
     axes.annotate(
         "; ".join(note for note in notes if note), (0.01, 1),
-        xytext=(0, 22 if axes.get_title(loc="left") else 6),
+        xytext=(0, 28 if axes.get_title(loc="left") else 6),
         xycoords=("figure fraction", "axes fraction"),
         textcoords="offset points", fontsize=8, color=GREY,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from compressor.report.configurations import COSTS, configured
 from compressor.report.members import DEFAULT
 from compressor.report.metrics import Metric
 from compressor.report.run import duration, si, significant
+from compressor.report.statistics import decimals
 
 FRONT = "*"  # marks a cost at which nothing in the sweep is better
 
@@ -193,7 +194,8 @@ def time_lines(summary: Mapping[str, Any]) -> list[str]:
     found = summary["times"]
     if not found["timed"]:
         return []
-    lines = [f"Time spent: {duration(found['seconds'])}, the sum over {found['timed']} members."]
+    members_ = f"{found['timed']} member{'' if found['timed'] == 1 else 's'}"
+    lines = [f"Time spent: {duration(found['seconds'])}, the sum over {members_}."]
     reused = sum(stage["reused"] for stage in found["stages"].values())
     if reused:
         text = f"Time saved by reuse: {_saved(found['saved'], found['unknown'], reused)}"
@@ -269,8 +271,7 @@ def estimate_text(value: Mapping[str, Any] | None, metric: Metric | None) -> str
         return "-"
     if metric is None or metric.fraction:
         return _plain(value)
-    text = _sized(value["mean"])
-    return text if value["interval"] is None else f"{text} ± {_sized(value['interval'])}"
+    return _sized(value["mean"], value["interval"])
 
 
 def change_text(change: Mapping[str, Any] | None, metric: Metric | None) -> str:
@@ -282,8 +283,7 @@ def change_text(change: Mapping[str, Any] | None, metric: Metric | None) -> str:
         text = f"{100 * mean:+.2f}"
         text = "+0.00" if text == "-0.00" else text
         return text if half is None else f"{text} ± {100 * half:.2f}"
-    text = f"{'-' if mean < 0 else '+'}{_sized(abs(mean))}"
-    return text if half is None else f"{text} ± {_sized(half)}"
+    return f"{'-' if mean < 0 else '+'}{_sized(abs(mean), half)}"
 
 
 def _change_head(word: str, metric: Metric | None) -> str:
@@ -316,8 +316,15 @@ def _plain(value: Mapping[str, Any] | None) -> str:
     return text if value["interval"] is None else f"{text} ± {value['interval']:.4f}"
 
 
-def _sized(value: float) -> str:
-    return si(value) if abs(value) >= 1000 else f"{value:.4g}"
+def _sized(mean: float, half: float | None) -> str:
+    """Four digits of the larger one, the other to the same decimals: 3.438 ± 0.160."""
+    large = max(abs(mean), half or 0.0)
+    if large >= 1000:
+        text, bar = si(mean), si(half)
+    else:
+        places = decimals(large, 4)
+        text, bar = f"{mean:.{places}f}", f"{half or 0.0:.{places}f}"
+    return text if half is None else f"{text} ± {bar}"
 
 
 def _with_ratio(

@@ -161,7 +161,7 @@ def test_fronts_include_the_dense_networks_and_keep_problems_apart(a_sweep):
     metric = metrics.choose(None, [row["figures"] for row in rows])
     found = configurations(rows, fields, metric)
     dense = dense_networks(found, metric)
-    mark_fronts(found, dense, True)
+    mark_fronts(found, dense, metric)
     assert [(e["fields"]["dataset"], e["fields"]["prune"], e["front"]) for e in found] == [
         ("a", "apoz", []),
         ("a", "thinet", ["macs", "latency_ms"]),

@@ -85,7 +85,8 @@ def test_figures_keep_as_many_decimals_as_their_order_needs():
     assert amounts({"mean": 0.0044, "interval": 0.0043}) == "+0.44 ± 0.43"
     assert amounts({"mean": 0.00302, "interval": 0.00299}) == "+0.302 ± 0.299"
     assert amounts({"mean": -0.0002, "interval": 0.0001}) == "-0.02 ± 0.01"
-    assert amounts({"mean": -1234.56, "interval": 12.0}, 1.0) == "-1,234.6 ± 12.0"
+    assert amounts({"mean": -1234.56, "interval": 12.0}, 1.0) == "-1,235 ± 12"
+    assert amounts({"mean": 0.0213, "interval": 0.0027}, 1.0) == "+0.021 ± 0.003"
 
 
 def test_the_front_of_five_points():

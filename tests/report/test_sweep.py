@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -117,3 +118,42 @@ def test_the_terminal_table_names_configurations_and_failures(a_sweep):
     assert "0.9700 ± 0.0000" in text and "500k 0.50x" in text
     assert "Failed: member 2 (prune=x): prune.ratio=2 is no fraction | of channels" in text
     assert "report.html, summary.csv, summary.md in" in text
+
+
+def test_one_seed_prefers_nothing(a_sweep):
+    accuracy = {"random": 0.90, "thinet": 0.95, "apoz": 0.91, "weight_sum": 0.92}
+    pairs = [([f"prune={name}"], {"accuracy": value}) for name, value in accuracy.items()]
+    (only,) = sweep.summarise(a_sweep(*pairs))["headline"]
+    assert only.startswith("One seed shows no difference: repeat the sweep over several seeds")
+
+
+def test_the_headline_counts_what_was_shown(a_sweep):
+    pairs = [
+        ([f"prune={name}", f"prune.ratio={ratio}", f"seed={seed}"],
+         {"accuracy": 0.9 + seed / 100 + gain * (1 + seed / 20), "ratio": ratio, "seed": seed})
+        for name, ratio, gain in (
+            ("random", 0.3, 0.0), ("random", 0.5, -0.05), ("apoz", 0.3, -0.01),
+            ("apoz", 0.5, -0.07), ("thinet", 0.3, 0.01), ("thinet", 0.5, -0.02),
+        )
+        for seed in (0, 1, 2)
+    ]  # fmt: skip
+    first, best = sweep.summarise(a_sweep(*pairs))["headline"]
+    assert first == (
+        "Against random, paired by seed: thinet wins in 2 of 2 settings (by 1.1 to 3.1 points); "
+        "apoz loses in 2 of 2 settings (by 1.1 to 2.1 points)."
+    )
+    assert best.startswith(
+        "The best mean accuracy is that of thinet at prune.ratio=0.3: 0.9205 ± 0.0261 at 0.70 of "
+        "the dense MACs"
+    )
+
+
+def test_a_reused_flag_is_not_raised_by_a_skipped_stage(a_sweep, a_report):
+    folder = a_sweep((["seed=0"], {}), (["seed=1"], {}))
+    report = a_report()
+    report["stages"][1] |= {"reused": True, "skipped": True}
+    (folder / "0" / "report.json").write_text(json.dumps(report))
+    sweep.summarise(folder)
+    first, second = read_csv(folder / "summary.csv")
+    assert (first["compress.reused"], first["compress.skipped"]) == ("false", "true")
+    assert (second["compress.reused"], second["compress.skipped"]) == ("false", "false")
