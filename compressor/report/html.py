@@ -71,6 +71,7 @@ details summary{cursor:pointer;font-weight:600}
 details[open] summary{margin-bottom:10px}
 ul{margin:0;padding-left:1.2em}
 li{margin:2px 0}
+ul.note{columns:18rem}
 code{font-family:ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.92em;
 overflow-wrap:anywhere}
 @media (max-width:600px){main{padding:18px 12px 40px}section{padding:14px 14px}
@@ -196,7 +197,8 @@ def _fronts(summary: Mapping[str, Any]) -> str:
     if not lines:
         return ""
     note = (
-        f"On the front: {tables.front_words(summary)}. It is a front of means: intervals overlap."
+        f"On the front: {tables.front_words(summary)}. It is a front of means: where "
+        "intervals overlap, who is on it may be chance."
     )
     return f"<ul>{''.join(lines)}</ul>" + _note(note)
 

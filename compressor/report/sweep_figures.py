@@ -65,6 +65,7 @@ def tradeoff(
             axes.margins(x=0.08, y=0.1)
             if logarithmic:
                 axes.set_xscale("log")
+            axes.set_xlim(left=max(axes.get_xlim()[0], 0))  # no cost is below nothing
             costs = [spot["x"]["mean"] / factor for spot in spots]
             if max(costs) < 1.1 * min(costs):  # nearly equal: do not magnify what is no difference
                 axes.set_xlim(0.8 * min(costs), 1.2 * max(costs))
@@ -239,9 +240,10 @@ def _spread(spots: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _bounded(axes: "Axes", values: Sequence[float]) -> None:
-    """A fraction ends at 1: an error bar may pass it, the scale does not."""
+    """A fraction ends at 0 and 1: an error bar may pass them, the scale does not."""
     if all(0 <= value <= 1 for value in values):
         bottom, top = axes.get_ylim()
+        bottom = max(bottom, -0.03 * min(top, 1))
         axes.set_ylim(bottom, min(top, 1 + 0.03 * (1 - bottom)))
         no_tick_above_one(axes)
 
