@@ -7,8 +7,8 @@ from typing import Any
 def times(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Seconds spent and saved, over the members and stage by stage.
 
-    A stage that was reused saved what its computation took, which the member that computed the
-    same key recorded; where no member of this sweep did, the saving is unknown. A skipped stage
+    A stage that was reused saved what its computation took: `made_seconds` of its record, else what
+    the member that computed the same key recorded, else the saving is unknown. A skipped stage
     (the identity) neither ran nor was reused. Returns {"seconds": of all members, "timed": members
     that have recorded theirs, "stages": {name: {"computed", "seconds", "reused", "saved",
     "unknown", "repeated": computations of a key beyond its first}}, "saved", "unknown"}.
@@ -32,7 +32,9 @@ def times(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             first.add(key)
             continue
         found["reused"] += 1
-        if key in cost:
+        if record.get("made_seconds"):
+            found["saved"] += record["made_seconds"]
+        elif key in cost:
             found["saved"] += sum(cost[key]) / len(cost[key])
         else:
             found["unknown"] += 1

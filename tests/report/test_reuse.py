@@ -40,3 +40,10 @@ def test_equal_stages_computed_twice_are_counted():
     found = times([*twice, member(("train", "a", 0.0, True, False))])
     assert found["stages"]["train"]["repeated"] == 1
     assert found["saved"] == pytest.approx(60.0)
+
+
+def test_the_saving_of_a_stage_that_says_its_cost_is_known_wherever_it_was_computed():
+    rows = [member(("train", "a", 0.0, True, False))]
+    rows[0]["report"]["stages"][0]["made_seconds"] = 41.5
+    found = times(rows)
+    assert found["saved"] == 41.5 and found["unknown"] == 0
