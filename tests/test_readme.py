@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressor.cache import entries
+from compressor.cache_command import main as cache_main
+from compressor.report.command import main as report_main
+
 README = Path(__file__).parents[1] / "README.md"
 SMALL = (
     "train.epochs=1", "finetune.epochs=1", "dataset=fake", "dataset.image_size=16",
@@ -25,13 +29,25 @@ def commands():
     return [line for line in lines if line and not line.startswith("scripts/")]
 
 
+OTHERS = {"compress-report": report_main, "compress-cache": cache_main}
+
+
+def first_key():
+    return next(entries(Path("outputs/cache")))[0]
+
+
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_readme_ends_well(command, tmp_path, monkeypatch):
     from compressor.run import main
 
     program, *words = shlex.split(command)
-    assert program == "compress-run"
     monkeypatch.chdir(tmp_path)
+    if program != "compress-run":
+        assert main(["-m", "prune=none", *SMALL, "hydra.sweep.dir=outputs/multiruns/mine"]) == 0
+        # SWEEP_FOLDER and the like stand for what a user has
+        known = {"SWEEP_FOLDER": "outputs/multiruns/mine", "KEY": first_key()}
+        assert OTHERS[program]([known.get(word, word) for word in words]) == 0
+        return
     small = [word for word in SMALL if word.split("=")[0] not in {w.split("=")[0] for w in words}]
     if "model=resnet50" in words:
         small.append("model.width=0.125")

@@ -88,6 +88,14 @@ def test_the_installed_command_reads_its_own_files(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["compress-report", "compress-cache"])
+def test_the_other_commands_are_installed_too(command, name, tmp_path):
+    page = answer(command.with_name(name), "--help", folder=tmp_path)
+    assert page.returncode == 0 and name in page.stdout
+    refused = answer(command.with_name(name), "--nonsense", folder=tmp_path)
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+
+
 def test_the_installed_command_refuses_a_misspelt_option(command, tmp_path):
     done = answer(command, "prune=thinnet", folder=tmp_path)
     assert done.returncode == 2
