@@ -43,7 +43,9 @@ def test_a_command_of_the_readme_ends_well(command, tmp_path, monkeypatch):
     program, *words = shlex.split(command)
     monkeypatch.chdir(tmp_path)
     if program != "compress-run":
-        assert main(["-m", "prune=none", *SMALL, "hydra.sweep.dir=outputs/multiruns/mine"]) == 0
+        assert (
+            main(["-m", "prune=none,random", *SMALL, "hydra.sweep.dir=outputs/multiruns/mine"]) == 0
+        )
         # SWEEP_FOLDER and the like stand for what a user has
         known = {"SWEEP_FOLDER": "outputs/multiruns/mine", "KEY": first_key()}
         assert OTHERS[program]([known.get(word, word) for word in words]) == 0
