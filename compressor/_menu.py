@@ -23,8 +23,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from compressor.errors import UsageError
 
-# What an option of Hydra's own groups needs besides this project.
-_PACKAGES = {"hydra/launcher": {"joblib": "hydra-joblib-launcher"}}
+# What an option of Hydra's own groups needs besides this project (the extras of pyproject.toml).
+_SUBMITIT = "hydra-submitit-launcher"
+_OPTUNA = "hydra-optuna-sweeper 'sqlalchemy<2'"
+_PACKAGES = {
+    "hydra/launcher": {
+        "joblib": "hydra-joblib-launcher",
+        "submitit_local": _SUBMITIT,
+        "submitit_slurm": _SUBMITIT,
+        "ray": "hydra-ray-launcher",
+    },
+    "hydra/sweeper": {"optuna": _OPTUNA},
+    "hydra/sweeper/sampler": dict.fromkeys(("tpe", "random", "cmaes", "nsgaii", "grid"), _OPTUNA),
+}
 
 
 def config_dir() -> Path:
@@ -47,6 +58,7 @@ class Command:
     wants_help: bool
     completes: bool
     composes: bool
+    shows: bool
     shows_job: bool
 
 
@@ -78,13 +90,15 @@ def read_command(argv: Iterable[str]) -> Command:
     return Command(
         flags=tuple(flags),
         overrides=tuple(args.overrides),
-        multirun=args.multirun or "hydra.mode=MULTIRUN" in args.overrides,
+        multirun=args.multirun
+        or any(word.lstrip("+") == "hydra.mode=MULTIRUN" for word in args.overrides),
         config_name=args.config_name or "run",
         config_path=args.config_path or str(config_dir()),
         config_dir=args.config_dir,
         wants_help=args.help,
         completes=args.shell_completion and "query" in "".join(args.overrides),
         composes=not special,
+        shows=any(shows.values()),
         shows_job=args.cfg == "job" and not args.package and not args.resolve,
     )
 
@@ -171,7 +185,7 @@ class Menu:
         try:
             return self.loader.load_configuration(self.name, overrides, RunMode.RUN)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(one_line(error)) from None
+            raise UsageError(_missing_package(one_line(error)) or one_line(error)) from None
 
     def apply(self, overrides: list[Override], config: DictConfig) -> None:
         """Set values in a composed configuration, in place, as Hydra does."""
@@ -211,10 +225,11 @@ class Menu:
                             f"such as {override.key_or_group}/my_{choice}.yaml"
                         )
 
-    def allows_null(self, key: str) -> bool:
-        """Whether the comment on the key's line, in any file of its group, speaks of null."""
-        group, _, rest = key.partition(".")
-        line = re.compile(rf"^\s*{re.escape(key.rsplit('.', 1)[-1])}:.*\bnull\b", re.MULTILINE)
+    def mentions(self, key: str, word: str) -> bool:
+        """Whether the key's line, in any file of its group, speaks of `null` or of a `list`."""
+        group, _, _ = key.partition(".")
+        name = re.escape(key.rsplit(".", 1)[-1])
+        line = re.compile(rf"^\s*{name}:.*\b{re.escape(word)}\b", re.MULTILINE)
         for source in self.files.get_sources():
             folder = Path(source.path)
             if source.scheme() != "file" or not folder.is_dir():
@@ -230,13 +245,22 @@ class Menu:
         if choice is None:
             return f"{group}=null leaves a hole; write {group}=none"
         near = difflib.get_close_matches(text, menu, n=3)
-        package = _PACKAGES.get(group, {}).get(text)
+        package = _missing_package(f"'{group}/{text}'")
         if package:
-            return f"{group}={text} needs a package: pip install {package}"
+            return package
         hint = f"did you mean {either(f'{group}={n}' for n in near)}? " if near else ""
         if not menu:
             return f"{group}={text}: {group} has no options; set its keys, {group}.KEY=VALUE"
         return f"{group}={text}: {group} has no option '{text}'; {hint}it has {listed(menu)}"
+
+
+def _missing_package(error: str) -> str | None:
+    """What to install where an error quotes 'hydra/launcher/joblib' and the like."""
+    for group, options in _PACKAGES.items():
+        for option, package in options.items():
+            if f"'{group}/{option}'" in error:
+                return f"{group}={option} needs a package: pip install {package}"
+    return None
 
 
 def parse(text: str) -> Override:

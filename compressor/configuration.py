@@ -8,13 +8,14 @@ Ranges are the constructors' business.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from compressor import launching, objective
 from compressor._menu import (
     Command,
     Menu,
@@ -31,6 +32,9 @@ __all__ = [
     "Command",
     "Menu",
     "check",
+    "check_multirun",
+    "check_single",
+    "compose",
     "config_dir",
     "job_text",
     "one_line",
@@ -57,6 +61,51 @@ def check(command: Command, menu: Menu) -> list[str]:
     return [handed[override.input_line] for override in overrides]
 
 
+def compose(overrides: Iterable[str], menu: Menu) -> DictConfig:
+    """The configuration of checked overrides; of a sweep, that of its first choices."""
+    parsed = [parse(text) for text in overrides]
+    groups = [override for override in parsed if menu.is_group(override)]
+    config = menu.compose(next(_selections(groups)))
+    values = [o for o in parsed if o not in groups and not o.is_sweep_override()]
+    menu.apply(values, config)
+    return config
+
+
+def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> None:
+    """Raise UsageError for what only a sweep can have wrong, in config as `compose` gave it."""
+    typed = [parse(text) for text in overrides]
+    params = config.hydra.sweeper.get("params") or {}
+    searched = [parse(f"{key}={value}") for key, value in params.items()]
+    for override in (*typed, *searched):
+        if override.is_interval_sweep() and not launching.searches(config.hydra):
+            raise UsageError(
+                f"{override.input_line} needs a search that draws values: add hydra/sweeper=optuna"
+            )
+    groups = [override for override in (*typed, *searched) if menu.is_group(override)]
+    for override in searched:
+        if menu.is_group(override):
+            menu.check_options(override)
+    values = [override for override in searched if override not in groups]
+    for selection in _selections(groups) if values else ():
+        base = menu.compose(selection)
+        for override in values:
+            _checked_value(override, base, menu)
+    for override in typed:
+        if override.key_or_group == "objective" and override.is_sweep_override():
+            for value in _raw_values(override):
+                objective.names(value)
+    launching.check(config)
+
+
+def check_single(config: DictConfig) -> None:
+    """Raise UsageError for a single run that holds a search, or a wrong objective."""
+    params = config.hydra.sweeper.get("params")
+    if params:
+        shown = " ".join(f"{key}={value}" for key, value in params.items())
+        raise UsageError(f"{shown} is a search: add -m to run it")
+    objective.names(launching.objective_of(config))
+
+
 def job_text(command: Command, menu: Menu) -> str:
     """What `--cfg job` prints: the composed configuration as YAML.
 
@@ -79,6 +128,7 @@ def _checked_groups(
     """The overrides that choose options, which exist, and those that set values of ours."""
     for override in overrides:
         _check_sweep(override, command.multirun, menu)
+        _check_params(override)
     groups = [override for override in overrides if menu.is_group(override)]
     for override in groups:
         menu.check_options(override)
@@ -109,6 +159,18 @@ def _check_sweep(override: Override, multirun: bool, menu: Menu) -> None:
         both = "" if lists else f"; one value that is a list is {key}='[{values}]'"
         raise UsageError(f"{text} is one run for each value: add -m to run them all{both}")
     raise UsageError(f"{text} is a sweep: add -m to run it")
+
+
+def _check_params(override: Override) -> None:
+    """Hydra cannot hold the sweeps that it reads in a typed `hydra.sweeper.params={...}`."""
+    if override.key_or_group != "hydra.sweeper.params" or not isinstance(override._value, dict):
+        return
+    for key, value in override._value.items():
+        if isinstance(value, Sweep):
+            raise UsageError(
+                f"{override.input_line}: a sweep in braces needs quotes, "
+                f'{{{key}:"interval(0.2,0.8)"}}, or stands alone: {key}=interval(0.2,0.8)'
+            )
 
 
 def _selections(groups: list[Override]) -> Iterator[list[str]]:
@@ -150,6 +212,8 @@ def _checked_value(override: Override, base: DictConfig, menu: Menu) -> str:
     if override.is_delete():
         raise UsageError(f"{text} takes away what a run needs; give {key} a value")
     for value in _raw_values(override):
+        if type(node) is int and type(value) is float and override.is_interval_sweep():
+            raise UsageError(f"{text} draws fractions: write {key}=int({text.partition('=')[2]})")
         _check_type(key, value, node, menu)
     return text
 
@@ -160,6 +224,9 @@ def _raw_values(override: Override) -> Iterator[Any]:
     elif override.is_choice_sweep() or override.is_range_sweep():
         for value in override.sweep_iterator():
             yield Override._convert_value(value)
+    elif override.is_interval_sweep():
+        yield override._value.start
+        yield override._value.end
 
 
 def _value(node: DictConfig, key: str) -> Any:
@@ -174,12 +241,14 @@ def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
     if default is None or (isinstance(value, str) and "${" in value) or value == "???":
         return
     if value is None:
-        if menu.allows_null(key):
+        if menu.mentions(key, "null"):
             return
     elif isinstance(default, DictConfig):
         if isinstance(value, dict):
             _check_entries(key, value, default, menu)
             return
+    elif isinstance(value, list | str) and menu.mentions(key, "or a list"):
+        return
     elif isinstance(default, ListConfig):
         if isinstance(value, list):
             return

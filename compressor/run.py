@@ -7,24 +7,31 @@ Exit codes: 0 done, 1 a failure while running, 2 the command or its configuratio
 from __future__ import annotations
 
 import errno
+import gc
 import json
+import logging
 import os
 import shlex
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from compressor import launching, members, objective
 from compressor.errors import RunError, UsageError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 _FOLDER_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC)
+# what joblib, concurrent.futures and submitit raise for a worker that was killed
+_LOST_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError")
+_OUTPUT = "output.log"  # what a member printed that ran in a process of its own
 
 
 class _Failure:
@@ -33,22 +40,33 @@ class _Failure:
     error: Exception | None = None
 
 
-class SweepFolder(Callback):
-    """Remembers where the multirun of this process writes; Hydra tells only its callbacks."""
+class Sweep(Callback):
+    """Learns where the multirun of this process writes; Hydra tells only its callbacks.
 
-    path: Path | None = None
-    started: float = 0.0
+    `current` is the command's own: in a worker's process it stays None. What members must know
+    (`sweep`, the name of the command that started them) travels in their configuration.
+    """
+
+    current: members.Progress | None = None
+
+    def __init__(self, sweep: str) -> None:
+        self.sweep = sweep
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        SweepFolder.path = Path(config.hydra.sweep.dir).absolute()
-        SweepFolder.started = time.time()
+        # it takes our None of a failed member as such, and then says so twice
+        logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl").setLevel(logging.CRITICAL)
+        if Sweep.current is None:
+            folder = Path(config.hydra.sweep.dir).absolute()
+            beside = launching.side_by_side(config.hydra)
+            Sweep.current = members.Progress(folder, self.sweep, launching.members(config), beside)
+        Sweep.current.start()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command. Returns the exit code; prints at most one line about a failure."""
     with _hydra_raises() as wants_traceback:
         try:
-            code = _main(list(sys.argv[1:] if argv is None else argv))
+            code = _main(list(sys.argv[1:] if argv is None else argv), wants_traceback)
             sys.stdout.flush()
             return code
         except BaseException as error:
@@ -63,41 +81,89 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
 
 
-def job(config: DictConfig) -> float:
-    """One experiment, in the folder that Hydra made for it. Returns the final headline metric.
+def job(config: DictConfig) -> float | tuple[float, ...] | None:
+    """One experiment, in the folder that Hydra made for it. Returns the objective's figures.
 
-    A failing member of a multirun is recorded and does not stop the others: NaN stands for it.
+    A failing member of a multirun is recorded and does not stop the others: None stands for it,
+    which a search takes as a failed trial where it would die of a NaN.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    member = settings.mode == RunMode.MULTIRUN
-    if member:
-        print(f"[member {settings.job.num}] {' '.join(settings.overrides.task)}", flush=True)
+    if settings.mode == RunMode.MULTIRUN:
+        return _member(config, settings, folder)
     try:
-        report = _run_experiment(config, folder, member, _command(settings))
+        report = _run_experiment(config, folder, False, _command(settings))
     except BaseException as error:
-        _, line = _verdict(error)
-        # a full disk must not hide what went wrong
-        with suppress(OSError):
-            _write_status(folder, {"state": "failed", "error": line})
+        _record_failure(folder, error, {})
         if not isinstance(error, Exception):
             raise
-        if member:
-            print(f"compress-run: member {settings.job.num} failed: {line}", file=sys.stderr)
-        else:
-            _Failure.error = error
-        return float("nan")
-    _write_status(folder, {"state": "done"})
-    points = list((report or {}).get("points", {}).values())
-    return float(points[-1]["accuracy"]) if points and "accuracy" in points[-1] else float("nan")
+        _Failure.error = error
+        return None
+    members.write_status(folder, {"state": "done"})
+    return _figures(report, config, needed=False)
 
 
-def _main(argv: list[str]) -> int:
-    import hydra
+def _member(
+    config: DictConfig, settings: DictConfig, folder: Path
+) -> float | tuple[float, ...] | None:
+    callback = settings.callbacks.get("sweep") or {}
+    sweep = callback.get("sweep")
+    title = f"[member {settings.job.num}] {' '.join(settings.overrides.task)}"
+    before = members.read_status(folder)
+    again = before.get("sweep") == sweep  # this very command lost the process that it ran in
+    if again and before.get("state") == "failed":
+        return None
+    try:
+        with _output(folder), _alone(folder, again and before.get("state") == "running"):
+            print(title, flush=True)
+            attempt = before.get("attempt", 1) + 1 if again else 1
+            report = _run_member(config, settings, folder, sweep, attempt)
+            return _figures(report, config, needed=launching.searches(settings))
+    except BaseException as error:
+        _record_failure(folder, error, {"sweep": sweep})
+        if not isinstance(error, Exception):
+            raise
+        return None
+    finally:
+        # frames of a failed member and cycles of a finished one hold on to tensors
+        gc.collect()
+        if Sweep.current is not None and not Sweep.current.beside:
+            Sweep.current.show()
 
+
+def _run_member(
+    config: DictConfig, settings: DictConfig, folder: Path, sweep: str | None, attempt: int
+) -> Mapping[str, Any] | None:
+    from compressor.configuration import plain
+
+    values = plain(config)
+    sources = _own_sources(values)
+    report = members.kept_report(folder, values, sources)
+    done = {"state": "done", "sweep": sweep, "sources": sources}
+    if report is not None:
+        own = members.read_status(folder)
+        kept = own.get("kept", False) if own.get("sweep") == sweep else True
+        print("kept: done before with this configuration", flush=True)
+        members.write_status(folder, {**own, **done, "kept": kept})
+        return report
+    if attempt > 2:
+        raise RunError(
+            "its process was ended from outside, twice (killed for want of memory?); run fewer "
+            "members at once or lower train.batch_size and machine.eval_batch_size"
+        )
+    members.write_status(folder, members.running(sweep, attempt))
+    # an old one beside a new status would be taken for this member's
+    (folder / "report.json").unlink(missing_ok=True)
+    start = time.monotonic()
+    report = _run_experiment(config, folder, True, _command(settings))
+    members.write_status(folder, {**done, "seconds": round(time.monotonic() - start, 3)})
+    return report
+
+
+def _main(argv: list[str], wants_traceback: bool) -> int:
     from compressor import _help, configuration
 
     command = configuration.read_command(argv)
@@ -105,28 +171,88 @@ def _main(argv: list[str]) -> int:
         print(_help.help_text(configuration.Menu(command)))
         return 0
     overrides = list(command.overrides)
+    pinned: list[str] = []
     if command.composes:
         menu = configuration.Menu(command)
         if command.shows_job:
             print(configuration.job_text(command, menu), end="")
             return 0
+        _admit_users_folder()
         overrides = configuration.check(command, menu)
-    SweepFolder.path, _Failure.error = None, None
-    with _arguments([*command.flags, *overrides]):
-        app = hydra.main(
-            config_path=str(configuration.config_dir()), config_name="run", version_base="1.3"
-        )(job)
-        if command.completes:
-            print(_help.completions(app), end="")
-        else:
-            try:
-                app()
-            except OSError as error:
-                # what a job raises does not come this way: it is Hydra that made no folder
-                raise RunError(_folder_line(error)) from error
+        if not command.shows:
+            pinned = _prepare(command, menu, overrides)
+    Sweep.current, _Failure.error = None, None
+    if command.completes:
+        with _arguments([*command.flags, *overrides]):
+            print(_help.completions(_application()), end="")
+        return 0
+    while True:
+        try:
+            with _arguments([*command.flags, *overrides, *pinned]):
+                _application()()
+            break
+        except OSError as error:
+            # what a job raises does not come this way: it is Hydra that made no folder
+            raise RunError(_folder_line(error)) from error
+        except Exception as error:
+            progress = Sweep.current
+            if progress is None:
+                raise
+            if type(error).__name__ in _LOST_WORKER and progress.outlast():
+                # a worker is gone, of joblib the whole pool: the members that it ran are taken up
+                # once more, and what was done is found done
+                overrides = _in_the_same_folder(overrides, progress.folder)
+                continue
+            if not progress.tally().finished:
+                raise
+            progress.stop()
+            if _finish_multirun(progress, wants_traceback) and not progress.tally().done:
+                return 1  # nothing to look for among failed members: that has been said
+            raise
+        finally:
+            if Sweep.current is not None:
+                Sweep.current.stop()
     if _Failure.error is not None:
         raise _Failure.error
-    return 0 if SweepFolder.path is None else _finish_multirun(SweepFolder.path)
+    return 0 if Sweep.current is None else _finish_multirun(Sweep.current, wants_traceback)
+
+
+def _application() -> Any:
+    import hydra
+
+    from compressor.configuration import config_dir
+
+    return hydra.main(config_path=str(config_dir()), config_name="run", version_base="1.3")(job)
+
+
+def _prepare(command: Any, menu: Any, overrides: list[str]) -> list[str]:
+    """Check what is left to check, and say what a multirun gets besides what was typed."""
+    from hydra.types import RunMode
+
+    from compressor import configuration
+
+    config = configuration.compose(overrides, menu)
+    if not (command.multirun or OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN):
+        configuration.check_single(config)
+        return []
+    configuration.check_multirun(config, overrides, menu)
+    extra, notes = launching.additions(config, overrides)
+    for note in notes:
+        print(f"compress-run: {note}", flush=True)
+    sweep = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+    return [*extra, f"++hydra.callbacks.sweep={{_target_:{__name__}.Sweep,sweep:'{sweep}'}}"]
+
+
+def _in_the_same_folder(overrides: list[str], folder: Path) -> list[str]:
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    kept = [word for word in overrides if not word.lstrip("+").startswith("hydra.sweep.dir=")]
+    return [*kept, f"hydra.sweep.dir='{quoted}'"]
+
+
+def _admit_users_folder() -> None:
+    """Classes of the user's own, after everything installed; worker processes inherit the path."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _run_experiment(
@@ -135,37 +261,98 @@ def _run_experiment(
     from compressor.configuration import plain
 
     values = plain(config)
+    if Sweep.current is None and member:
+        values["machine"]["progress"] = False  # bars of many processes on one terminal
     # Idle threads that spin in wait of work slow a busy machine tenfold; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # classes of the user's own, after everything installed
+    _admit_users_folder()
     from compressor.pipeline import run_experiment
 
-    return run_experiment(values, folder, member, command)
+    report = run_experiment(values, folder, member, command)
+    _check_finite(report)
+    return report
 
 
-def _finish_multirun(folder: Path) -> int:
+def _check_finite(report: Mapping[str, Any] | None) -> None:
+    for name, point in ((report or {}).get("points") or {}).items():
+        loss = point.get("loss")
+        if loss is not None and loss != loss:
+            stage = "train.lr" if name == "dense" else "finetune.lr or train.lr"
+            raise RunError(f"the loss of the {name} network is NaN: training broke; lower {stage}")
+
+
+def _figures(
+    report: Mapping[str, Any] | None, config: DictConfig, needed: bool
+) -> float | tuple[float, ...] | None:
+    """The objective of a member, None where nobody looks at it and it was not measured."""
+    names = objective.names(launching.objective_of(config))
+    try:
+        values = objective.value(report or {}, names)
+    except RunError:
+        if needed:
+            raise
+        return None
+    return values[0] if len(values) == 1 else values
+
+
+def _own_sources(values: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the user's own classes, which a kept member must share; most runs have none."""
+    text = json.dumps(values)
+    if text.count('"_target_"') == text.count('"_target_": "compressor.'):
+        return {}
+    _admit_users_folder()
+    from compressor.instantiation import sources
+
+    return sources(values)
+
+
+def _output(folder: Path) -> Any:
+    """A member in a process of its own prints into its folder: the terminal is the progress's."""
+    return nullcontext() if Sweep.current is not None else members.output_to(folder / _OUTPUT)
+
+
+def _alone(folder: Path, lost: bool) -> Any:
+    """Members whose process was lost are taken up one at a time: one of them may want it all."""
+    if not lost:
+        return nullcontext()
+    from filelock import FileLock
+
+    return FileLock(folder.parent / ".taken_up_again.lock")
+
+
+def _record_failure(folder: Path, error: BaseException, status: dict[str, Any]) -> None:
+    code, line = _verdict(error)
+    status = {"state": "failed", "error": line, **status}
+    if code == 1:
+        status["traceback"] = "".join(traceback.format_exception(error))
+    # a full disk must not hide what went wrong
+    with suppress(OSError):
+        members.write_status(folder, status)
+
+
+def _finish_multirun(progress: members.Progress, wants_traceback: bool) -> int:
     """Write and print the multirun's table; 1 when a member failed."""
     from rich.console import Console
 
     from compressor.report import sweep
 
-    # the user may have named a folder that holds members of an earlier multirun
-    statuses = {
-        path.parent.relative_to(folder).as_posix(): json.loads(path.read_text())["state"]
-        for path in sorted(folder.rglob("status.json"))
-        if path.stat().st_mtime >= SweepFolder.started - 2
-    }
+    folder = progress.folder
+    # latencies of members that ran side by side are measured here, before the table is made
     if any(folder.rglob("report.json")):
         Console().print(sweep.table(sweep.summarise(folder)))
-    failed = [name for name, state in statuses.items() if state == "failed"]
-    if failed:
-        print(
-            f"compress-run: {len(failed)} of {len(statuses)} members failed: {', '.join(failed)} "
-            f"(status.json of each in {folder} says why)",
-            file=sys.stderr,
-        )
-    return 1 if failed else 0
+    tally = progress.tally()
+    if not tally.failed:
+        return 0
+    if wants_traceback:
+        for name in tally.failed:
+            print(members.read_status(folder / name).get("traceback", ""), file=sys.stderr)
+    print(
+        f"compress-run: {len(tally.failed)} of {tally.finished} members failed: "
+        f"{', '.join(tally.failed)} (status.json of each in {folder} says why; the same command "
+        "with hydra.sweep.dir= that folder runs only those again)",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _verdict(error: BaseException) -> tuple[int, str | None]:
@@ -176,7 +363,7 @@ def _verdict(error: BaseException) -> tuple[int, str | None]:
     from compressor.configuration import one_line
 
     if _is_interrupt(error):
-        return 130, "interrupted; finished stages are kept in the cache: the same command goes on"
+        return 130, _interrupted_line()
     cause = error.__cause__
     if isinstance(error, InstantiationException) and cause is not None:
         if isinstance(cause, ImportError):
@@ -197,7 +384,28 @@ def _verdict(error: BaseException) -> tuple[int, str | None]:
         return 1, one_line(error)
     if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS and error.filename:
         return 1, _folder_line(error)
+    if _is_out_of_memory(error):
+        return 1, (
+            f"out of memory ({one_line(error)[:200]}); lower train.batch_size, finetune.batch_size "
+            "or machine.eval_batch_size, or run fewer members at once"
+        )
     return 1, f"{type(error).__name__}: {one_line(error)}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # by name and text: torch is not imported for this, and raises RuntimeError on the CPU
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _interrupted_line() -> str:
+    line = "interrupted; finished stages are kept in the cache: the same command goes on"
+    if Sweep.current is None or not Sweep.current.tally().done:
+        return line
+    return f"{line}, with hydra.sweep.dir={Sweep.current.folder} without its finished members"
 
 
 def _folder_line(error: OSError) -> str:
@@ -214,10 +422,6 @@ def _is_interrupt(error: BaseException | None) -> bool:
             return True
         error = error.__context__ if isinstance(error, SystemExit) else None
     return False
-
-
-def _write_status(folder: Path, status: dict[str, str | None]) -> None:
-    (folder / "status.json").write_text(json.dumps(status) + "\n")
 
 
 def _command(settings: DictConfig) -> str:

@@ -1,14 +1,18 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
+import weakref
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+import compressor
 from compressor import run
 from compressor.errors import RunError, UsageError
 
@@ -24,9 +28,13 @@ def experiments(monkeypatch, tmp_path):
     def run_experiment(config, run_dir, member, command):
         calls.append((config, run_dir, member, command))
         end = ends.pop(0) if ends else None
-        if end is not None:
+        if isinstance(end, BaseException):
             raise end
-        return REPORT
+        points = end or REPORT["points"]
+        environment = {"compressor": compressor.__version__}
+        report = {"points": points, "config": config, "environment": environment, "seconds": 1.5}
+        (run_dir / "report.json").write_text(json.dumps(report))
+        return report
 
     pipeline.run_experiment = run_experiment
     sweep = types.ModuleType("compressor.report.sweep")
@@ -61,7 +69,11 @@ def test_a_run_folder_is_made_below_outputs_and_holds_no_log_files(experiments, 
     run.main([])
     [(_, folder, _, _)] = experiments.calls
     assert folder.parent.parent == tmp_path / "outputs" / "runs"
-    assert sorted(path.name for path in folder.iterdir()) == [".hydra", "status.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".hydra",
+        "report.json",
+        "status.json",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,8 +160,6 @@ def test_a_multirun_runs_every_member_and_ends_with_the_table(experiments, capfd
 
 
 def test_a_multiruns_table_is_printed_when_a_member_left_a_report(experiments, capfd, tmp_path):
-    (tmp_path / "sweep" / "0").mkdir(parents=True)
-    (tmp_path / "sweep" / "0" / "report.json").write_text("{}")
     assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
     printed = capfd.readouterr().out
     assert f"table of {tmp_path / 'sweep'}" in printed.replace("\n", "")
@@ -170,8 +180,7 @@ def test_a_failing_member_is_recorded_and_the_others_go_on(experiments, capfd):
 def test_an_old_failure_in_a_reused_sweep_folder_does_not_count(experiments, tmp_path):
     old = tmp_path / "sweep" / "7"
     old.mkdir(parents=True)
-    (old / "status.json").write_text('{"state": "failed", "error": "long ago"}')
-    os.utime(old / "status.json", (1, 1))
+    (old / "status.json").write_text('{"state": "failed", "error": "of another command"}')
     assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
 
 
@@ -179,6 +188,183 @@ def test_an_interrupt_ends_a_multirun(experiments):
     experiments.ends.append(KeyboardInterrupt())
     assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 130
     assert len(experiments.calls) == 1
+
+
+def test_hydras_mode_in_the_command_is_as_good_as_m(experiments):
+    assert run.main(["hydra.mode=MULTIRUN", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert len(experiments.calls) == 2
+
+
+def test_a_member_that_broke_leaves_its_traceback_and_a_plain_line(experiments, capfd):
+    experiments.ends += [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    assert run.main(["-m", "seed=0,1,2", "hydra.sweep.dir=sweep"]) == 1
+    for member in "01":
+        failed = status(Path("sweep") / member)
+        assert failed["error"].startswith("out of memory")
+        assert "Traceback" in failed["traceback"] and "run_experiment" in failed["traceback"]
+    assert "[sweep] 1 of 3 members done, 0 running, 2 failed" in capfd.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_a_failure(experiments, capfd):
+    experiments.ends.append({"dense": {"loss": float("nan")}, "final": {"loss": 1.0}})
+    assert run.main(["hydra.run.dir=here"]) == 1
+    assert "the loss of the dense network is NaN" in capfd.readouterr().err
+
+
+class Held:
+    """Stands for a tensor in a failing stage's frame."""
+
+
+def test_a_failed_member_leaves_nothing_in_memory(experiments, monkeypatch):
+    held = []
+
+    def run_experiment(config, run_dir, member, command):
+        large = Held()
+        held.append(weakref.ref(large))
+        raise RuntimeError("broke")
+
+    monkeypatch.setattr(sys.modules["compressor.pipeline"], "run_experiment", run_experiment)
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 1
+    assert [each() for each in held] == [None, None]
+
+
+def test_while_a_member_runs_its_status_says_where(experiments, monkeypatch):
+    seen = []
+    pipeline = sys.modules["compressor.pipeline"]
+    original = pipeline.run_experiment
+
+    def run_experiment(config, run_dir, member, command):
+        seen.append(status(run_dir))
+        return original(config, run_dir, member, command)
+
+    monkeypatch.setattr(pipeline, "run_experiment", run_experiment)
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert [(s["state"], s["pid"]) for s in seen] == [("running", os.getpid())] * 2
+    assert seen[0]["host"] and seen[0]["started"]
+
+
+# -- a sweep started again ----------------------------------------------------------------------
+
+
+def test_a_sweep_started_again_runs_only_missing_and_failed_members(experiments, capfd):
+    words = ["-m", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    experiments.ends += [None, RunError("broke"), None]
+    assert run.main(words) == 1
+    shutil.rmtree("sweep/2")
+    assert run.main(words) == 0
+    assert [call[0]["seed"] for call in experiments.calls] == [0, 1, 2, 1, 2]
+    assert "3 of 3 members done (1 kept)" in capfd.readouterr().out
+    assert [status(Path("sweep") / n).get("kept", False) for n in "012"] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "runs"),
+    [
+        (["machine.threads=1", "paths.outputs=elsewhere", "cache.enabled=false"], 0),
+        (["objective=final.loss"], 0),
+        (["prune.ratio=0.25"], 1),
+        (["export.enabled=true"], 1),
+    ],
+)
+def test_a_member_is_kept_while_nothing_that_decides_its_results_changed(experiments, change, runs):
+    words = ["-m", "seed=0", "hydra.sweep.dir=sweep"]
+    assert run.main(words) == 0
+    assert run.main([*words, *change]) == 0
+    assert len(experiments.calls) == 1 + runs
+
+
+def test_a_member_of_another_version_is_run_again(experiments, monkeypatch):
+    words = ["-m", "seed=0", "hydra.sweep.dir=sweep"]
+    assert run.main(words) == 0
+    monkeypatch.setattr(compressor, "__version__", "0.0.1")
+    assert run.main(words) == 0
+    assert len(experiments.calls) == 2
+
+
+def test_a_member_whose_own_class_was_edited_is_run_again(experiments, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "nets_of_the_user.py"
+    source.write_text("class Net: pass\n")
+    words = ["-m", "seed=0", "hydra.sweep.dir=sweep", "model=custom"]
+    words.append("model._target_=nets_of_the_user.Net")
+    assert run.main(words) == 0 == run.main(words)
+    assert len(experiments.calls) == 1
+    source.write_text("class Net: width = 2\n")
+    assert run.main(words) == 0
+    assert len(experiments.calls) == 2
+
+
+def test_an_old_report_is_gone_while_its_member_runs_again(experiments):
+    assert run.main(["-m", "seed=0", "hydra.sweep.dir=sweep"]) == 0
+    experiments.ends.append(RunError("broke"))
+    assert run.main(["-m", "seed=7", "hydra.sweep.dir=sweep"]) == 1
+    assert not Path("sweep/0/report.json").exists()
+
+
+# -- searches -----------------------------------------------------------------------------------
+
+SEARCH = ["-m", "hydra/sweeper=optuna", "prune.ratio=interval(0.2,0.8)", "hydra.sweep.dir=sweep"]
+
+
+def accuracies(experiments, *values):
+    experiments.ends += [
+        value if isinstance(value, Exception) else {"final": {"accuracy": value, "macs": 100}}
+        for value in values
+    ]
+
+
+def test_a_search_finds_the_best_member_and_outlives_failed_ones(experiments, capfd):
+    pytest.importorskip("optuna")
+    accuracies(experiments, 0.5, RunError("broke"), 0.9, float("nan"), 0.7)
+    words = ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=5"]
+    assert run.main([*SEARCH, *words]) == 1
+    found = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
+    assert found["best_value"] == 0.9
+    assert found["best_params"]["prune.ratio"] == experiments.calls[2][0]["prune"]["ratio"]
+    captured = capfd.readouterr()
+    assert "3 of 5 members done, 0 running, 2 failed" in captured.out
+    assert "2 of 5 members failed: 1, 3" in captured.err and "Traceback" not in captured.err
+    assert "objective=final.accuracy was not measured" in status(Path("sweep/3"))["error"]
+
+
+def test_a_search_with_two_objectives_ends_in_a_front(experiments):
+    pytest.importorskip("optuna")
+    accuracies(experiments, 0.5, 0.9, RunError("broke"))
+    words = ["hydra.sweeper.direction=[maximize,minimize]", "hydra.sweeper.n_trials=3"]
+    assert run.main([*SEARCH, *words, "objective=[final.accuracy,final.macs]"]) == 1
+    found = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
+    assert [each["values"] for each in found["solutions"]] == [[0.9, 100.0]]
+
+
+def test_a_search_is_seeded_so_that_a_second_one_keeps_every_member(experiments, capfd):
+    pytest.importorskip("optuna")
+    words = [*SEARCH, "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=3"]
+    accuracies(experiments, 0.5, 0.9, 0.7)
+    assert run.main(words) == 0
+    assert run.main([*words[:-1], "hydra.sweeper.n_trials=4"]) == 0
+    assert len(experiments.calls) == 4
+    assert "4 of 4 members done (3 kept)" in capfd.readouterr().out
+
+
+def test_a_search_whose_members_all_fail_says_only_that(experiments, capfd):
+    pytest.importorskip("optuna")
+    accuracies(experiments, *[RunError("broke")] * 2)
+    words = ["hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
+    assert run.main([*SEARCH, *words]) == 1
+    captured = capfd.readouterr().err
+    assert "2 of 2 members failed" in captured and "No trials" not in captured
+
+
+def test_a_search_keeps_its_study_in_a_file(experiments, capfd):
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    if not sqlalchemy.__version__.startswith("1."):
+        pytest.skip("the released plugin's optuna needs sqlalchemy<2, as the extra says")
+    words = [*SEARCH, "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=1"]
+    words += ["hydra.sweeper.storage=sqlite:///study.db", "hydra.sweeper.study_name=one"]
+    accuracies(experiments, 0.9, 0.5)
+    assert run.main(words) == 0 == run.main([*words, "seed=1"])
+    found = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
+    assert found["best_value"] == 0.9
 
 
 def test_the_command_of_a_run_names_the_users_folder(experiments, tmp_path):

@@ -1,0 +1,260 @@
+"""The members of a multirun, known by their files alone: whatever process or machine ran them.
+
+A member's status.json holds its `state` (running, done, failed), the `sweep` (the command that
+started it), and what a reader wants to know: pid, host and start while it runs, the seconds it
+took, whether it was `kept` from an earlier command, the `error` of a failed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+STATUS = "status.json"
+# Groups and keys that change no figure of a member's report.
+NO_RESULT = ("machine", "paths", "cache", "objective")
+
+
+# -- status files -------------------------------------------------------------------------------
+
+
+def write_status(folder: Path, status: Mapping[str, Any]) -> None:
+    """Replace status.json in one step: no reader ever sees half of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f".{STATUS}.{os.getpid()}"
+    new.write_text(json.dumps(status) + "\n", encoding="utf-8")
+    os.replace(new, folder / STATUS)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Empty where there is none that can be read."""
+    return _read(folder / STATUS)
+
+
+def running(sweep: str | None, attempt: int) -> dict[str, Any]:
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+    return {**status, "started": started, "attempt": attempt, "sweep": sweep}
+
+
+def folders(sweep_dir: Path) -> Iterator[Path]:
+    """The folders of members that started, at any depth; what lies inside one is not looked at."""
+    for folder, below, files in os.walk(sweep_dir):
+        if STATUS in files and Path(folder) != sweep_dir:
+            below.clear()
+            yield Path(folder)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+
+
+def kept_report(
+    folder: Path, config: Mapping[str, Any], sources: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The report of a member that is done with this very config and version; None otherwise.
+
+    sources: digests of the files behind the user's own classes, as its status recorded them.
+    """
+    from compressor import __version__
+
+    status = read_status(folder)
+    if status.get("state") != "done" or status.get("sources", {}) != sources:
+        return None
+    report = _read(folder / "report.json")
+    made_by = (report.get("environment") or {}).get("compressor")
+    if made_by != __version__ or _decisive(report.get("config") or {}) != _decisive(config):
+        return None
+    return report
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(dict(config)))
+    return {key: value for key, value in plain.items() if key not in NO_RESULT}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Whatever this process prints goes to a file, what was bound to the streams before included.
+
+    The descriptors are turned, not the Python objects: loggers keep the stream of their first use.
+    """
+    with path.open("a", encoding="utf-8") as log:
+        saved = []
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            stream.flush()
+            saved.append(os.dup(number))
+            os.dup2(log.fileno(), number)
+        try:
+            yield
+        finally:
+            for stream, number, before in ((sys.stdout, 1, saved[0]), (sys.stderr, 2, saved[1])):
+                stream.flush()
+                os.dup2(before, number)
+                os.close(before)
+
+
+# -- progress -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """How far the members of one command are."""
+
+    total: int | None
+    done: int = 0
+    kept: int = 0
+    running: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        return self.done + len(self.failed)
+
+    def line(self, elapsed: float) -> str:
+        """elapsed: seconds since the first member started."""
+        of = "" if self.total is None else f" of {self.total}"
+        kept = f" ({self.kept} kept)" if self.kept else ""
+        text = f"[sweep] {self.done}{of} members done{kept}, {self.running} running"
+        if self.failed:
+            text += f", {len(self.failed)} failed"
+        fresh = self.finished - self.kept
+        if self.total is not None and fresh and self.total > self.finished:
+            # those that run are counted whole: rather too long than too short
+            text += f"; about {duration((self.total - self.finished) * elapsed / fresh)} left"
+        return text
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # a killed child that nobody waited for still has a number
+    with suppress(OSError):
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return True
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class Progress:
+    """Watches a sweep's folder from the command that started it, and prints how far it is.
+
+    beside: members run in other processes; a thread then looks every `EVERY` seconds and keeps one
+    line up to date on a terminal, or prints one at most every `SPARSE` seconds elsewhere. Members
+    of this process have `show` called at their end.
+    """
+
+    EVERY = 1.0
+    SPARSE = 30.0
+
+    def __init__(self, folder: Path, sweep: str, total: int | None, beside: bool) -> None:
+        self.folder, self.sweep, self.total, self.beside = folder, sweep, total, beside
+        self.started = time.monotonic()
+        self._final: dict[Path, dict[str, Any]] = {}
+        self._told: set[str] = set()
+        self._printed: tuple[str, float] = ("", 0.0)
+        self._live = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self.beside:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and says how it ended."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self.show()
+            if self._live:
+                print(flush=True)
+
+    def outlast(self) -> bool:
+        """Wait for the members that still run on this machine.
+
+        True when some were left unfinished by processes that are gone; False when some may run on
+        another machine, of which nothing is known.
+        """
+        while True:
+            found = [read_status(folder) for folder in folders(self.folder)]
+            running = [s for s in found if s.get("sweep") == self.sweep and s["state"] == "running"]
+            if any(status["host"] != socket.gethostname() for status in running):
+                return False
+            if not any(_alive(status["pid"]) for status in running):
+                return bool(running)
+            time.sleep(self.EVERY)
+
+    def tally(self) -> Tally:
+        """Counted from the members' files; those of other commands do not count."""
+        found = Tally(self.total)
+        for folder in folders(self.folder):
+            status = self._final.get(folder) or read_status(folder)
+            if status.get("sweep") != self.sweep:
+                continue
+            state = status.get("state")
+            if state in ("done", "failed"):
+                self._final[folder] = status
+            found.done += state == "done"
+            found.kept += state == "done" and bool(status.get("kept"))
+            found.running += state == "running"
+            if state == "failed":
+                found.failed[folder.relative_to(self.folder).as_posix()] = str(status.get("error"))
+        return found
+
+    def show(self, sparse: bool = False) -> None:
+        tally = self.tally()
+        terminal = self.beside and sys.stdout.isatty()
+        for name in sorted(tally.failed.keys() - self._told):
+            self._told.add(name)
+            _print(
+                f"compress-run: member {name} failed: {tally.failed[name]}", sys.stderr, terminal
+            )
+        line = tally.line(time.monotonic() - self.started)
+        before, when = self._printed
+        # the time left runs on by itself: only counts are news
+        if terminal:
+            sys.stdout.write(f"\r\x1b[2K{line}")
+            sys.stdout.flush()
+            self._live = True
+        elif line.split(";")[0] == before or (sparse and time.monotonic() - when < self.SPARSE):
+            return
+        else:
+            _print(line, sys.stdout)
+        self._printed = (line.split(";")[0], time.monotonic())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.EVERY):
+            # a folder that is not readable just now is read the next time
+            with suppress(OSError):
+                self.show(sparse=True)
+
+
+def _print(line: str, stream: TextIO, clear: bool = False) -> None:
+    print(f"\r\x1b[2K{line}" if clear else line, file=stream, flush=True)

@@ -1,0 +1,81 @@
+"""What a search looks at: figures of a member's report, named as `final.accuracy`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compressor.errors import RunError, UsageError
+
+POINTS = ("dense", "compressed", "recalibrated", "final")
+# What is measured at every point, and whether more of it is better.
+FIGURES = {
+    "accuracy": True,
+    "loss": False,
+    "macs": False,
+    "params": False,
+    "size_bytes": False,
+    "latency_ms.median": False,
+    "latency_ms.low": False,
+    "latency_ms.high": False,
+}
+SECONDS = "seconds"  # what the whole member took; it has no point
+_ROUND = re.compile(r"round\d+/(?:compressed|recalibrated|finetuned)$")
+
+
+def names(objective: Any) -> list[str]:
+    """The config's `objective`, one name or several, as a list of known names."""
+    found = [objective] if isinstance(objective, str) else objective
+    if not isinstance(found, Sequence) or not found or not all(isinstance(n, str) for n in found):
+        raise UsageError(
+            f"objective={objective} names no figure: write objective=final.accuracy or "
+            "objective='[final.accuracy,final.macs]'"
+        )
+    for name in found:
+        _check(name)
+    return list(found)
+
+
+def more_is_better(name: str) -> bool:
+    return FIGURES.get(name.partition(".")[2], False)
+
+
+def value(report: Mapping[str, Any], objective: Sequence[str]) -> tuple[float, ...]:
+    """The figures of a report; RunError for one that the run did not measure."""
+    return tuple(_value(report, name) for name in objective)
+
+
+def _value(report: Mapping[str, Any], name: str) -> float:
+    node: Any = report if name == SECONDS else report.get("points")
+    # a point has no dot in its name
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if not isinstance(node, int | float) or math.isnan(node):
+        has = ", ".join((report.get("points") or {}).keys()) or "none"
+        raise RunError(
+            f"objective={name} was not measured in this run (points: {has}); choose another figure"
+        )
+    return float(node)
+
+
+def _check(name: str) -> None:
+    if name == SECONDS:
+        return
+    point, _, figure = name.partition(".")
+    if point not in POINTS and not _ROUND.match(point):
+        near = difflib.get_close_matches(point, POINTS, n=1)
+        hint = f"; did you mean {near[0]}.{figure or 'accuracy'}?" if near else ""
+        raise UsageError(
+            f"objective={name}: there is no point '{point}'; it is one of {', '.join(POINTS)} or "
+            f"roundK/compressed, with a figure behind a dot, such as final.accuracy{hint}"
+        )
+    if figure not in FIGURES:
+        near = difflib.get_close_matches(figure, FIGURES, n=1)
+        hint = f"; did you mean {point}.{near[0]}?" if near else ""
+        raise UsageError(
+            f"objective={name}: there is no figure '{figure}'; it is one of "
+            f"{', '.join(FIGURES)}{hint}"
+        )
