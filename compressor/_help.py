@@ -25,10 +25,14 @@ Keys (every line of a YAML file is one; `compress-run --cfg job` prints them all
   model._target_=my.module.Net model=custom     a network class of your own
   plan_only=true                                print the plan and stop before the first epoch
 
-Sweeps: commas are values to run one after another, with -m; finished stages are shared.
+Sweeps: commas are values to run one after another, with -m; finished stages are shared, a failed
+member does not stop the others, and the same hydra.sweep.dir again runs only what is missing.
   compress-run -m prune=none,thinet,apoz,weight_sum,random prune.ratio=0.3,0.5 seed=0,1,2
-  compress-run -m hydra/launcher=joblib machine.threads=1 ...   on all cores; needs
-                                                pip install hydra-joblib-launcher
+  compress-run -m hydra/launcher=joblib hydra.launcher.n_jobs=4 ...    four at a time; likewise
+                                                submitit_local, submitit_slurm, ray
+  compress-run -m hydra/sweeper=optuna hydra.sweeper.direction=maximize \\
+      hydra.sweeper.n_trials=20 'prune.ratio=interval(0.2,0.8)'    a search for the best objective
+  compress-run -m experiment=search_ratio       a ready one: accuracy against MACs
 
 Examples:
   compress-run prune=thinet model=resnet50

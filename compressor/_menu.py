@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import itertools
 import re
@@ -126,6 +127,7 @@ class Menu:
                 raise UsageError(f"--config-dir {command.config_dir} is not a folder")
             search.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
         self.name = command.config_name
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
         self.loader = ConfigLoaderImpl(search)
         self.searchpath = [o for o in command.overrides if o.startswith("hydra.searchpath=")]
         with warnings.catch_warnings():
@@ -182,17 +184,29 @@ class Menu:
     def compose(self, selection: Iterable[str]) -> DictConfig:
         """The configuration of these choices, before any value is overridden."""
         overrides = [*self.searchpath, *(o for o in selection if o not in self.searchpath)]
+        known = self._composed.get(tuple(overrides))
+        if known is not None:
+            return copy.deepcopy(known)
         try:
-            return self.loader.load_configuration(self.name, overrides, RunMode.RUN)
+            config = self.loader.load_configuration(self.name, overrides, RunMode.RUN)
+            self._composed[tuple(overrides)] = copy.deepcopy(config)
+            return config
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(_missing_package(one_line(error)) or one_line(error)) from None
 
     def apply(self, overrides: list[Override], config: DictConfig) -> None:
         """Set values in a composed configuration, in place, as Hydra does."""
-        try:
-            self.loader._apply_overrides_to_config(overrides, config)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(one_line(error)) from None
+        for override in overrides:
+            try:
+                self.loader._apply_overrides_to_config([override], config)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UsageError(one_line(error)) from None
+            except AssertionError:  # OmegaConf's, for a key below null
+                above, _, key = override.key_or_group.rpartition(".")
+                raise UsageError(
+                    f"{override.input_line}: {above} is null and has nothing below it; write "
+                    f"{above}='{{{key}:...}}'"
+                ) from None
 
     def check_options(self, override: Override) -> None:
         group = override.key_or_group

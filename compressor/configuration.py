@@ -97,12 +97,16 @@ def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> 
     launching.check(config)
 
 
-def check_single(config: DictConfig) -> None:
-    """Raise UsageError for a single run that holds a search, or a wrong objective."""
-    params = config.hydra.sweeper.get("params")
-    if params:
-        shown = " ".join(f"{key}={value}" for key, value in params.items())
-        raise UsageError(f"{shown} is a search: add -m to run it")
+def check_single(config: DictConfig, overrides: Iterable[str]) -> None:
+    """Raise UsageError for a single run that holds a search, or a wrong objective.
+
+    One member of the search is a single run: its command names a value of everything searched.
+    """
+    params = config.hydra.sweeper.get("params") or {}
+    typed = {parse(text).key_or_group for text in overrides}
+    left = [f"{key}={value}" for key, value in params.items() if key not in typed]
+    if left:
+        raise UsageError(f"{' '.join(left)} is a search: add -m to run it")
     objective.names(launching.objective_of(config))
 
 

@@ -13,13 +13,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 STATUS = "status.json"
+SWEEP = "sweep.json"
 # Groups and keys that change no figure of a member's report.
 NO_RESULT = ("machine", "paths", "cache", "objective")
 
@@ -29,10 +30,7 @@ NO_RESULT = ("machine", "paths", "cache", "objective")
 
 def write_status(folder: Path, status: Mapping[str, Any]) -> None:
     """Replace status.json in one step: no reader ever sees half of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f".{STATUS}.{os.getpid()}"
-    new.write_text(json.dumps(status) + "\n", encoding="utf-8")
-    os.replace(new, folder / STATUS)
+    _replace(folder / STATUS, status)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -42,8 +40,61 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def running(sweep: str | None, attempt: int) -> dict[str, Any]:
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
-    return {**status, "started": started, "attempt": attempt, "sweep": sweep}
+    return {
+        "state": "running",
+        **_process(),
+        "started": started,
+        "attempt": attempt,
+        "sweep": sweep,
+    }
+
+
+def write_sweep(folder: Path, command: Sequence[str], state: str) -> None:
+    """Note in the sweep's own folder which command it is of, and how that ended."""
+    _replace(folder / SWEEP, {"command": list(command), "state": state, **_process()})
+
+
+def unfinished(outputs: Path, command: Sequence[str]) -> Path | None:
+    """The folder of the last sweep of this command, where that did not end well."""
+    for path in sorted(outputs.glob(f"multiruns/*/*/{SWEEP}"), reverse=True):
+        sweep = _read(path)
+        if sweep.get("command") != list(command):
+            continue
+        return None if sweep.get("state") == "done" or lives(sweep) else path.parent
+    return None
+
+
+def lives(status: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a status is another than this and still there.
+
+    Of another machine's nothing can be known: it counts as gone.
+    """
+    pid = status.get("pid")
+    if status.get("host") != socket.gethostname() or pid in (None, os.getpid()):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return status.get("birth") == _birth(pid)
+
+
+def _process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"pid": pid, "birth": _birth(pid), "host": socket.gethostname()}
+
+
+def _birth(pid: int) -> str | None:
+    """When a process was started, which tells it from a later one of its number (Linux)."""
+    try:
+        # the name, in brackets, may hold anything
+        after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    # a killed child that nobody waited for still has a number
+    return None if after_the_name[0] == "Z" else after_the_name[19]
 
 
 def folders(sweep_dir: Path) -> Iterator[Path]:
@@ -77,6 +128,13 @@ def kept_report(
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(dict(config)))
     return {key: value for key, value in plain.items() if key not in NO_RESULT}
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    os.replace(new, path)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -139,19 +197,6 @@ class Tally:
         return text
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # a killed child that nobody waited for still has a number
-    with suppress(OSError):
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    return True
-
-
 def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
@@ -207,7 +252,7 @@ class Progress:
             running = [s for s in found if s.get("sweep") == self.sweep and s["state"] == "running"]
             if any(status["host"] != socket.gethostname() for status in running):
                 return False
-            if not any(_alive(status["pid"]) for status in running):
+            if not any(lives(status) for status in running):
                 return bool(running)
             time.sleep(self.EVERY)
 

@@ -105,9 +105,11 @@ class Experiment:
         """Constructors hold the ranges: make every method once before any data is read."""
         from compressor.stages._fit import plain
 
-        plain(self.config["train"])
-        plain(self.config["finetune"])
         for stage in ("train", "finetune"):
+            try:
+                plain(self.config[stage])
+            except UsageError as error:
+                raise UsageError(f"{stage}.{error}") from None  # it begins with the key
             select = self.config[stage]["select"]
             if select not in ("best", "last"):
                 raise UsageError(f"{stage}.select={select} is not known: choose best or last")

@@ -48,6 +48,7 @@ class Sweep(Callback):
     """
 
     current: members.Progress | None = None
+    command: tuple[str, ...] = ()
 
     def __init__(self, sweep: str) -> None:
         self.sweep = sweep
@@ -59,6 +60,9 @@ class Sweep(Callback):
             folder = Path(config.hydra.sweep.dir).absolute()
             beside = launching.side_by_side(config.hydra)
             Sweep.current = members.Progress(folder, self.sweep, launching.members(config), beside)
+        # Hydra makes of an error in here a warning; it meets the same folder next and fails
+        with suppress(OSError):
+            members.write_sweep(Sweep.current.folder, Sweep.command, "running")
         Sweep.current.start()
 
 
@@ -141,6 +145,10 @@ def _run_member(
 
     values = plain(config)
     sources = _own_sources(values)
+    if members.lives(members.read_status(folder)):
+        print("another process still runs this member: waiting for it", flush=True)
+        while members.lives(members.read_status(folder)):
+            time.sleep(1)
     report = members.kept_report(folder, values, sources)
     done = {"state": "done", "sweep": sweep, "sources": sources}
     if report is not None:
@@ -181,7 +189,7 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
         overrides = configuration.check(command, menu)
         if not command.shows:
             pinned = _prepare(command, menu, overrides)
-    Sweep.current, _Failure.error = None, None
+    Sweep.current, Sweep.command, _Failure.error = None, command.overrides, None
     if command.completes:
         with _arguments([*command.flags, *overrides]):
             print(_help.completions(_application()), end="")
@@ -202,6 +210,7 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
                 # a worker is gone, of joblib the whole pool: the members that it ran are taken up
                 # once more, and what was done is found done
                 overrides = _in_the_same_folder(overrides, progress.folder)
+                print("compress-run: a worker process was killed; its members run once more")
                 continue
             if not progress.tally().finished:
                 raise
@@ -233,10 +242,17 @@ def _prepare(command: Any, menu: Any, overrides: list[str]) -> list[str]:
 
     config = configuration.compose(overrides, menu)
     if not (command.multirun or OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN):
-        configuration.check_single(config)
+        configuration.check_single(config, overrides)
         return []
     configuration.check_multirun(config, overrides, menu)
     extra, notes = launching.additions(config, overrides)
+    if not any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in overrides):
+        left = members.unfinished(Path(str(config.paths.outputs)), command.overrides)
+        if left is not None:
+            notes.append(
+                f"a sweep of this command was not finished; stop this one and add hydra.sweep.dir="
+                f"{left} to run only its missing and failed members"
+            )
     for note in notes:
         print(f"compress-run: {note}", flush=True)
     sweep = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
@@ -341,6 +357,8 @@ def _finish_multirun(progress: members.Progress, wants_traceback: bool) -> int:
     if any(folder.rglob("report.json")):
         Console().print(sweep.table(sweep.summarise(folder)))
     tally = progress.tally()
+    with suppress(OSError):
+        members.write_sweep(folder, Sweep.command, "failed" if tally.failed else "done")
     if not tally.failed:
         return 0
     if wants_traceback:

@@ -8,9 +8,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from compressor import launching
 from compressor.configuration import (
     Menu,
     check,
+    check_multirun,
+    check_single,
+    compose,
     config_dir,
     job_text,
     one_line,
@@ -138,6 +142,123 @@ def test_commas_of_distillers_name_the_list_as_well():
 def test_a_sweep_over_ranges_passes():
     words = ["seed=range(3)", "prune.ratio=choice(0.3,0.5)"]
     assert checked("-m", *words) == words
+
+
+def swept(*words: str) -> None:
+    """What the command does with -m before anything runs."""
+    command = read_command(["-m", *words])
+    overrides = check(command, menu_of())
+    check_multirun(compose(overrides, menu_of()), overrides, menu_of())
+
+
+def refused_sweep(*words: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        swept(*words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["objective=final.acuracy"], "did you mean final.accuracy?"),
+        (["objective=final.loss,final.macz"], "did you mean final.macs?"),
+        (["objective=3"], "text is expected"),
+        (["prune.ratio=interval(0.2,0.8)"], "add hydra/sweeper=optuna"),
+        (["train.epochs=interval(1,5)"], "write train.epochs=int(interval(1,5))"),
+        (["hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size=0 must be at least 1"),
+        (["hydra.sweeper.batch=0"], "Could not override 'hydra.sweeper.batch'"),
+        (['hydra.sweeper.params={prune:"thinet,thinnet"}'], "did you mean prune=thinet?"),
+        (['hydra.sweeper.params={prune.ratio:"0.3,x"}'], "prune.ratio=x: a number is expected"),
+        (["+hydra.sweeper.params.seed=1"], "write hydra.sweeper.params='{seed:...}'"),
+        (["hydra.sweeper.params={seed:choice(0,1)}"], "a sweep in braces needs quotes"),
+    ],
+)
+def test_what_a_sweep_cannot_use_is_said_before_it_starts(words, expected):
+    assert expected in refused_sweep(*words)
+
+
+def test_workers_are_counted_from_one():
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    joblib = ["seed=0,1", "hydra/launcher=joblib"]
+    assert "n_jobs=0 runs nothing" in refused_sweep(*joblib, "hydra.launcher.n_jobs=0")
+    swept(*joblib, "hydra.launcher.n_jobs=-1")
+
+
+def test_an_option_of_an_extra_names_the_package_to_install():
+    for words, package in (
+        (["hydra/launcher=ray"], "pip install hydra-ray-launcher"),
+        (["hydra/launcher=joblib"], "pip install hydra-joblib-launcher"),
+        (["hydra/launcher=submitit_slurm"], "pip install hydra-submitit-launcher"),
+        (["hydra/sweeper=optuna"], "pip install hydra-optuna-sweeper 'sqlalchemy<2'"),
+        (["experiment=search_ratio"], "pip install hydra-optuna-sweeper 'sqlalchemy<2'"),
+    ):
+        try:
+            swept(*words)
+        except UsageError as error:
+            # where it is installed, there is something else to say, or nothing
+            assert package in str(error) or "direction" in str(error)
+
+
+def test_a_search_has_the_direction_of_each_objective():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = ["hydra/sweeper=optuna", "prune.ratio=interval(0.2,0.8)"]
+    assert "type hydra.sweeper.direction=maximize" in refused_sweep(*search)
+    two = [*search, "objective=[final.accuracy,final.macs]"]
+    wrong = refused_sweep(*two, "hydra.sweeper.direction=maximize")
+    assert "type hydra.sweeper.direction='[maximize,minimize]'" in wrong
+    swept(*two, "hydra.sweeper.direction=[maximize,minimize]")
+    swept(*search, "objective=final.loss")
+
+
+def test_a_search_on_time_runs_its_members_one_after_another():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    timed = ["hydra/sweeper=optuna", "seed=0,1", "objective=final.latency_ms.median"]
+    swept(*timed)
+    assert "one after another" in refused_sweep(*timed, "hydra/launcher=joblib")
+
+
+def test_a_search_without_m_is_refused_and_one_of_its_members_is_not():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = ["experiment=search_ratio"]
+    with pytest.raises(UsageError, match="add -m"):
+        check_single(compose(words, menu_of()), words)
+    words += ["prune=apoz", "prune.ratio=0.3"]
+    check_single(compose(words, menu_of()), words)
+
+
+@pytest.mark.parametrize(
+    ("words", "total"),
+    [
+        (["prune=none,thinet", "seed=range(3)"], 6),
+        (["prune.ratio=choice(0.3,0.5)"], 2),
+        (["prune=thinet"], 1),
+        (["hydra/sweeper=optuna", "prune.ratio=interval(0.2,0.8)"], 20),
+        (["experiment=search_ratio", "hydra.sweeper.n_trials=7"], 7),
+    ],
+)
+def test_the_number_of_members_is_known_before_they_start(words, total):
+    if "hydra" in words[0] or "experiment" in words[0]:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    config = menu_of().loader.load_configuration("run", words, RunMode.MULTIRUN)
+    assert launching.members(config) == total
+
+
+def test_members_side_by_side_have_one_thread_each_unless_the_user_says_otherwise():
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+
+    def added(*words):
+        return launching.additions(compose(words, menu_of()), words)[0]
+
+    assert added("seed=0,1") == []
+    assert added("seed=0,1", "hydra/launcher=joblib") == ["machine.threads=1"]
+    assert added("hydra/launcher=joblib", "machine.threads=2") == []
+    assert added("hydra/launcher=joblib", "machine.threads=null") == []
+    threads, batch = added("hydra/launcher=submitit_local")
+    assert batch.startswith("hydra.sweeper.max_batch_size=")
+    assert added("hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=5") == [threads]
 
 
 def test_a_glob_names_options_and_no_inherited_bases():

@@ -257,30 +257,6 @@ def test_a_sweep_started_again_runs_only_missing_and_failed_members(experiments,
     assert [status(Path("sweep") / n).get("kept", False) for n in "012"] == [True, False, False]
 
 
-@pytest.mark.parametrize(
-    ("change", "runs"),
-    [
-        (["machine.threads=1", "paths.outputs=elsewhere", "cache.enabled=false"], 0),
-        (["objective=final.loss"], 0),
-        (["prune.ratio=0.25"], 1),
-        (["export.enabled=true"], 1),
-    ],
-)
-def test_a_member_is_kept_while_nothing_that_decides_its_results_changed(experiments, change, runs):
-    words = ["-m", "seed=0", "hydra.sweep.dir=sweep"]
-    assert run.main(words) == 0
-    assert run.main([*words, *change]) == 0
-    assert len(experiments.calls) == 1 + runs
-
-
-def test_a_member_of_another_version_is_run_again(experiments, monkeypatch):
-    words = ["-m", "seed=0", "hydra.sweep.dir=sweep"]
-    assert run.main(words) == 0
-    monkeypatch.setattr(compressor, "__version__", "0.0.1")
-    assert run.main(words) == 0
-    assert len(experiments.calls) == 2
-
-
 def test_a_member_whose_own_class_was_edited_is_run_again(experiments, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     source = tmp_path / "nets_of_the_user.py"

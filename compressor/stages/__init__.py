@@ -1,5 +1,6 @@
 """The stages of a run: each is a function of an artefact, its own options and a context."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache
 from compressor.data import ImageData
+from compressor.errors import UsageError
 from compressor.surgery import Plan
 from compressor.tasks import Task
 
@@ -30,6 +32,38 @@ class Machine:
     channels_last: bool
     latency_batch_size: int
     latency_seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse what Lightning would refuse when the first training starts, after the plan."""
+        from pytorch_lightning.accelerators import AcceleratorRegistry
+        from pytorch_lightning.strategies import StrategyRegistry
+
+        accelerators = ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())]
+        if self.accelerator not in accelerators:
+            raise UsageError(
+                f"machine.accelerator={self.accelerator} is not known: choose one of "
+                f"{', '.join(accelerators)}"
+            )
+        if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
+            raise UsageError(
+                f"machine.strategy={self.strategy} is not known to Lightning: try auto or ddp"
+            )
+        gpus = torch.cuda.device_count()
+        here = {"auto", "cpu", *(["cuda", "gpu"] if gpus else [])}
+        if torch.backends.mps.is_available():
+            here |= {"mps", "gpu"}
+        if self.accelerator not in here and self.accelerator != "tpu":
+            raise UsageError(
+                f"machine.accelerator={self.accelerator}: there is none in this machine, which has "
+                f"{', '.join(sorted(here))}"
+            )
+        on_gpus = gpus and self.accelerator in ("auto", "gpu", "cuda")
+        most = gpus if on_gpus else os.cpu_count() or 1
+        if isinstance(self.devices, int) and not (self.devices == -1 or 1 <= self.devices <= most):
+            has = f"{most} {'GPUs' if on_gpus else 'cores'}"
+            raise UsageError(
+                f"machine.devices={self.devices} does not fit this machine, which has {has}"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,14 @@ import yaml
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from compressor.configuration import Menu, config_dir, read_command
+from compressor.configuration import (
+    Menu,
+    check,
+    check_multirun,
+    compose,
+    config_dir,
+    read_command,
+)
 
 FILES = sorted(config_dir().glob("*/*.yaml"))
 RECIPES = sorted(config_dir().glob("*/by_*/*.yaml"))
@@ -117,9 +124,31 @@ CHOICES = [path for path in FILES if not path.stem.startswith("_")]
 
 @pytest.mark.parametrize("path", CHOICES, ids=name)
 def test_every_option_composes_and_has_what_its_group_shares(path):
+    needs_a_plugin(path)
     command = read_command([f"{path.parent.name}={path.stem}"])
     config = Menu(command).compose(command.overrides)
-    assert inherited(path).keys() <= set(config[path.parent.name])
+    assert inherited(path).keys() <= set(config.get(path.parent.name, {}))
+
+
+EXPERIMENTS = [path for path in CHOICES if path.parent.name == "experiment"]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_an_experiment_opens_with_its_command_which_is_sound(path):
+    needs_a_plugin(path)
+    head = path.read_text(encoding="utf-8").split("defaults:")[0]
+    (words,) = re.findall(r"^# Run: compress-run (.*?)(?:   .*)?$", head, re.MULTILINE)
+    assert f"experiment={path.stem}" in words
+    assert re.search(r"\d+ (?:s|min|h)\b", head), "the time it takes"
+    command = read_command(words.split())
+    menu = Menu(command)
+    overrides = check(command, menu)
+    check_multirun(compose(overrides, menu), overrides, menu)
+
+
+def needs_a_plugin(path: Path) -> None:
+    if "/hydra/sweeper: optuna" in path.read_text(encoding="utf-8"):
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
 
 def test_there_is_a_file_of_every_method_and_a_test():

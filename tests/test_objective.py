@@ -1,0 +1,64 @@
+import pytest
+
+from compressor import objective
+from compressor.errors import RunError, UsageError
+
+REPORT = {
+    "points": {
+        "dense": {"accuracy": 0.9, "latency_ms": None},
+        "round2/compressed": {"accuracy": 0.5},
+        "final": {"accuracy": 0.875, "macs": 100, "latency_ms": {"median": 2.5}},
+    },
+    "seconds": 12.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("final.accuracy", 0.875),
+        ("final.macs", 100.0),
+        ("final.latency_ms.median", 2.5),
+        ("round2/compressed.accuracy", 0.5),
+        ("seconds", 12.0),
+    ],
+)
+def test_a_dotted_name_is_a_figure_of_the_report(name, expected):
+    assert objective.value(REPORT, objective.names(name)) == (expected,)
+
+
+def test_several_names_are_several_figures_in_their_order():
+    names = objective.names(["final.macs", "final.accuracy"])
+    assert objective.value(REPORT, names) == (100.0, 0.875)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("final.acuracy", "did you mean final.accuracy?"),
+        ("finl.loss", "did you mean final.loss?"),
+        ("accuracy", "there is no point 'accuracy'"),
+        ("final", "there is no figure ''"),
+        ("round1/dense.loss", "there is no point 'round1/dense'"),
+        ([], "names no figure"),
+        ([1], "names no figure"),
+    ],
+)
+def test_an_unknown_objective_is_answered_with_the_near_one(wrong, hint):
+    with pytest.raises(UsageError, match="objective=") as caught:
+        objective.names(wrong)
+    assert hint in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_was_not_measured_is_no_value():
+    for name in ("dense.latency_ms.median", "compressed.accuracy"):
+        with pytest.raises(RunError, match="was not measured in this run"):
+            objective.value(REPORT, [name])
+    with pytest.raises(RunError):
+        objective.value({"points": {"final": {"loss": float("nan")}}}, ["final.loss"])
+
+
+def test_of_accuracy_more_is_better_and_of_costs_less():
+    assert objective.more_is_better("final.accuracy")
+    assert not objective.more_is_better("final.macs")
+    assert not objective.more_is_better("seconds")
