@@ -44,6 +44,7 @@ __all__ = [
 
 # A dictionary of this name takes any key: it is passed on to a class that we do not know.
 OPEN = "arguments"
+_PARAMS = "hydra.sweeper.params"
 
 
 def check(command: Command, menu: Menu) -> list[str]:
@@ -51,7 +52,8 @@ def check(command: Command, menu: Menu) -> list[str]:
 
     Keys below an open dictionary come back with the `++` that Hydra wants to see.
     """
-    overrides = [menu.without_globs(parse(text)) for text in command.overrides]
+    texts = [alone for text in command.overrides for alone in _alone(text)]
+    overrides = [menu.without_globs(parse(text)) for text in texts]
     groups, values = _checked_groups(overrides, command, menu)
     handed = {override.input_line: override.input_line for override in overrides}
     for selection in _selections(groups) if values else ():
@@ -132,7 +134,6 @@ def _checked_groups(
     """The overrides that choose options, which exist, and those that set values of ours."""
     for override in overrides:
         _check_sweep(override, command.multirun, menu)
-        _check_params(override)
     groups = [override for override in overrides if menu.is_group(override)]
     for override in groups:
         menu.check_options(override)
@@ -165,16 +166,26 @@ def _check_sweep(override: Override, multirun: bool, menu: Menu) -> None:
     raise UsageError(f"{text} is a sweep: add -m to run it")
 
 
-def _check_params(override: Override) -> None:
-    """Hydra cannot hold the sweeps that it reads in a typed `hydra.sweeper.params={...}`."""
-    if override.key_or_group != "hydra.sweeper.params" or not isinstance(override._value, dict):
-        return
-    for key, value in override._value.items():
+def _alone(text: str) -> list[str]:
+    """What is typed below `hydra.sweeper.params` as the sweeps that it means: `prune=a,b`.
+
+    The sweepers read both alike, but Hydra cannot set a key below the null that stands there.
+    """
+    if not text.lstrip("+").startswith(_PARAMS):
+        return [text]
+    below = text.lstrip("+").removeprefix(_PARAMS)
+    if below.startswith("."):
+        return [below[1:]]
+    params = parse(text).value()
+    if not isinstance(params, dict):
+        return [text]
+    for key, value in params.items():
         if isinstance(value, Sweep):
             raise UsageError(
-                f"{override.input_line}: a sweep in braces needs quotes, "
+                f"{text}: a sweep in braces needs quotes, "
                 f'{{{key}:"interval(0.2,0.8)"}}, or stands alone: {key}=interval(0.2,0.8)'
             )
+    return [f"{key}={_shown(value)}" for key, value in params.items()]
 
 
 def _selections(groups: list[Override]) -> Iterator[list[str]]:

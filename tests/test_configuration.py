@@ -170,12 +170,18 @@ def refused_sweep(*words: str) -> str:
         (["hydra.sweeper.batch=0"], "Could not override 'hydra.sweeper.batch'"),
         (['hydra.sweeper.params={prune:"thinet,thinnet"}'], "did you mean prune=thinet?"),
         (['hydra.sweeper.params={prune.ratio:"0.3,x"}'], "prune.ratio=x: a number is expected"),
-        (["+hydra.sweeper.params.seed=1"], "write hydra.sweeper.params='{seed:...}'"),
+        (["hydra.job.env_set.x.y=1"], "hydra.job.env_set"),
         (["hydra.sweeper.params={seed:choice(0,1)}"], "a sweep in braces needs quotes"),
     ],
 )
 def test_what_a_sweep_cannot_use_is_said_before_it_starts(words, expected):
     assert expected in refused_sweep(*words)
+
+
+def test_what_is_typed_as_a_parameter_of_the_sweeper_is_a_sweep():
+    words = ['hydra.sweeper.params={prune:"choice(thinet,apoz)",seed:3}']
+    assert checked("-m", *words) == ["prune=choice(thinet,apoz)", "seed=3"]
+    assert checked("-m", "+hydra.sweeper.params.seed=0,1") == ["seed=0,1"]
 
 
 def test_workers_are_counted_from_one():

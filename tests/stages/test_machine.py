@@ -1,0 +1,37 @@
+import pytest
+
+from compressor.errors import UsageError
+from compressor.stages import Machine
+
+DEFAULTS = {
+    "accelerator": "cpu", "devices": 1, "strategy": "auto", "threads": None, "workers": 0,
+    "progress": False, "log_every": 10, "eval_batch_size": 256, "channels_last": True,
+    "latency_batch_size": 1, "latency_seconds": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"accelerator": "foo"}, "choose one of auto, gpu, cpu"),
+        ({"accelerator": "mps"}, "there is none in this machine"),
+        ({"devices": 0}, "which has"),
+        ({"devices": -2}, "which has"),
+        ({"devices": 4096}, "which has"),
+        ({"strategy": "foo"}, "try auto or ddp"),
+    ],
+)
+def test_what_lightning_would_refuse_late_is_refused_at_once(wrong, expected, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    (key,) = wrong
+    with pytest.raises(UsageError, match=f"machine.{key}={wrong[key]}") as caught:
+        Machine(**{**DEFAULTS, **wrong})
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [{}, {"accelerator": "auto"}, {"devices": -1}, {"devices": "auto"}, {"strategy": "ddp"}],
+)
+def test_what_lightning_takes_is_taken(right):
+    Machine(**{**DEFAULTS, **right})
