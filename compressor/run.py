@@ -99,7 +99,7 @@ def job(config: DictConfig) -> float | tuple[float, ...] | None:
     if settings.mode == RunMode.MULTIRUN:
         return _member(config, settings, folder)
     try:
-        report = _run_experiment(config, folder, False, _command(settings))
+        report = _run_experiment(config, settings, folder)
     except BaseException as error:
         _record_failure(folder, error, {})
         if not isinstance(error, Exception):
@@ -166,7 +166,7 @@ def _run_member(
     # an old one beside a new status would be taken for this member's
     (folder / "report.json").unlink(missing_ok=True)
     start = time.monotonic()
-    report = _run_experiment(config, folder, True, _command(settings))
+    report = _run_experiment(config, settings, folder)
     members.write_status(folder, {**done, "seconds": round(time.monotonic() - start, 3)})
     return report
 
@@ -272,19 +272,23 @@ def _admit_users_folder() -> None:
 
 
 def _run_experiment(
-    config: DictConfig, folder: Path, member: bool, command: str
+    config: DictConfig, settings: DictConfig, folder: Path
 ) -> dict[str, Any] | None:
+    from hydra.types import RunMode
+
     from compressor.configuration import plain
 
     values = plain(config)
-    if Sweep.current is None and member:
+    member = settings.mode == RunMode.MULTIRUN
+    if member and Sweep.current is None:
         values["machine"]["progress"] = False  # bars of many processes on one terminal
     # Idle threads that spin in wait of work slow a busy machine tenfold; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _admit_users_folder()
     from compressor.pipeline import run_experiment
 
-    report = run_experiment(values, folder, member, command)
+    beside = member and launching.side_by_side(settings)
+    report = run_experiment(values, folder, member, _command(settings), side_by_side=beside)
     _check_finite(report)
     return report
 
@@ -353,7 +357,8 @@ def _finish_multirun(progress: members.Progress, wants_traceback: bool) -> int:
     from compressor.report import sweep
 
     folder = progress.folder
-    # latencies of members that ran side by side are measured here, before the table is made
+    if progress.beside:
+        _measure_what_was_left(folder)
     if any(folder.rglob("report.json")):
         Console().print(sweep.table(sweep.summarise(folder)))
     tally = progress.tally()
@@ -371,6 +376,18 @@ def _finish_multirun(progress: members.Progress, wants_traceback: bool) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _measure_what_was_left(folder: Path) -> None:
+    """Latencies of members that ran side by side: alone, now that all are done."""
+    from compressor import latency
+
+    try:
+        latency.complete(folder, lambda line: print(line, flush=True))
+    except Exception as error:
+        # without them the table still has every other figure
+        _, line = _verdict(error)
+        print(f"compress-run: latency was not measured: {line}", file=sys.stderr)
 
 
 def _verdict(error: BaseException) -> tuple[int, str | None]:

@@ -25,7 +25,7 @@ def experiments(monkeypatch, tmp_path):
     calls, ends = [], []
     pipeline = types.ModuleType("compressor.pipeline")
 
-    def run_experiment(config, run_dir, member, command):
+    def run_experiment(config, run_dir, member, command, side_by_side):
         calls.append((config, run_dir, member, command))
         end = ends.pop(0) if ends else None
         if isinstance(end, BaseException):
@@ -218,7 +218,7 @@ class Held:
 def test_a_failed_member_leaves_nothing_in_memory(experiments, monkeypatch):
     held = []
 
-    def run_experiment(config, run_dir, member, command):
+    def run_experiment(config, run_dir, member, command, side_by_side):
         large = Held()
         held.append(weakref.ref(large))
         raise RuntimeError("broke")
@@ -233,9 +233,9 @@ def test_while_a_member_runs_its_status_says_where(experiments, monkeypatch):
     pipeline = sys.modules["compressor.pipeline"]
     original = pipeline.run_experiment
 
-    def run_experiment(config, run_dir, member, command):
+    def run_experiment(config, run_dir, member, command, side_by_side):
         seen.append(status(run_dir))
-        return original(config, run_dir, member, command)
+        return original(config, run_dir, member, command, side_by_side=side_by_side)
 
     monkeypatch.setattr(pipeline, "run_experiment", run_experiment)
     assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
