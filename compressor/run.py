@@ -342,6 +342,8 @@ def _alone(folder: Path, lost: bool) -> Any:
 
 def _record_failure(folder: Path, error: BaseException, status: dict[str, Any]) -> None:
     code, line = _verdict(error)
+    if code == 130 and status:
+        line = "interrupted"  # the sweep says once what to do
     status = {"state": "failed", "error": line, **status}
     if code == 1:
         status["traceback"] = "".join(traceback.format_exception(error))
@@ -357,7 +359,7 @@ def _finish_multirun(progress: members.Progress, wants_traceback: bool) -> int:
     from compressor.report import sweep
 
     folder = progress.folder
-    if progress.beside:
+    if progress.beside or progress.tally().kept:
         _measure_what_was_left(folder)
     if any(folder.rglob("report.json")):
         Console().print(sweep.table(sweep.summarise(folder)))
@@ -379,7 +381,7 @@ def _finish_multirun(progress: members.Progress, wants_traceback: bool) -> int:
 
 
 def _measure_what_was_left(folder: Path) -> None:
-    """Latencies of members that ran side by side: alone, now that all are done."""
+    """Latencies of members that ran side by side, in this command or before: now, alone."""
     from compressor import latency
 
     try:
