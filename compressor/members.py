@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -285,7 +286,9 @@ class Progress:
         before, when = self._printed
         # the time left runs on by itself: only counts are news
         if terminal:
-            sys.stdout.write(f"\r\x1b[2K{line}")
+            # a line that wraps cannot be written over
+            columns = shutil.get_terminal_size().columns
+            sys.stdout.write(f"\r\x1b[2K{line[: columns - 1]}")
             sys.stdout.flush()
             self._live = True
         elif line.split(";")[0] == before or (sparse and time.monotonic() - when < self.SPARSE):
