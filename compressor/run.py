@@ -201,6 +201,8 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
             break
         except OSError as error:
             # what a job raises does not come this way: it is Hydra that made no folder
+            if error.filename is None:
+                raise
             raise RunError(_folder_line(error)) from error
         except Exception as error:
             progress = Sweep.current
@@ -294,11 +296,12 @@ def _run_experiment(
 
 
 def _check_finite(report: Mapping[str, Any] | None) -> None:
-    for name, point in ((report or {}).get("points") or {}).items():
-        loss = point.get("loss")
+    """A cut may break a network that recovers; what was trained may not end as NaN."""
+    points = (report or {}).get("points") or {}
+    for name, remedy in (("dense", "train.lr"), ("final", "finetune.lr or train.lr")):
+        loss = points.get(name, {}).get("loss")
         if loss is not None and loss != loss:
-            stage = "train.lr" if name == "dense" else "finetune.lr or train.lr"
-            raise RunError(f"the loss of the {name} network is NaN: training broke; lower {stage}")
+            raise RunError(f"the loss of the {name} network is NaN: training broke; lower {remedy}")
 
 
 def _figures(

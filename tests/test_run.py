@@ -363,6 +363,36 @@ def test_members_in_worker_processes_write_their_status(tmp_path):
     assert "2 of 2 members failed: 0, 1" in done.stderr
 
 
+KILLER = """
+import os, signal
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes, killed):
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__init__(
+            nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+        )
+"""
+
+
+@pytest.mark.slow
+def test_a_member_whose_process_is_killed_is_a_row_and_the_others_end(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    (tmp_path / "killer.py").write_text(KILLER)
+    words = ["model=custom", "model._target_=killer.Net", "model.arguments.killed=true,false"]
+    words += ["seed=0,1", "dataset=fake", "dataset.image_size=16", "dataset.samples=40"]
+    words += ["train.epochs=1", "finetune.epochs=0", "train.batch_size=16", "prune=weight_sum"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    done = command_line("-m", *words, folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    states = [status(tmp_path / "sweep" / n)["state"] for n in "0123"]
+    assert states == ["failed", "failed", "done", "done"], done.stdout + done.stderr
+    assert "ended from outside, twice" in status(tmp_path / "sweep" / "0")["error"]
+
+
 def command_line(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != run.FULL_ERROR}
     return subprocess.run(
