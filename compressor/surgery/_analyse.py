@@ -19,7 +19,7 @@ from compressor.surgery._structure import Structure, tally
 from compressor.surgery._trace import Tracer
 
 TRACE_BATCH = 2
-MAX_TRIALS = 64
+MAX_TRIALS = 256
 # different shares in neighbouring groups, so that no two sizes agree by accident
 TRIAL_SHARES = (0.5, 0.7, 0.6)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from compressor.surgery._derived import Derived, derive
 from compressor.surgery._operators import GATES
 
 if TYPE_CHECKING:
@@ -79,19 +80,23 @@ def _constant(trace: Tracer, base: str, tensor: Tensor, dim: int, vector: Tensor
 
 
 def _parameters_as_data(trace: Tracer, tensors: list[Tensor]) -> list[Tensor]:
-    """Parameters with one long dimension (scales, biases) get ids of their own; others taint."""
+    """Scales, biases and whole weights get ids of their own; other parameters taint."""
     data = []
     for tensor in tensors:
         alias = trace.alias(tensor)
         if alias is None or not alias.axes:
             continue
         if len(alias.axes) > 1:
+            if any(t is tensor for t in data) or derive(trace, tensor):
+                data.append(tensor)
+                continue
             for other in tensors:
                 if trace.alias(other) is not None:
-                    trace.taint(trace.alias(other))
+                    trace.taint(trace.alias(other).name)
             return []
         dim = next(iter(alias.axes))
         trace.set_ids(tensor, trace.record(alias, dim, None, "follower"), dim)
+        trace.set_derived(tensor, Derived(""))
         data.append(tensor)
     return data
 
@@ -102,7 +107,7 @@ def freeze_all(trace: Tracer, base: str, tensors: list, outs: list, reason: str)
         if (ids := trace.ids(tensor)) is not None:
             trace.unite(ids.vector, trace.event_vector(event))
         elif (alias := trace.alias(tensor)) is not None:
-            trace.taint(alias)
+            trace.taint(alias.name)
     for out in outs:
         trace.set_ids(out, trace.event_vector(event), None)
 

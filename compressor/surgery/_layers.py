@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from compressor.surgery._derived import adopt
+
 if TYPE_CHECKING:
     from compressor.surgery._trace import Tracer
 
@@ -44,7 +46,7 @@ def _refuse(trace: Tracer, base: str, tensors: list, out: Tensor) -> None:
         if tensor is not None and (ids := trace.ids(tensor)) is not None:
             trace.unite(ids.vector, trace.event_vector(event))
         elif _named(trace, tensor):
-            trace.taint(trace.alias(tensor))
+            trace.taint(trace.alias(tensor).name)
     trace.set_ids(out, trace.event_vector(event), None)
 
 
@@ -52,6 +54,8 @@ def convolution(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]
     source, weight, bias = args[0], args[1], args[2]
     transposed, groups = bool(args[6]), int(args[8])
     out = outs[0]
+    if not transposed:
+        adopt(trace, weight, source)
     if not _named(trace, weight):
         _refuse(trace, base, [source, weight, bias], out)
         return
@@ -68,6 +72,7 @@ def convolution(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]
         repeated = vector.repeat_interleave(times)
         trace.marks.depthwise.append(vector)
         _slot(trace, weight, 0, vector if transposed else repeated, "follower")
+        trace.records[name, 0].role = "follower"
         _bias(trace, bias, repeated, base, "follower")
         trace.set_ids(out, repeated, 1)
         return
@@ -115,8 +120,11 @@ def _followers(trace: Tracer, base: str, tensors: list, vector: Tensor) -> None:
     for tensor in tensors:
         if tensor is None or tensor.numel() == 1:
             continue
+        ids = trace.ids(tensor)
         if _named(trace, tensor):
             _slot(trace, tensor, 0, vector, "follower")
+        elif ids is not None and ids.dim == 0 and trace.derived(tensor) is not None:
+            trace.unite(vector, ids.vector)
         elif trace.ids(tensor) is not None or not trace.is_plain(tensor):
             trace.freeze(vector, base, "its scale is made on the fly")
 
@@ -148,9 +156,13 @@ def layer_norm(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor])
 def group_norm(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
     source, weight, bias, groups = args[0], args[1], args[2], int(args[6])
     vector = trace.vector(source, 1)
-    if groups != source.shape[1]:
+    aligned = 1 < groups < source.shape[1]
+    if trace.dense is not None:  # with one channel left of each group it looks like none
+        aligned = trace.dense.norms[len(trace.norms)]
+    trace.norms.append(aligned)
+    if aligned or groups == 1 != source.shape[1]:
         trace.marks.mixing.append(vector)
-    if 1 < groups < source.shape[1]:
+    if aligned:
         trace.aligned(vector, groups)
     _followers(trace, base, [weight, bias], vector)
     trace.set_ids(outs[0], vector, 1)

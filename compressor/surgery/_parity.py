@@ -30,23 +30,40 @@ def check_parity(
     Returns the error of the outputs in eval mode, relative to their largest value. A RunError
     names the layer when the outputs of either mode differ by more than 1e-5, and refuses a plan
     that cuts nothing, cuts the outputs, loses requires_grad or the mode, or cannot be trained.
-    Plans that cut groups marked `mixing` change the function, so their error is only returned.
+    Plans that cut groups marked `mixing` change the function (a statistic runs over the channels),
+    so their error is only returned. The given network stays as it is.
     """
-    masked, small = copy.deepcopy(dense), copy.deepcopy(dense)
     kept = plan.by_slot
     mixing = _check_slots(structure, kept)
-    sizes = {n: p.shape for n, p in dense.named_parameters()}
-    replay(small, plan)
+    _check_cuts(dense, plan)
+    small = replay(_copy_sharing(dense, set()), plan)
     _check_kept_state(dense, small)
-    changed = any(p.shape != sizes[n] for n, p in small.named_parameters())
-    if not changed:
-        raise RunError("the plan cuts nothing; raise prune.ratio or widen prune.scope")
-    _zero_removed(masked, structure, kept)
+    read = {(s.parameter, s.dim) for g in structure.groups for s in g.consumers} & set(kept)
+    masked = _copy_sharing(dense, {name for name, _ in read})
+    _zero_removed(masked, read, kept)
     with _exact_arithmetic():
         error = _compare(masked.eval(), small.eval(), plan, inputs, "eval", mixing)
         _compare(masked.train(), small.train(), plan, inputs, "train", mixing)
-        _optimizer_step(small, inputs)
+        del masked
+        _optimizer_step(copy.deepcopy(small), inputs)
     return error
+
+
+def _copy_sharing(net: nn.Module, own: set[str]) -> nn.Module:
+    """A copy that shares all parameters but those named in `own`; buffers are its own."""
+    shared = {id(p): p for name, p in net.named_parameters() if name not in own}
+    return copy.deepcopy(net, shared)
+
+
+def _check_cuts(dense: nn.Module, plan: Plan) -> None:
+    """Every operation removes something; a plan without one is no cut at all."""
+    if not plan.operations:
+        raise RunError("the plan cuts nothing; raise prune.ratio or widen prune.scope")
+    shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
+    for cut in plan.operations:
+        for name, dim in cut.slots:
+            if name in shapes and shapes[name][dim] == len(cut.kept):
+                raise RunError(f"the plan keeps all of '{name}' along dimension {dim}: no cut")
 
 
 def _check_slots(structure: Structure, kept: dict) -> bool:
@@ -75,16 +92,14 @@ def _check_kept_state(dense: nn.Module, small: nn.Module) -> None:
             raise RunError(f"cutting changed the mode of '{path}' to training={new.training}")
 
 
-def _zero_removed(net: nn.Module, structure: Structure, kept: dict) -> None:
+def _zero_removed(net: nn.Module, read: set[tuple[str, int]], kept: dict) -> None:
     tensors = dict(net.named_parameters())
     with torch.no_grad():
-        for key in {(s.parameter, s.dim) for g in structure.groups for s in g.consumers}:
-            if key in kept:
-                name, dim = key
-                gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
-                gone[list(kept[key])] = False
-                indices = gone.nonzero().flatten().to(tensors[name].device)
-                tensors[name].index_fill_(dim, indices, 0)
+        for name, dim in read:
+            gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
+            gone[list(kept[name, dim])] = False
+            indices = gone.nonzero().flatten().to(tensors[name].device)
+            tensors[name].index_fill_(dim, indices, 0)
 
 
 # --- comparing ---------------------------------------------------------------------------------
@@ -151,10 +166,11 @@ def _error(masked: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]) -> f
     before = _outputs(masked, inputs)
     try:
         after = _outputs(small, inputs)
-    except (RuntimeError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever a user's forward raises at a size it did not expect
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(
-            f"the cut network does not run: {line}; use a smaller prune.scope"
+            f"the cut network does not run in layer '{_failing(small, inputs)}': {line}; "
+            "leave it out with prune.skip"
         ) from error
     worst = 0.0
     for left, right in zip(before, after, strict=True):
@@ -165,6 +181,23 @@ def _error(masked: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]) -> f
             )
         worst = max(worst, relative_error(left, right))
     return worst
+
+
+def _failing(net: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """Path of the innermost module whose forward raises."""
+    stack = [""]
+    handles = []
+    for path, module in net.named_modules():
+        enter = module.register_forward_pre_hook(lambda m, a, path=path: stack.append(path))
+        handles += [enter, module.register_forward_hook(lambda m, a, out: stack.pop() and None)]
+    try:
+        _outputs(net, inputs)
+    except Exception:
+        return stack[-1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ""
 
 
 def _note(outputs: dict[str, Tensor], path: str, out: Tensor) -> None:

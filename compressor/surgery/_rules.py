@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.surgery import _layers
 from compressor.surgery._combine import argument, combine, freeze_all
+from compressor.surgery._derived import VIEWS, derive, pass_on
 from compressor.surgery._ids import Alias, Ids, operator_name, varying
 from compressor.surgery._operators import (
     ALONG,
@@ -70,10 +71,16 @@ def follow(trace: Tracer, func, args: tuple, kwargs: dict, out) -> None:
         _move_alias(trace, base, func, args, kwargs, outs, aliased)
         return
     if not tracked and rule in (_unknown, _reduce, _along, _cat):
-        for tensor in aliased:
-            trace.taint(trace.alias(tensor))
-        return
+        if rule is not _reduce or not all(derive(trace, t) for t in aliased):
+            for tensor in aliased:
+                trace.taint(trace.alias(tensor).name)
+            return
+    if "batch_norm" in base and trace.ids(args[0]) is None:
+        derive(trace, args[0])
     rule(trace, base, func, args, kwargs, outs)
+    if base not in _layers.RULES or "batch_norm" in base:
+        made_of = [t for t in tensors if trace.ids(t) is not None]
+        pass_on(trace, base, pointwise, made_of, outs)
     _note_after(trace, base, tensors, tracked, outs)
     if base in NONLINEAR and outs and (ids := trace.ids(outs[0])) is not None:
         trace.site(SHORT.get(base, base), ids.vector, outs[0])
@@ -186,7 +193,11 @@ def _move_alias(trace, base: str, func, args, kwargs, outs: list, aliased: list)
             elif dims:
                 axes[-1] = None
     if any(-1 in axes for axes in found):
-        trace.taint(alias)
+        if base in VIEWS and derive(trace, args[0]):
+            _move(trace, base, func, args, kwargs, outs)
+            pass_on(trace, base, False, [args[0]], outs)
+        else:
+            trace.taint(alias.name)
         return
     for out, axes in zip(outs, found, strict=True):
         if not args[0].numel() == out.numel() and base in PARTS and not axes:
@@ -212,7 +223,7 @@ def _cat(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> No
     else:
         for piece in pieces:
             if trace.ids(piece) is None and trace.alias(piece) is not None:
-                trace.taint(trace.alias(piece))
+                trace.taint(trace.alias(piece).name)
         vector = torch.cat([trace.vector(piece, dim) for piece in pieces])
         if len(pieces) > 1 and lies:
             trace.marks.cat.append(vector)
@@ -275,6 +286,18 @@ def _along(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> 
             trace.set_ids(out, ids.vector, ids.dim)
 
 
+def _restride(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    """as_strided where it only changes the strides of dimensions of size 1, as pooling does."""
+    ids, out = trace.ids(args[0]), outs[0]
+    plain = torch.empty(out.shape, device="meta").stride()
+    strides = zip(out.shape, out.stride(), plain, strict=True)
+    same = out.storage_offset() == 0 and all(n == 1 or a == b for n, a, b in strides)
+    if same and (ids.dim is None or out.shape[ids.dim] == ids.vector.numel()):
+        trace.set_ids(out, ids.vector, ids.dim)
+    else:
+        _unknown(trace, base, func, args, kwargs, outs)
+
+
 def _spatial(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
     source, ids = args[0], trace.ids(args[0])
     spatial = next((n for n in (1, 2, 3) if f"{n}d" in base), 2)
@@ -306,4 +329,5 @@ _SETS = (
     (frozenset({"cat", "stack"}), _cat),
     (frozenset({"constant_pad_nd"}), _pad),
     (frozenset({"glu"}), _glu),
+    (frozenset({"as_strided"}), _restride),
 )

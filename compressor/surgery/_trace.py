@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from compressor.surgery._derived import Derived
 from compressor.surgery._ids import Alias, Event, Ids, Marks, Record, Site, execute, operator_name
 from compressor.surgery._rules import follow
 
@@ -31,6 +32,7 @@ class Tracer(TorchDispatchMode):
         self.depthwise: set[str] = set()
         self.splits: dict[int, int] = {}
         self.moves = 0
+        self.norms: list[bool] = []
         self.count = 0
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.events: list[Event] = []
@@ -44,6 +46,7 @@ class Tracer(TorchDispatchMode):
         self._calls: dict[str, int] = {}
         self._ids: dict[int, Ids] = {}
         self._aliases: dict[int, Alias] = {}
+        self._derived: dict[int, Derived] = {}
         self._plain: set[int] = set()
         self._after: dict[int, str] = {}
         self._site_of: dict[int, int] = {}
@@ -140,6 +143,9 @@ class Tracer(TorchDispatchMode):
             vector, dim = vector[:1], None
         self._ids[id(tensor)] = Ids(vector, dim)
 
+    def forget_ids(self, tensor: Tensor) -> None:
+        self._ids.pop(id(tensor), None)
+
     def vector(self, tensor: Tensor, dim: int) -> Tensor:
         """The ids along `dim`, frozen where they also differ along another dimension."""
         size, ids = tensor.shape[dim], self.ids(tensor)
@@ -217,10 +223,16 @@ class Tracer(TorchDispatchMode):
     def shape(self, name: str) -> torch.Size:
         return self._sizes[name]
 
-    def taint(self, alias: Alias) -> None:
+    def taint(self, name: str) -> None:
         """The parameter is also used in a way that no cut follows: freeze all its dimensions."""
-        reason = f"'{alias.name}' is used in other ways than as the weight of a layer"
-        self._tainted.append((alias.name, self.event(self.operator, reason)))
+        reason = f"'{name}' is used in other ways than as the weight of a layer"
+        self._tainted.append((name, self.event(self.operator, reason)))
+
+    def derived(self, tensor: Tensor | None) -> Derived | None:
+        return None if tensor is None else self._derived.get(id(tensor))
+
+    def set_derived(self, tensor: Tensor, derived: Derived) -> None:
+        self._derived[id(tensor)] = derived
 
     # --- facts about tensors ----------------------------------------------------------------------
 
