@@ -48,7 +48,7 @@ class SelectOptions:
                 f"prune.ratio={self.ratio} is the fraction of channels removed: it must be above "
                 "0 and below 1; to remove nothing type prune=none"
             )
-        _one_of("scope", self.scope, ("interior", "all"))
+        _one_of("scope", self.scope, ("interior", "all", "mixing"))
         _one_of("reconstruct", self.reconstruct, ("none", "rescale"))
         _one_of("statistics", self.statistics, ("dense", "sequential"))
         for name in ("round_to", "min_channels", "images"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from compressor.errors import RunError
@@ -20,8 +22,6 @@ from compressor.surgery._trace import Tracer
 
 TRACE_BATCH = 2
 MAX_TRIALS = 256
-# different shares in neighbouring groups, so that no two sizes agree by accident
-TRIAL_SHARES = (0.5, 0.7, 0.6)
 
 
 def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
@@ -106,8 +106,10 @@ def _trial(
     """
     keep = {}
     generator = torch.Generator().manual_seed(0)
-    for number, group in enumerate(structure.groups):
-        keep[group.name] = _trial_classes(group.size, number, generator)
+    alike: Counter[int] = Counter()
+    for group in structure.groups:
+        keep[group.name] = _trial_classes(group.size, alike[group.size], generator)
+        alike[group.size] += 1
     plan = plan_cut(structure, keep)
     small = replay(meta_copy(net), plan)
     again = Tracer(small.train(), dense=grouping.trace)
@@ -140,10 +142,13 @@ def _trial_classes(size: int, number: int, generator: torch.Generator) -> Tensor
     """Classes that the trial keeps: at random, but neither the first nor the last one.
 
     Without the ends, a shift by a constant number of channels cannot look like an order kept.
+    number: of the group among those of this size. Neighbours get other counts, so that code which
+    takes one group's size for another's does not run by accident.
     """
     if size < 4:
         return torch.arange(1, size)
-    count = max(2, int((size - 2) * TRIAL_SHARES[number % len(TRIAL_SHARES)]))
+    least = max(2, size // 3)
+    count = least + number % (size - 1 - least)
     return torch.randperm(size - 2, generator=generator)[:count].sort().values + 1
 
 
@@ -239,6 +244,8 @@ class _CostRun(TorchDispatchMode):
         self.operator = ""
         self.stack = [""]
         self._names = {p.untyped_storage()._cdata: name for name, p in net.named_parameters()}
+        self._wide = {name for name, p in net.named_parameters() if p.ndim > 1}
+        self._derived: list[Tensor] = []
 
     def run(self, inputs: tuple[Tensor, ...]) -> None:
         handles = []
@@ -261,14 +268,14 @@ class _CostRun(TorchDispatchMode):
         kwargs = kwargs or {}
         self.operator = operator_name(func)
         out = execute(func, args, kwargs)
+        names = [self._names.get(t.untyped_storage()._cdata) for t in args if isinstance(t, Tensor)]
+        weights = [n for n in names if n in self._wide]
         if func.overloadpacket in flop_registry:
             cost = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
-            found = (
-                self._names.get(t.untyped_storage()._cdata) for t in args if isinstance(t, Tensor)
-            )
-            weights = [n for n in found if n is not None and len(self._sizes(n)) > 1]
             self.macs.append((weights[0] if weights else None, cost))
+        elif weights and None not in names:
+            for tensor in tree_leaves(out):  # a weight made of parameters alone goes by their name
+                if isinstance(tensor, Tensor):
+                    self._names.setdefault(tensor.untyped_storage()._cdata, weights[0])
+                    self._derived.append(tensor)  # held, lest another storage get its number
         return out
-
-    def _sizes(self, name: str) -> torch.Size:
-        return self.net.get_parameter(name).shape

@@ -109,11 +109,15 @@ class Structure:
         raise UsageError(f"no group '{name}' in this network; the first ones are: {known}")
 
     def select(self, scope: str) -> tuple[Group, ...]:
-        """interior: channels inside blocks; all: streams, concatenations and hidden layers too."""
+        """interior: channels inside blocks; all: streams, concatenations and hidden layers too;
+        mixing: also what a statistic over channels reads, so that a cut changes the function.
+        """
         kinds = {"interior": ("interior",), "all": ("interior", "stream", "concat", "fc")}
+        kinds["mixing"] = kinds["all"]
         if scope not in kinds:
-            raise UsageError(f"prune.scope={scope} is not known; use interior or all")
-        return tuple(g for g in self.groups if g.kind in kinds[scope] and not g.mixing)
+            raise UsageError(f"prune.scope={scope} is not known; use {', '.join(kinds)}")
+        mixing = scope == "mixing"
+        return tuple(g for g in self.groups if g.kind in kinds[scope] and (mixing or not g.mixing))
 
     def _sizes(self, keep: Mapping[str, int]) -> Tensor:
         removed = []

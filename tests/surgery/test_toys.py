@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from compressor.errors import RunError
-from compressor.surgery import analyse, check_parity, plan_cut
+from compressor.surgery import analyse, check_parity, plan_cut, replay
 
 
 class Net(nn.Module):
@@ -216,7 +216,7 @@ STOPPED = {
     "matrix product": (lambda m, x: m.p(m.a(x) @ m.a(x)), "bmm"),
     "sort": (lambda m, x: m.p(m.a(x).sort(1).values), "sort"),
     "weight made on the fly": (
-        lambda m, x: functional.conv2d(m.a(x), m.p.weight - m.p.weight.mean()),
+        lambda m, x: functional.conv2d(m.a(x), m.p.weight.sort(1).values),
         "convolution",
     ),
     "width in the code": (lambda m, x: m.p(m.a(x).view(-1, 8, 12, 12)), "view"),
@@ -230,6 +230,62 @@ def test_channels_are_frozen_by_the_name_of_the_operator(case, halves):
     assert "a" not in names(structure)
     assert stopped_by(structure).get(operator, 0) >= 8
     assert all(f.reason for f in structure.frozen)
+
+
+class Standardised(nn.Conv2d):
+    """Weights with mean 0 and variance 1 in each output channel, as timm's NF-ResNet has them."""
+
+    def forward(self, x):
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = functional.batch_norm(flat, None, None, training=True, eps=1e-6)
+        return functional.conv2d(x, weight.reshape_as(self.weight), self.bias, 1, 1, 1, self.groups)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_outputs_of_a_standardised_weight_are_cut_and_its_inputs_are_mixing(kernel, halves):
+    layer = Standardised(8, 6, kernel, padding=1)
+    body = lambda m, x: m.p(m.s(m.a(x).relu()).relu())  # noqa: E731
+    structure = examine(Net(body, 5, a=conv(3, 8), s=layer, p=conv(6, 5)), halves)
+    before, after, _ = structure.groups
+    assert before.mixing and not after.mixing and not stopped_by(structure)
+    assert [s.parameter for s in before.consumers] == ["layers.s.weight"]
+    assert [g.name for g in structure.select("all")] == ["layers.s", "layers.p"]
+    assert structure.select("mixing") == structure.groups
+
+
+def test_a_standardised_depthwise_weight_mixes_nothing(halves):
+    layer = Standardised(8, 8, 3, groups=8)
+    body = lambda m, x: m.p(m.s(m.a(x).relu()).relu())  # noqa: E731
+    structure = examine(Net(body, 6, a=conv(3, 8), s=layer, p=conv(8, 6)), halves)
+    group = structure.group("layers.a")
+    assert not group.mixing and "layers.s.weight" in [s.parameter for s in group.followers]
+
+
+def test_macs_of_a_standardised_weight_follow_the_cut(halves, counted):
+    layer = Standardised(8, 6, 3)
+    net = Net(lambda m, x: m.s(m.a(x).relu()), 6, a=conv(3, 8), s=layer)
+    structure = analyse(net, (torch.zeros(1, 3, 12, 12),))
+    keep = {"layers.a": torch.arange(3), "layers.s": torch.arange(2)}
+    replay(net, plan_cut(structure, keep))
+    assert structure.macs({"layers.a": 3, "layers.s": 2}) == counted(net, 3, 12, 12)[0]
+
+
+def test_a_parametrised_weight_is_frozen_and_its_layer_named():
+    net = Net(lambda m, x: m.p(m.b(m.a(x))), 6, a=conv(3, 8), b=conv(8, 8), p=conv(8, 6))
+    nn.utils.parametrizations.weight_norm(net.layers.b)
+    structure = analyse(net, (torch.zeros(1, 3, 12, 12),))
+    assert names(structure) == ["p"]
+    assert any(f.module == "layers.b" and f.operator == "convolution" for f in structure.frozen)
+
+
+def test_a_size_taken_from_another_layer_of_the_same_width_is_found_by_the_trial(halves):
+    def body(m, x):
+        wide = m.a(x).relu()
+        return m.b(wide).mean(3, keepdim=True).expand(wide.shape)
+
+    net = Net(body, 6, a=conv(3, 6), b=conv(6, 6))
+    structure = examine(net, halves)
+    assert stopped_by(structure).keys() == {"expand"}
 
 
 def test_a_split_by_a_constant_width_is_found_by_the_trial(halves):
