@@ -22,6 +22,7 @@ from compressor.surgery._trace import Tracer
 
 TRACE_BATCH = 2
 MAX_TRIALS = 256
+SMALL = 4  # channels
 
 
 def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
@@ -37,7 +38,9 @@ def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
         grouping = Grouping(trace)
         groups = grouping.groups()
         structure = Structure(groups, grouping.report())
-        macs = _trial(net, structure, grouping, example_inputs)
+        macs = _trial(net, structure, grouping, example_inputs, turn=0)
+        if macs is not None and _need_second(structure):
+            macs = _trial(net, structure, grouping, example_inputs, turn=1)
         if macs is not None:
             parameters = [name for name, _ in dense.named_parameters()]
             return Structure(groups, structure.frozen, tally(groups, shapes, parameters, macs))
@@ -97,7 +100,11 @@ def _class_of(net: nn.Module, path: str) -> str:
 
 
 def _trial(
-    net: nn.Module, structure: Structure, grouping: Grouping, example_inputs: tuple[Tensor, ...]
+    net: nn.Module,
+    structure: Structure,
+    grouping: Grouping,
+    example_inputs: tuple[Tensor, ...],
+    turn: int,
 ) -> list[tuple[str | None, int]] | None:
     """Cut a meta copy and run it in both modes: dense MACs per call, or None after freezing more.
 
@@ -108,7 +115,7 @@ def _trial(
     generator = torch.Generator().manual_seed(0)
     alike: Counter[int] = Counter()
     for group in structure.groups:
-        keep[group.name] = _trial_classes(group.size, alike[group.size], generator)
+        keep[group.name] = _trial_classes(group.size, alike[group.size], turn, generator)
         alike[group.size] += 1
     plan = plan_cut(structure, keep)
     small = replay(meta_copy(net), plan)
@@ -138,15 +145,23 @@ def _trial(
     return _dense_macs(costs.macs, grouping.trace, plan.by_slot)
 
 
-def _trial_classes(size: int, number: int, generator: torch.Generator) -> Tensor:
+def _need_second(structure: Structure) -> bool:
+    """Whether groups of one small width are cut to sizes that take two trials to tell apart."""
+    small = Counter(g.size for g in structure.groups if g.size <= SMALL)
+    return any(count > 1 for count in small.values())
+
+
+def _trial_classes(size: int, number: int, turn: int, generator: torch.Generator) -> Tensor:
     """Classes that the trial keeps: at random, but neither the first nor the last one.
 
     Without the ends, a shift by a constant number of channels cannot look like an order kept.
     number: of the group among those of this size. Neighbours get other counts, so that code which
     takes one group's size for another's does not run by accident.
     """
-    if size < 4:
-        return torch.arange(1, size)
+    if size <= SMALL:
+        # too few for many sizes: a third of the groups keeps more in one turn, a third in the other
+        fewer, more = {2: ([1], [0, 1]), 3: ([1, 2], [0, 1, 2]), 4: ([1, 2], [0, 1, 3])}[size]
+        return torch.tensor(more if number % 3 == 2 - turn else fewer)
     least = max(2, size // 3)
     count = least + number % (size - 1 - least)
     return torch.randperm(size - 2, generator=generator)[:count].sort().values + 1

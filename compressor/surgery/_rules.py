@@ -138,13 +138,15 @@ def _move(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> N
         for out in outs:
             trace.set_ids(out, ids.vector, None)
         return
+    if base == "pixel_shuffle" and ids.dim == args[0].ndim - 3:
+        pieces = int(args[1]) ** 2  # that many neighbouring channels become one
+        vector = trace.aligned(ids.vector.view(-1, pieces).t().reshape(-1), pieces)
+        trace.set_ids(outs[0], vector, ids.dim)
+        return
     for out, moved in zip(outs, _execute(func, base, args, kwargs, ids), strict=True):
         dims, least = varying(moved)
         if not dims:
             trace.set_ids(out, least.reshape(-1), None)
-        elif base == "pixel_shuffle":
-            rows = least.movedim(dims[0], -1)
-            trace.set_ids(out, trace.aligned(rows.reshape(-1), rows[..., 0].numel()), dims[0])
         else:
             # channels split in g x k: code computes with equal pieces, so position p is one class
             pieces = least.numel() // least.shape[dims[-1]]

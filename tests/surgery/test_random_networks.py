@@ -10,18 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.surgery import Plan, analyse, check_parity, plan_cut, replay
 
+NEXT = {"addmm", "add", "mul", "cat", "convolution", "native_batch_norm", "index", "view", "stack"}
 # what stops a cut, and the operators that the frozen channels may name
 STOPS = {
     "pad": {"constant_pad_nd"},
     "uneven": {"split_with_sizes"},
     "slice": {"slice"},
-    "sizes": {"convolution", "split", "split_with_sizes", "cat", "index", "slice"},
+    "sizes": {"split", "split_with_sizes", "slice", *NEXT},
     "attention": {"bmm", "view", "_softmax", "transpose"},
     "option_a": {"constant_pad_nd", "slice"},
     "centre": {"mean"},
     "table": {"mul"},
     "roll": {"index"},
-    "twice": {"expand", "slice"},
+    # one channel expands to any number: then the next operator fails in its place
+    "twice": {"expand", "slice", *NEXT},
 }
 KINDS = (
     "conv", "residual", "project", "concat", "grouped", "depthwise", "multiplier", "se", "shared",
