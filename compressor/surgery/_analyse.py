@@ -9,13 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from compressor.errors import RunError
 from compressor.surgery._cut import replay
 from compressor.surgery._groups import Grouping
-from compressor.surgery._ids import components, execute, operator_name
+from compressor.surgery._ids import components, execute, hollow, operator_name, tensors_in
 from compressor.surgery._plan import plan_cut
 from compressor.surgery._structure import Structure, tally
 from compressor.surgery._trace import Tracer
@@ -58,7 +57,7 @@ def meta_copy(net: nn.Module) -> nn.Module:
             for tensor in store.values():
                 if not isinstance(tensor, Tensor) or id(tensor) in memo:
                     continue
-                empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+                empty = hollow(tensor)
                 if isinstance(tensor, nn.Parameter):
                     empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
                 memo[id(tensor)] = empty
@@ -163,7 +162,8 @@ def _trial_classes(size: int, number: int, turn: int, generator: torch.Generator
         fewer, more = {2: ([1], [0, 1]), 3: ([1, 2], [0, 1, 2]), 4: ([1, 2], [0, 1, 3])}[size]
         return torch.tensor(more if number % 3 == 2 - turn else fewer)
     least = max(2, size // 3)
-    count = least + number % (size - 1 - least)
+    # the offset keeps widths that add up (a concatenation) from adding up after the cut
+    count = least + (number + size * size // 3) % (size - 1 - least)
     return torch.randperm(size - 2, generator=generator)[:count].sort().values + 1
 
 
@@ -289,8 +289,7 @@ class _CostRun(TorchDispatchMode):
             cost = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
             self.macs.append((weights[0] if weights else None, cost))
         elif weights and None not in names:
-            for tensor in tree_leaves(out):  # a weight made of parameters alone goes by their name
-                if isinstance(tensor, Tensor):
-                    self._names.setdefault(tensor.untyped_storage()._cdata, weights[0])
-                    self._derived.append(tensor)  # held, lest another storage get its number
+            for tensor in tensors_in(out):  # a weight made of parameters alone goes by their name
+                self._names.setdefault(tensor.untyped_storage()._cdata, weights[0])
+                self._derived.append(tensor)  # held, lest another storage get its number
         return out

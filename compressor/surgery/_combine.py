@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from compressor.surgery._derived import Derived, derive
+from compressor.surgery._ids import tensors_in
 from compressor.surgery._operators import GATES
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def combine(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = tensors_in(args, kwargs)
     if not outs:
         return
     rank = outs[0].ndim

@@ -21,6 +21,7 @@ def replay(net: nn.Module, plan: Plan) -> nn.Module:
     names = dict(net.named_parameters(remove_duplicate=False))
     names.update(net.named_buffers(remove_duplicate=False))
     kept: dict[str, dict[int, Tensor]] = {}
+    tensors: dict[int, Tensor] = {}  # the slots of one operation share their indices
     for (name, dim), indices in plan.by_slot.items():
         if name not in names:
             raise UsageError(f"the plan cuts '{name}', which this network lacks; wrong network")
@@ -32,7 +33,9 @@ def replay(net: nn.Module, plan: Plan) -> nn.Module:
                 f"the plan keeps index {indices[-1]} of '{name}' dimension {dim}, which has "
                 f"{shape[dim]}; replay it on the dense network it was made for"
             )
-        kept.setdefault(name, {})[dim] = torch.tensor(indices)
+        if id(indices) not in tensors:
+            tensors[id(indices)] = torch.tensor(indices)
+        kept.setdefault(name, {})[dim] = tensors[id(indices)]
     _apply(net, kept)
     return net
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from compressor.surgery import _layers
 from compressor.surgery._combine import argument, combine, freeze_all
 from compressor.surgery._derived import VIEWS, derive, pass_on
-from compressor.surgery._ids import Alias, Ids, operator_name, varying
+from compressor.surgery._ids import Alias, Ids, operator_name, tensors_in, varying
 from compressor.surgery._operators import (
     ALONG,
     FACTORIES,
@@ -44,8 +43,7 @@ def follow(trace: Tracer, func, args: tuple, kwargs: dict, out) -> None:
     """Carry ids from the arguments of one operator to its results."""
     name = operator_name(func)
     base = base_name(name)
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    tensors, outs = trace.arguments, tensors_in(out)
     for tensor in [*tensors, *outs]:
         trace.keep(tensor)
     tracked = [t for t in tensors if trace.ids(t) is not None]
@@ -318,7 +316,7 @@ def _glu(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> No
 
 
 def _unknown(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = tensors_in(args, kwargs)
     freeze_all(trace, base, tensors, outs, "no cut can follow this operator")
 
 

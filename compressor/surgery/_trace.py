@@ -14,7 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compressor.surgery._derived import Derived
-from compressor.surgery._ids import Alias, Event, Ids, Marks, Record, Site, execute, operator_name
+from compressor.surgery._ids import (
+    Alias,
+    Event,
+    Ids,
+    Marks,
+    Record,
+    Site,
+    execute,
+    operator_name,
+    tensors_in,
+)
 from compressor.surgery._rules import follow
 
 
@@ -115,7 +125,7 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         self.operator = operator_name(func)
-        self.arguments = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        self.arguments = tensors_in(args, kwargs)
         out = execute(func, args, kwargs)
         follow(self, func, args, kwargs, out)
         return out
