@@ -25,6 +25,10 @@ class Ranking:
     cost: Tensor | None = None
     """(C,) float64: what the objective grows by when order[i] goes after order[i+1:] have gone."""
 
+    def keep(self, count: int) -> Tensor:
+        """(count,) sorted class ids."""
+        return self.order[:count].cpu().sort().values
+
 
 @dataclass(frozen=True)
 class Observer:

@@ -14,17 +14,12 @@ from compressor.instantiation import make, sources
 from compressor.prune.none import NoPruning
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
-from compressor.stages._select import (
-    Selection,
-    SelectOptions,
-    apply_rescale,
-    choose,
-    collect,
-    keep_count,
-    select,
-    sequential,
-    watched,
-)
+from compressor.stages._counts import choose, uniform
+from compressor.stages._options import SelectOptions
+from compressor.stages._rescale import apply_rescale
+from compressor.stages._select import Selection, select
+from compressor.stages._sequential import sequential
+from compressor.stages._statistics import collect, watched
 from compressor.surgery import Group, Plan, Structure
 
 VERSION = 1
@@ -52,7 +47,7 @@ def preview(
     shared, _ = SelectOptions.split(options)
     structure = surgery.analyse(net, example_inputs)
     groups = choose(structure, shared)
-    counts = {group.name: keep_count(group, shared) for group in groups}
+    counts = uniform(groups, shared)
     return {
         "layers": [(group.name, group.size, counts[group.name]) for group in groups],
         "macs": [structure.macs({}), structure.macs(counts)],
@@ -72,14 +67,15 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     examples = context.task.example_inputs(given.spec.input_size, 2)
     structure = surgery.analyse(net, tuple(x.to(context.machine.device) for x in examples))
     groups = choose(structure, shared)
+    counts = uniform(groups, shared)
     batches = list(_batches(context, shared.images))
     if shared.statistics == "sequential":
         small = given.network(context.trust).to(context.machine.device)
-        done = sequential(small, structure, groups, method, shared, batches, context.seed)
+        done = sequential(small, groups, method, counts, shared.reconstruct, batches, context.seed)
         plan = surgery.plan_cut(structure, done.keep)
     else:
         statistics = _statistics(net, groups, method, own, shared, batches, given, context)
-        done = select(net, groups, method, statistics, shared, context.seed)
+        done = select(net, groups, method, statistics, counts, context.seed)
         plan = surgery.plan_cut(structure, done.keep)
         small = surgery.replay(given.network(context.trust).to(context.machine.device), plan)
         if shared.reconstruct == "rescale":

@@ -14,15 +14,11 @@ from compressor.prune.random import Random
 from compressor.prune.thinet import ThiNet
 from compressor.prune.weight_sum import WeightSum
 from compressor.seeding import generator
-from compressor.stages import _select
-from compressor.stages._select import (
-    SelectOptions,
-    apply_rescale,
-    choose,
-    collect,
-    select,
-    sequential,
-)
+from compressor.stages import _select, _sequential
+from compressor.stages._counts import choose, uniform
+from compressor.stages._options import SelectOptions
+from compressor.stages._rescale import apply_rescale
+from compressor.stages._statistics import collect, trace
 from compressor.surgery import Activation, Group, Slot
 
 WIDTHS = (8, 10, 12)
@@ -67,6 +63,17 @@ def groups_of_cnn():
     return tuple(groups)
 
 
+def select(net, groups, selector, statistics, options, seed):
+    return _select.select(net, groups, selector, statistics, uniform(groups, options), seed)
+
+
+def sequential(net, groups, selector, options, batches, seed, *memory_limit):
+    counts, reconstruct = uniform(groups, options), options.reconstruct
+    return _sequential.sequential(
+        net, groups, selector, counts, reconstruct, batches, seed, *memory_limit
+    )
+
+
 def structure_of(groups):
     return SimpleNamespace(groups=groups, select=lambda scope: groups)
 
@@ -109,9 +116,7 @@ def test_sequential_equals_running_the_network_again_for_every_layer(
     groups, options = groups_of_cnn(), SelectOptions(reconstruct=reconstruct)
     expected_net = deepcopy(net)
     expected = brute_force(expected_net, groups, selector, options, batches, 7)
-    found = sequential(
-        net, structure_of(groups), groups, selector, options, batches, 7, memory_limit
-    )
+    found = sequential(net, groups, selector, options, batches, 7, memory_limit)
     assert {k: v.tolist() for k, v in found.keep.items()} == {
         k: v.tolist() for k, v in expected.items()
     }
@@ -128,7 +133,7 @@ def test_sequential_needs_one_forward_and_stops_after_the_last_consumer(net, bat
     net.conv0.register_forward_hook(lambda m, args, out: seen.append(len(out)))
     net.head.register_forward_hook(lambda m, args, out: seen.append("head"))
     groups = groups_of_cnn()
-    sequential(net, structure_of(groups), groups, ThiNet(), SelectOptions(), batches, 0)
+    sequential(net, groups, ThiNet(), SelectOptions(), batches, 0)
     assert seen == [1, "head", 24]
 
 
@@ -221,7 +226,7 @@ def test_a_planted_silent_channel_is_cut_and_changes_nothing(net, batches):
     for selector in (ThiNet(), ThiNet("forward"), APoZ(), WeightSum()):
         cut = deepcopy(net)
         options = SelectOptions(ratio=0.25)
-        found = sequential(cut, structure_of(groups), groups, selector, options, batches, 0)
+        found = sequential(cut, groups, selector, options, batches, 0)
         assert found.keep["conv0"].tolist() == [0, 2, 3, 5, 6, 7]
         torch.testing.assert_close(cut(images), before, atol=1e-5, rtol=1e-5)
 
@@ -291,9 +296,9 @@ def test_sequential_agrees_with_brute_force_and_with_the_plan_on_real_architectu
     options = SelectOptions(scope=scope, ratio=0.4, reconstruct="none")
     groups = choose(structure, options)
     selector = ThiNet(samples=60)
-    expected = sequential(deepcopy(net), structure, groups, selector, options, [x], 0, 0)
+    expected = sequential(deepcopy(net), groups, selector, options, [x], 0, 0)
     cut = deepcopy(net)
-    found = sequential(cut, structure, groups, selector, options, [x], 0)
+    found = sequential(cut, groups, selector, options, [x], 0)
     assert found.keep.keys() == expected.keep.keys()
     assert all(torch.equal(v, expected.keep[k]) for k, v in found.keep.items())
     planned = surgery.replay(deepcopy(net), surgery.plan_cut(structure, found.keep))
@@ -301,7 +306,7 @@ def test_sequential_agrees_with_brute_force_and_with_the_plan_on_real_architectu
         torch.testing.assert_close(cut(x), planned(x))
     cut = deepcopy(net)
     options = SelectOptions(scope=scope, ratio=0.4, reconstruct="rescale")
-    found = sequential(cut, structure, groups, selector, options, [x], 0)
+    found = sequential(cut, groups, selector, options, [x], 0)
     assert all(0 <= rest <= 1 + 1e-9 for rest in found.residual.values())
     planned = surgery.replay(deepcopy(net), surgery.plan_cut(structure, found.keep))
     planned.load_state_dict(cut.state_dict())
@@ -349,7 +354,7 @@ def test_several_consumers_and_repeated_modules_take_passes_of_their_own(batches
     net, groups, options = Shared(), groups_of_shared(), SelectOptions(reconstruct="rescale")
     expected_net = deepcopy(net)
     expected = brute_force(expected_net, groups, ThiNet(), options, batches, 0)
-    found = sequential(net, structure_of(groups), groups, ThiNet(), options, batches, 0)
+    found = sequential(net, groups, ThiNet(), options, batches, 0)
     assert all(torch.equal(found.keep[k], v) for k, v in expected.items())
     for name, value in expected_net.state_dict().items():
         torch.testing.assert_close(net.state_dict()[name], value, atol=1e-4, rtol=1e-3)
@@ -366,7 +371,7 @@ def test_each_consumer_is_rescaled_from_its_own_rows(batches):
 def test_a_grouped_consumer_is_narrowed_in_each_of_its_groups():
     x = torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     slot = Slot("grouped.weight", 1, torch.arange(4), "grouped")
-    narrow = _select._narrowed(nn.Conv2d(8, 6, 3, groups=2), x, slot, torch.tensor([1, 2]))
+    narrow = _sequential._narrowed(nn.Conv2d(8, 6, 3, groups=2), x, slot, torch.tensor([1, 2]))
     assert torch.equal(narrow, x[:, [1, 2, 5, 6]])
 
 
@@ -455,7 +460,7 @@ def test_shared_options_are_split_from_the_selectors_own():
 def test_images_that_never_come_are_an_error(net):
     groups = groups_of_cnn()
     with pytest.raises(RunError, match="saw no image"):
-        sequential(net, structure_of(groups), groups, ThiNet(), SelectOptions(), [], 0)
+        sequential(net, groups, ThiNet(), SelectOptions(), [], 0)
     with pytest.raises(RunError, match="'conv0' saw no data"):
         collect(net, groups, ThiNet(), "none", [], 0)
 
@@ -469,13 +474,13 @@ def test_a_network_that_answers_nan_is_an_error(net, batches, statistics):
             found = collect(net, groups, ThiNet(), "none", batches, 0)
             select(net, groups, ThiNet(), found, options, 0)
         else:
-            sequential(net, structure_of(groups), groups, ThiNet(), options, batches, 0)
+            sequential(net, groups, ThiNet(), options, batches, 0)
 
 
 def test_the_traced_peak_counts_what_lives_at_one_time():
     net = nn.Sequential(*[nn.Conv2d(4, 4, 1, bias=False) for _ in range(6)])
     with torch.no_grad():
-        calls, peak = _select._trace(net, torch.zeros(1, 4, 10, 10))
+        calls, peak = trace(net, torch.zeros(1, 4, 10, 10))
     # Input and output of one layer, each 4 * 100 floats, and not all six outputs.
     assert 1600 <= peak <= 2 * 1600 + 600
     assert calls["3"] == 1
@@ -483,7 +488,7 @@ def test_the_traced_peak_counts_what_lives_at_one_time():
 
 def test_parameters_made_by_a_cut_can_be_trained(net, batches):
     groups = groups_of_cnn()
-    sequential(net, structure_of(groups), groups, ThiNet(), SelectOptions(), batches, 0)
+    sequential(net, groups, ThiNet(), SelectOptions(), batches, 0)
     net.train()(batches[0][0]).sum().backward()
     assert net.conv1.weight.grad.shape == net.conv1.weight.shape == (5, 4, 3, 3)
 

@@ -1,0 +1,195 @@
+"""Sums that selectors ask for, added up over batches by taps in forward passes of the network."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from compressor.errors import RunError
+from compressor.prune import Observer, Selector, thinet
+from compressor.seeding import generator
+from compressor.surgery import Group
+from compressor.taps import Tap, tapped
+
+
+def watched(
+    net: nn.Module, groups: Sequence[Group], selector: Selector, reconstruct: str
+) -> dict[str, tuple[Observer, ...]]:
+    """What is to be observed for every group; all empty where no data is needed."""
+    return {group.name: observers_of(net, group, selector, reconstruct) for group in groups}
+
+
+def collect(
+    net: nn.Module,
+    groups: Sequence[Group],
+    selector: Selector,
+    reconstruct: str,
+    batches: Iterable[Any],
+    seed: int,
+) -> dict[str, Tensor]:
+    """All statistics of all groups from one pass over `batches` (images, or tuples of them first).
+
+    Returns "<group>/<observer>/<name>" -> float64 sum, on the CPU. Needs no data and makes no
+    pass where neither the selector nor `reconstruct` asks for any. The network stays as it is.
+    """
+    watch = watched(net, groups, selector, reconstruct)
+    if not any(watch.values()):
+        return {}
+    totals = Totals(seed)
+    with judging(net), tapped(net, readers_of(watch, totals)):
+        for images in images_of(batches, net):
+            net(images)
+    return totals.everything(watch)
+
+
+class Totals:
+    """Additive statistics by group and observer, each observer with a generator of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.sums: dict[str, dict[str, Tensor]] = {}
+        self.generators: dict[tuple[str, str], torch.Generator] = {}
+
+    def add(self, group: str, observer: Observer, module: nn.Module, x: Tensor) -> None:
+        place = (group, observer.key)
+        if place not in self.generators:
+            self.generators[place] = generator(self.seed, "observe", *place)
+        sums = self.sums.setdefault(group, {})
+        for name, value in observer.measure(module, x, self.generators[place]).items():
+            key = f"{observer.key}/{name}"
+            sums[key] = sums[key] + value if key in sums else value
+
+    def take(self, group: str) -> dict[str, Tensor]:
+        """One group's statistics as `rank` wants them; they are forgotten here."""
+        return {key: value.cpu() for key, value in self.sums.pop(group, {}).items()}
+
+    def everything(self, watch: Mapping[str, tuple[Observer, ...]]) -> dict[str, Tensor]:
+        result = {}
+        for group, observers in watch.items():
+            taken = self.take(group)
+            if observers and not taken:
+                raise RunError(
+                    f"the statistics of '{group}' saw no data; check prune.images, or leave it out "
+                    f"with prune.skip=[{group}]"
+                )
+            result.update({f"{group}/{key}": value for key, value in taken.items()})
+        return result
+
+
+class Enough(Exception):  # noqa: N818 (it is no error: the rest of the pass is not needed)
+    """Leaves a forward pass after the last group of a run."""
+
+
+def observers_of(
+    net: nn.Module, group: Group, selector: Selector, reconstruct: str
+) -> tuple[Observer, ...]:
+    """The selector's, and the rows that rescaling needs if the selector has none."""
+    found = {observer.key: observer for observer in selector.observers(group, net)}
+    if reconstruct == "rescale":
+        for observer in thinet.observers(group, net):
+            found.setdefault(observer.key, observer)
+    return tuple(found.values())
+
+
+def readers_of(watch: Mapping[str, tuple[Observer, ...]], totals: Totals) -> dict[Tap, Any]:
+    places: dict[Tap, list[tuple[str, Observer]]] = {}
+    for group, observers in watch.items():
+        for observer in observers:
+            places.setdefault(observer.tap, []).append((group, observer))
+
+    def reader(here: list[tuple[str, Observer]]) -> Any:
+        def read(module: nn.Module, x: Tensor) -> None:
+            for group, observer in here:
+                totals.add(group, observer, module, x)
+
+        return read
+
+    return {tap: reader(here) for tap, here in places.items()}
+
+
+def stopping(readers: Mapping[Tap, Any], calls: Mapping[str, int]) -> dict[Tap, Any]:
+    """Readers of which the last one to read in a forward ends it. calls: of each module in one."""
+    awaited = sum(calls[tap.module] if tap.call is None else 1 for tap in readers)
+    seen = 0
+
+    def counted(reader: Any) -> Any:
+        def read(module: nn.Module, x: Tensor) -> None:
+            nonlocal seen
+            reader(module, x)
+            seen += 1
+            if seen % awaited == 0:
+                raise Enough
+
+        return read
+
+    return {tap: counted(reader) for tap, reader in readers.items()}
+
+
+def mine(group: Group, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One group's part of what `collect` returned, under the names that `rank` knows."""
+    prefix = f"{group.name}/"
+    return {k.removeprefix(prefix): v for k, v in statistics.items() if k.startswith(prefix)}
+
+
+def images_of(batches: Iterable[Any], net: nn.Module) -> Iterator[Tensor]:
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    for batch in batches:
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        yield images.to(device)
+
+
+@contextmanager
+def judging(net: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module's own mode comes back.
+
+    Not inference mode: parameters that a cut creates under it could never be trained again.
+    """
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+class _Peak(TorchDispatchMode):
+    """The largest sum of bytes that the tensors made under it held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self.held: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        self.held = {k: v for k, v in self.held.items() if not v[0].expired()}
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.held[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
+        return out
+
+
+def trace(net: nn.Module, image: Tensor) -> tuple[Counter[str], int]:
+    """How often each module runs in one forward, and the bytes that one image needs."""
+    calls: Counter[str] = Counter()
+    taps = [
+        module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+        for name, module in net.named_modules(remove_duplicate=False)
+    ]
+    try:
+        with _Peak() as measured:
+            net(image)
+    finally:
+        for tap in taps:
+            tap.remove()
+    return calls, measured.peak
