@@ -29,6 +29,14 @@ def make(tree: Mapping[str, Any]) -> Any:
         raise UsageError(f"{tree.get('_target_')} cannot be made: {reason}") from error
 
 
+def parameters(target: str) -> set[str]:
+    """Names that the constructor of this class takes."""
+    try:
+        return set(inspect.signature(get_object(target)).parameters)
+    except Exception as error:
+        raise UsageError(f"{target} cannot be imported: {error}") from error
+
+
 def sources(tree: Any) -> dict[str, str]:
     """Digests of the files behind the classes of a user's own that a sub-tree names.
 

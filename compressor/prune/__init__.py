@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from compressor.prune._rows import Rows
 from compressor.surgery import Group
 from compressor.taps import Tap
 
@@ -30,15 +31,27 @@ class Ranking:
         return self.order[:count].cpu().sort().values
 
 
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the dense network gives out at sampled positions of one call of one layer."""
+
+    rows: Rows
+    outputs: Tensor
+    """(R, F) float32."""
+
+
 @dataclass(frozen=True)
 class Observer:
     """One statistic of one group: what to compute where, in sums that add up over batches."""
 
     key: str
     tap: Tap
-    measure: Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]
+    measure: Callable[..., dict[str, Tensor]]
     """(tapped module, tensor, private generator) -> named float64 sums; the compress stage adds
     them up and hands `rank` the totals under "<key>/<name>"."""
+    paired: bool = False
+    """Whether `measure` takes a fourth argument: the dense network's `Target` for this call of the
+    module, or None where the network that is read is the dense one."""
 
 
 class Selector(Protocol):
@@ -70,3 +83,8 @@ def by_score(score: Tensor) -> Ranking:
     score: (C,).
     """
     return Ranking(order=torch.argsort(score, stable=True).flip(0))
+
+
+def part(statistics: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The statistics whose names begin so, without that beginning."""
+    return {k.removeprefix(prefix): v for k, v in statistics.items() if k.startswith(prefix)}

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import UsageError
 
+_ROWS = 2048  # rows per float32 product: its rounding stays below 1e-6 of the diagonal
 _CHUNK = 65536  # numbers per working set: 256 kB stay in a core's second-level cache
 
 
@@ -79,6 +80,74 @@ def contributions(module: nn.Module, x: Tensor, rows: Rows) -> Tensor:
     return _products(pixels, source, kernel, tap, rows.filter)
 
 
+def places(module: nn.Module, x: Tensor, samples: int, generator: torch.Generator) -> Rows:
+    """`samples` random output positions of every image, for all filters at once.
+
+    x: the layer's input. Where there are no more positions than that, each is taken once.
+    """
+    sizes = _places(module, x)
+    total = math.prod(sizes)
+    if total <= samples:
+        flat = torch.arange(total).repeat(len(x))
+    else:
+        uniform = torch.rand(len(x) * samples, dtype=torch.float64, generator=generator)
+        flat = (uniform * total).long()
+    location = torch.zeros(len(flat), len(sizes), dtype=torch.long)
+    for d in reversed(range(len(sizes))):
+        location[:, d] = flat % sizes[d]
+        flat = flat // sizes[d]
+    image = torch.arange(len(x)).repeat_interleave(min(samples, total))
+    return Rows(image.to(x.device), torch.zeros_like(image).to(x.device), location.to(x.device))
+
+
+def outputs(module: nn.Module, out: Tensor, rows: Rows) -> Tensor:
+    """(R, F) float32: all filters of a layer's output at these positions."""
+    out = out.detach()
+    pixels = out if isinstance(module, nn.Linear) else out.movedim(1, -1)
+    return pixels[(rows.image, *rows.location.unbind(1))].float()
+
+
+def patches(module: nn.Module, x: Tensor, rows: Rows) -> Tensor:
+    """(G, R, K * C) float32: what each of the G convolution groups reads for these outputs.
+
+    Columns run over the K kernel positions, and within each over the group's C channels:
+    `kernel` brings the weight into the same order.
+    """
+    x = x.detach().float()
+    if isinstance(module, nn.Linear):
+        return x[(rows.image, *rows.location.unbind(1))][None]
+    x, left = _padded(module, x)
+    sites, inside = _patches(module, x.shape[2:], left, rows.location)
+    size = math.prod(x.shape[2:])
+    pixels = x.movedim(1, -1).reshape(len(x) * size, x.shape[1])
+    found = pixels.index_select(0, (rows.image[:, None] * size + sites).flatten())
+    found.mul_(inside.flatten()[:, None])
+    found = found.view(len(sites), sites.shape[1], module.groups, -1)
+    return found.permute(2, 0, 1, 3).flatten(2)
+
+
+def kernel(weight: Tensor, groups: int) -> Tensor:
+    """(G, F / G, K * C): a layer's weight in the order of `patches`' columns."""
+    weight = weight.detach().unflatten(0, (groups, -1))
+    return weight.flatten(3).transpose(2, 3).flatten(2) if weight.dim() > 3 else weight
+
+
+def from_kernel(columns: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `kernel`: a weight of this shape."""
+    return columns.unflatten(2, (-1, shape[1])).transpose(2, 3).reshape(shape)
+
+
+def blocks(classes: Tensor, size: int, width: int) -> Tensor:
+    """(size, n) columns of a layer's `patches` that belong to each class.
+
+    classes: (L,) class of every input of one convolution group, -1 for none; width: K * L.
+    """
+    columns = torch.arange(width).view(-1, len(classes))
+    order = torch.argsort(classes, stable=True)[int((classes < 0).sum()) :]
+    each = len(order) // size
+    return columns[:, order].view(len(columns), size, each).transpose(0, 1).flatten(1)
+
+
 def by_class(columns: Tensor, classes: Tensor, size: int) -> Tensor:
     """Sum the columns of each class; -1 belongs to none. (R, D) and (D,) -> (R, size).
 
@@ -91,6 +160,23 @@ def by_class(columns: Tensor, classes: Tensor, size: int) -> Tensor:
     mine = classes >= 0
     total = columns.new_zeros(len(columns), size)
     return total.index_add_(1, classes[mine].to(columns.device), columns[:, mine])
+
+
+def gram(rows: Tensor) -> Tensor:
+    """X^T X in float64, from float32 products of short blocks of rows, upper triangle only.
+
+    rows: (R, C). Returns (C, C), exactly symmetric.
+    """
+    width = rows.shape[1]
+    total = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+    # On a GPU, and where float32 products may be cut to bfloat16, float64 is the safe product.
+    if rows.is_cuda or torch.get_float32_matmul_precision() != "highest":
+        rows = rows.double()
+    step = max(64, -(-width // 4))
+    for block in rows.split(_ROWS):
+        for i in range(0, width, step):
+            total[i : i + step, i:] += block[:, i : i + step].T @ block[:, i:]
+    return total.triu() + total.triu(1).T
 
 
 def _places(module: nn.Module, x: Tensor) -> list[int]:

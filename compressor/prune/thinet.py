@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
-from compressor.prune import Observer, Ranking
-from compressor.prune._rows import Rows, by_class, contributions, draw, require_readable
+from compressor.prune import Observer, Ranking, part
+from compressor.prune._eliminate import Problem, eliminate, problem
+from compressor.prune._rows import Rows, by_class, contributions, draw, gram, require_readable
 from compressor.surgery import Group
 from compressor.taps import Tap
 
@@ -23,25 +24,10 @@ __all__ = [
     "select_backward", "select_forward",
 ]  # fmt: skip
 
+VARIANTS = ("backward", "forward", "rescale_aware")
+# Of the mean diagonal: keeps the least squares stable where channels repeat each other.
+_RIDGE = 1e-6
 _NUMBERS = 1 << 20  # of a layer's input handled at a time: 4 MB
-_ROWS = 2048  # rows per float32 product: its rounding stays below 1e-6 of the diagonal
-
-
-def gram(rows: Tensor) -> Tensor:
-    """X^T X in float64, from float32 products of short blocks of rows, upper triangle only.
-
-    rows: (R, C). Returns (C, C), exactly symmetric.
-    """
-    width = rows.shape[1]
-    total = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
-    # On a GPU, and where float32 products may be cut to bfloat16, float64 is the safe product.
-    if rows.is_cuda or torch.get_float32_matmul_precision() != "highest":
-        rows = rows.double()
-    step = max(64, -(-width // 4))
-    for block in rows.split(_ROWS):
-        for i in range(0, width, step):
-            total[i : i + step, i:] += block[:, i : i + step].T @ block[:, i:]
-    return total.triu() + total.triu(1).T
 
 
 def select_backward(gram: Tensor, n_keep: int) -> Tensor:
@@ -73,8 +59,7 @@ def rescale(gram: Tensor, kept: Tensor) -> Tensor:
     chosen = kept[alive]
     if len(chosen):
         system = gram[chosen][:, chosen].double()
-        # 1e-6 of the mean diagonal keeps the solve stable where channels repeat each other.
-        ridge = 1e-6 * system.diagonal().mean()
+        ridge = _RIDGE * system.diagonal().mean()
         system = system + ridge * torch.eye(len(chosen), dtype=system.dtype, device=gram.device)
         w[alive] = torch.linalg.solve(system, gram[chosen].double().sum(1))
     return w
@@ -119,12 +104,35 @@ def observers(group: Group, net: nn.Module, samples: int = 10) -> tuple[Observer
     return tuple(found)
 
 
+def rescale_problem(sums: Mapping[str, Tensor]) -> Problem | None:
+    """One consumer's least squares over the factors of its input channels, all of them at first.
+
+    sums: `observe`'s. Scaled by the consumer's energy; None where it was never seen to run.
+    """
+    if not sums:
+        return None
+    matrix, energy = sums["gram"].cpu().double(), float(sums["energy"])
+    ridge = _RIDGE * matrix.diagonal().mean()
+    eye = torch.eye(len(matrix), dtype=matrix.dtype)
+    system = matrix + (ridge if ridge > 0 else 1.0) * eye
+    columns = torch.arange(len(matrix))[:, None]
+    scale = 1 / energy if energy > 0 else 1.0
+    return problem(system[None], matrix.sum(1)[None, None], columns, scale)
+
+
 class ThiNet:
-    """variant: "backward" (ICCV paper) or "forward" (TPAMI); samples: rows drawn per image."""
+    """variant: "backward" (ICCV paper), "forward" (TPAMI) or "rescale_aware".
+
+    samples: rows drawn per image. The last variant is backward elimination under the rescale: of
+    the channels that are left, the one goes whose loss the others' factors make up for best.
+    """
 
     def __init__(self, variant: str = "backward", *, samples: int = 10) -> None:
-        if variant not in ("backward", "forward"):
-            raise UsageError(f"prune.variant='{variant}' is unknown; type backward or forward")
+        if variant not in VARIANTS:
+            raise UsageError(
+                f"prune.variant='{variant}' is unknown; type {', '.join(VARIANTS[:-1])} or "
+                f"{VARIANTS[-1]}"
+            )
         if samples < 1:
             raise UsageError(f"prune.samples={samples} draws no row; use 1 or more (paper: 10)")
         self.variant, self.samples = variant, samples
@@ -140,11 +148,16 @@ class ThiNet:
         generator: torch.Generator,
     ) -> Ranking:
         """cost: in units of the energy of the consumers' outputs, so layers can be compared."""
+        # A head that only runs in training is a consumer without statistics.
+        seen = [part(statistics, f"rows:{slot.parameter}/") for slot in group.consumers]
+        seen = [sums for sums in seen if sums]
+        if self.variant == "rescale_aware":
+            order, cost = eliminate([rescale_problem(sums) for sums in seen], group.size)
+            return Ranking(order.flip(0), cost.flip(0))
         # Several consumers: rows divided by the rms of their y, so that none dominates.
         total = torch.zeros(group.size, group.size, dtype=torch.float64)
-        for slot in group.consumers:
-            energy = float(statistics[f"rows:{slot.parameter}/energy"])
-            total += statistics[f"rows:{slot.parameter}/gram"].cpu() / (energy or 1.0)
+        for sums in seen:
+            total += sums["gram"].cpu() / (float(sums["energy"]) or 1.0)
         if self.variant == "forward":
             return Ranking(*_forward(total, group.size))
         order, cost = _backward(total, 0)

@@ -1,7 +1,7 @@
 """What is going to be cut, before any data is seen: the groups in scope and how much of each."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from compressor import surgery
 from compressor.errors import UsageError
@@ -33,6 +33,15 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
             "to cut in this network; skip less or type prune.scope=all"
         )
     return left
+
+
+def running(groups: Sequence[Group], calls: Mapping[str, int]) -> tuple[Group, ...]:
+    """The groups that something reads in eval mode; calls: of every module in one forward.
+
+    What only a head for training reads (GoogLeNet, Inception) cannot be judged, costs nothing where
+    the network is used, and stays as it is.
+    """
+    return tuple(g for g in groups if any(calls[slot.module] for slot in g.consumers))
 
 
 def uniform(groups: Sequence[Group], options: SelectOptions) -> dict[str, int]:

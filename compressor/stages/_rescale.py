@@ -50,6 +50,9 @@ def factors_of(
     """(group.size,) rescale factor by class (1 where removed), and the residual energy."""
     key = f"rows:{slot.parameter}/gram"
     if key not in statistics:
+        if any(name.startswith("rows:") for name in statistics):
+            # a head that only runs in training was never seen beside the consumers that were
+            return torch.ones(group.size, dtype=torch.float64), 0.0
         raise RunError(
             f"no rows of '{slot.module}' were collected; collect with reconstruct='rescale'"
         )

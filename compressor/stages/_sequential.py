@@ -10,23 +10,23 @@ from torch import Tensor, nn
 
 from compressor import surgery
 from compressor.errors import RunError
-from compressor.prune import Observer, Selector
+from compressor.prune import Observer, Selector, part
+from compressor.stages._options import SelectOptions
+from compressor.stages._refit import Refit, layers
 from compressor.stages._rescale import factors_of, scale, stays
 from compressor.stages._select import Selection, rank
 from compressor.stages._statistics import (
+    MEMORY_LIMIT,
     Enough,
     Totals,
-    images_of,
+    gather,
     judging,
     observers_of,
     readers_of,
     stopping,
-    trace,
 )
 from compressor.surgery import Group, Slot
 from compressor.taps import Tap, tapped
-
-MEMORY_LIMIT = 4 << 30  # bytes that the activations of one forward of all images may take
 
 
 def sequential(
@@ -34,29 +34,33 @@ def sequential(
     groups: Sequence[Group],
     selector: Selector,
     counts: Mapping[str, int],
-    reconstruct: str,
+    options: SelectOptions,
     batches: Iterable[Any],
     seed: int,
+    *,
+    dense: nn.Module | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Selection:
-    """Cut (and rescale) group after group, front to back, IN PLACE, each on what is already cut.
+    """Cut and repair group after group, front to back, IN PLACE, each on what is already cut.
 
-    counts: group -> channels that it keeps.
+    counts: group -> channels that it keeps; dense: a network as `net` is now, for the refit.
     One forward of all images serves every group with one consumer, as long as it fits into
     `memory_limit` bytes: the hook in front of the consumer measures, ranks, cuts and passes the
     narrower tensor on. Other groups take a pass of their own, up to their last consumer.
     """
-    cutter = _Cutter(net, selector, counts, reconstruct, seed)
-    if not any(cutter.observers(group) for group in groups):
+    cutter = _Cutter(net, selector, counts, options.reconstruct, seed)
+    refits = options.reconstruct == "refit"
+    if not refits and not any(cutter.observers(group) for group in groups):
         for group in groups:
             cutter.cut(group, {})
         return cutter.done
-    images = list(images_of(batches, net))
-    if not images:
-        raise RunError("the statistics saw no image; check prune.images and the train part")
     with judging(net):
-        calls, peak = trace(net, images[0][:1])
-        joined = peak * sum(map(len, images)) <= memory_limit
+        images, calls, joined = gather(net, batches, memory_limit)
+        if refits:
+            names = layers(net, groups, calls)
+            with judging(dense):
+                work = Refit(net, dense, names, calls, images, cutter.alive, options, seed)
+            cutter.refitting(work)
         run: list[Group] = []
         for group in groups:
             if joined and _one_pass(group, calls):
@@ -66,6 +70,10 @@ def sequential(
             run = []
             cutter.in_own_pass(group, images, calls)
         cutter.in_one_pass(run, images)
+        if refits and cutter.out_of_order:
+            work.all(joined)
+    if refits:
+        cutter.done.residual.update(work.residual)
     return cutter.done
 
 
@@ -85,6 +93,12 @@ class _Cutter:
         self.totals = Totals(seed)
         self.alive: dict[tuple[str, int], Tensor] = {}
         self.done = Selection({}, {})
+        self.work: Refit | None = None
+        self.out_of_order = False
+
+    def refitting(self, work: Refit) -> None:
+        self.work = work
+        self.totals = Totals(self.seed, work.target)
 
     def observers(self, group: Group) -> tuple[Observer, ...]:
         return observers_of(self.net, group, self.selector, self.reconstruct)
@@ -116,7 +130,12 @@ class _Cutter:
             watch[group.name] = tuple(o for o in observers if o.tap != entrance)
             here = tuple(o for o in observers if o.tap == entrance)
             deciders[entrance] = self._decider(group, here, left)
-        readers = {**readers_of(watch, self.totals), **deciders}
+        repairs = (
+            {}
+            if self.work is None
+            else self._repairs(deciders, left, len(groups) == len(self.counts))
+        )
+        readers = {**readers_of(watch, self.totals), **repairs, **deciders}
         try:
             with tapped(self.net, readers):
                 self.net(torch.cat(list(images)))
@@ -128,15 +147,39 @@ class _Cutter:
                 f"leave it out with prune.skip=[{min(left)}]"
             )
 
+    def _repairs(self, deciders: Mapping[Tap, Any], left: set[str], whole: bool) -> dict[Tap, Any]:
+        """Refits in front of the layers that no group of this pass is decided at."""
+        found = {}
+        for name in self.work.names:
+            tap = Tap(name, "input")
+            if tap in deciders or name in self.work.residual or self.work.calls[name] != 1:
+                continue
+
+            def read(module: nn.Module, x: Tensor, name: str = name) -> None:
+                self.work.here(name, module, x)
+                left.discard(f"layer {name}")
+                if not left:
+                    raise Enough
+
+            found[tap] = read
+        if whole:
+            left |= {f"layer {tap.module}" for tap in found}
+        return found
+
     def _decider(self, group: Group, here: tuple[Observer, ...], left: set[str]) -> Any:
         def decide(module: nn.Module, x: Tensor) -> Tensor:
             for observer in here:
                 self.totals.add(group.name, observer, module, x)
-            kept = self.cut(group, self.totals.take(group.name))
+            (slot,) = group.consumers
+            statistics = self.totals.take(group.name)
+            kept = self.cut(group, statistics)
+            narrow = _narrowed(module, x, slot, kept)
+            if self.work and slot.module in self.work.targets:
+                self._refit(slot, kept, part(statistics, f"refit:{slot.parameter}/"), narrow)
             left.discard(group.name)
             if not left:
                 raise Enough
-            return _narrowed(module, x, group.consumers[0], kept)
+            return narrow
 
         return decide
 
@@ -148,6 +191,23 @@ class _Cutter:
             with tapped(self.net, readers), suppress(Enough):
                 self.net(batch)
         self.cut(group, self.totals.take(group.name))
+        if self.work:
+            # what lies behind this group's consumers is judged on the repaired network; a last pass
+            # then sees what is cut in front of them later
+            self.out_of_order = True
+            mine = {slot.module for slot in group.consumers}
+            for name in (name for name in self.work.names if name in mine):
+                self.work.in_own_pass(name)
+
+    def _refit(self, slot: Slot, kept: Tensor, sums: Mapping[str, Tensor], x: Tensor) -> None:
+        """From the sums that the selector asked for, where there are any, else from the input."""
+        module = self.net.get_submodule(slot.module)
+        if sums and len(sums["gram"]) == getattr(module, "groups", 1):
+            left = stays(slot, kept)
+            width = sums["gram"].shape[1] - 1
+            self.work.solve(slot.module, sums, left.repeat(width // len(left)))
+        else:
+            self.work.here(slot.module, module, x)
 
     def cut(self, group: Group, statistics: Mapping[str, Tensor]) -> Tensor:
         """Rank, cut and rescale one group. Returns the kept class ids."""

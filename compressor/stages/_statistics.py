@@ -1,7 +1,7 @@
 """Sums that selectors ask for, added up over batches by taps in forward passes of the network."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError
-from compressor.prune import Observer, Selector, thinet
+from compressor.prune import Observer, Selector, Target, part, thinet
 from compressor.seeding import generator
 from compressor.surgery import Group
 from compressor.taps import Tap, tapped
+
+MEMORY_LIMIT = 4 << 30  # bytes that the activations of one forward of all images may take
 
 
 def watched(
@@ -49,19 +51,27 @@ def collect(
 
 
 class Totals:
-    """Additive statistics by group and observer, each observer with a generator of its own."""
+    """Additive statistics by group and observer, each observer with a generator of its own.
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    target: (module, which call of it) -> what paired observers compare with.
+    """
+
+    def __init__(
+        self, seed: int, target: Callable[[str, int], Target | None] = lambda module, call: None
+    ) -> None:
+        self.seed, self.target = seed, target
         self.sums: dict[str, dict[str, Tensor]] = {}
         self.generators: dict[tuple[str, str], torch.Generator] = {}
+        self.calls: Counter[tuple[str, str]] = Counter()
 
     def add(self, group: str, observer: Observer, module: nn.Module, x: Tensor) -> None:
         place = (group, observer.key)
         if place not in self.generators:
             self.generators[place] = generator(self.seed, "observe", *place)
         sums = self.sums.setdefault(group, {})
-        for name, value in observer.measure(module, x, self.generators[place]).items():
+        more = (self.target(observer.tap.module, self.calls[place]),) if observer.paired else ()
+        self.calls[place] += 1
+        for name, value in observer.measure(module, x, self.generators[place], *more).items():
             key = f"{observer.key}/{name}"
             sums[key] = sums[key] + value if key in sums else value
 
@@ -133,8 +143,22 @@ def stopping(readers: Mapping[Tap, Any], calls: Mapping[str, int]) -> dict[Tap, 
 
 def mine(group: Group, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One group's part of what `collect` returned, under the names that `rank` knows."""
-    prefix = f"{group.name}/"
-    return {k.removeprefix(prefix): v for k, v in statistics.items() if k.startswith(prefix)}
+    return part(statistics, f"{group.name}/")
+
+
+def gather(
+    net: nn.Module, batches: Iterable[Any], memory_limit: int
+) -> tuple[list[Tensor], Counter[str], bool]:
+    """All images, as one batch if a forward of it fits into so many bytes.
+
+    Also how often each module runs in one forward, in order, and whether it is one batch.
+    """
+    images = list(images_of(batches, net))
+    if not images:
+        raise RunError("the statistics saw no image; check prune.images and the train part")
+    calls, peak = trace(net, images[0][:1])
+    joined = peak * sum(map(len, images)) <= memory_limit
+    return [torch.cat(images)] if joined else images, calls, joined
 
 
 def images_of(batches: Iterable[Any], net: nn.Module) -> Iterator[Tensor]:
@@ -179,17 +203,24 @@ class _Peak(TorchDispatchMode):
         return out
 
 
-def trace(net: nn.Module, image: Tensor) -> tuple[Counter[str], int]:
-    """How often each module runs in one forward, and the bytes that one image needs."""
+def count_calls(net: nn.Module, images: Tensor) -> Counter[str]:
+    """How often each module runs in one eval-mode forward, in the order of their first calls."""
     calls: Counter[str] = Counter()
     taps = [
         module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
         for name, module in net.named_modules(remove_duplicate=False)
     ]
     try:
-        with _Peak() as measured:
-            net(image)
+        with judging(net):
+            net(images)
     finally:
         for tap in taps:
             tap.remove()
+    return calls
+
+
+def trace(net: nn.Module, image: Tensor) -> tuple[Counter[str], int]:
+    """`count_calls`, and the bytes that one image needs."""
+    with _Peak() as measured:
+        calls = count_calls(net, image)
     return calls, measured.peak

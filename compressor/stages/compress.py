@@ -14,12 +14,13 @@ from compressor.instantiation import make, sources
 from compressor.prune.none import NoPruning
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
-from compressor.stages._counts import choose, uniform
+from compressor.stages._counts import choose, running, uniform
 from compressor.stages._options import SelectOptions
+from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
 from compressor.stages._select import Selection, select
 from compressor.stages._sequential import sequential
-from compressor.stages._statistics import collect, watched
+from compressor.stages._statistics import collect, count_calls, watched
 from compressor.surgery import Group, Plan, Structure
 
 VERSION = 1
@@ -46,7 +47,7 @@ def preview(
     """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters."""
     shared, _ = SelectOptions.split(options)
     structure = surgery.analyse(net, example_inputs)
-    groups = choose(structure, shared)
+    groups = running(choose(structure, shared), count_calls(net, example_inputs[0]))
     counts = uniform(groups, shared)
     return {
         "layers": [(group.name, group.size, counts[group.name]) for group in groups],
@@ -66,12 +67,13 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     net = given.network(context.trust).to(context.machine.device)
     examples = context.task.example_inputs(given.spec.input_size, 2)
     structure = surgery.analyse(net, tuple(x.to(context.machine.device) for x in examples))
-    groups = choose(structure, shared)
+    chosen = choose(structure, shared)
+    groups = running(chosen, count_calls(net, examples[0].to(context.machine.device)))
     counts = uniform(groups, shared)
     batches = list(_batches(context, shared.images))
     if shared.statistics == "sequential":
         small = given.network(context.trust).to(context.machine.device)
-        done = sequential(small, groups, method, counts, shared.reconstruct, batches, context.seed)
+        done = sequential(small, groups, method, counts, shared, batches, context.seed, dense=net)
         plan = surgery.plan_cut(structure, done.keep)
     else:
         statistics = _statistics(net, groups, method, own, shared, batches, given, context)
@@ -80,10 +82,15 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         small = surgery.replay(given.network(context.trust).to(context.machine.device), plan)
         if shared.reconstruct == "rescale":
             done.residual.update(apply_rescale(small, groups, done.keep, statistics))
+        elif shared.reconstruct == "refit":
+            done.residual.update(refit(small, net, groups, plan, batches, shared, context.seed))
     seconds = time.perf_counter() - start
     inputs = batches[0][:PARITY_IMAGES].to(context.machine.device)
     error = surgery.check_parity(net, structure, plan, (inputs,))
     notes = _notes(structure, groups, done, plan, shared)
+    idle = [group.name for group in chosen if group not in groups]
+    if idle:
+        notes["idle"] = idle  # nothing reads them in eval mode: left as they are
     return Outcome(
         net=small.cpu().eval(),
         plan=given.plan.then(plan),

@@ -207,7 +207,7 @@ def test_rows_are_drawn_a_few_images_at_a_time_with_the_same_sums(monkeypatch):
     torch.testing.assert_close(energy, whole["rows:1.weight/energy"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["backward", "forward"])
+@pytest.mark.parametrize("variant", thinet.VARIANTS)
 def test_planted_silent_channels_go_first(variant):
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3))
     x = torch.randn(40, 8, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -251,6 +251,27 @@ def test_cost_is_the_growth_of_the_removed_energy():
         then = y - x[:, forward.order[: i + 1]] @ thinet.rescale(g, forward.order[: i + 1])
         expected = float((left.square().sum() - then.square().sum()) / y.square().sum())
         assert float(forward.cost[i]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_rescale_aware_removes_what_the_factors_of_the_others_make_up_for():
+    x = torch.randn(300, 7, generator=torch.Generator().manual_seed(6)).double()
+    x = x + 0.5 * x[:, [1, 2, 3, 4, 5, 6, 0]]
+    g, y = thinet.gram(x.float()), x.sum(1)
+    group = consumer_group("1.weight", 7)
+    statistics = {"rows:1.weight/gram": g, "rows:1.weight/energy": y.square().sum()}
+    ranking = thinet.ThiNet("rescale_aware").rank(group, statistics, {}, None)
+
+    def left_over(kept):
+        w = torch.linalg.lstsq(x[:, kept], y[:, None]).solution[:, 0]
+        return float((y - x[:, kept] @ w).square().sum() / y.square().sum())
+
+    kept, before = list(range(7)), 0.0
+    for removed, cost in zip(ranking.order.flip(0)[:6], ranking.cost.flip(0)[:6], strict=True):
+        trials = {c: left_over([k for k in kept if k != c]) for c in kept}
+        assert int(removed) == min(trials, key=trials.get)
+        assert float(cost) == pytest.approx(trials[int(removed)] - before, abs=1e-4)
+        before = trials[int(removed)]
+        kept.remove(int(removed))
 
 
 def test_no_consumer_dominates_by_its_scale():

@@ -67,11 +67,9 @@ def select(net, groups, selector, statistics, options, seed):
     return _select.select(net, groups, selector, statistics, uniform(groups, options), seed)
 
 
-def sequential(net, groups, selector, options, batches, seed, *memory_limit):
-    counts, reconstruct = uniform(groups, options), options.reconstruct
-    return _sequential.sequential(
-        net, groups, selector, counts, reconstruct, batches, seed, *memory_limit
-    )
+def sequential(net, groups, selector, options, batches, seed, **more):
+    counts = uniform(groups, options)
+    return _sequential.sequential(net, groups, selector, counts, options, batches, seed, **more)
 
 
 def structure_of(groups):
@@ -116,7 +114,7 @@ def test_sequential_equals_running_the_network_again_for_every_layer(
     groups, options = groups_of_cnn(), SelectOptions(reconstruct=reconstruct)
     expected_net = deepcopy(net)
     expected = brute_force(expected_net, groups, selector, options, batches, 7)
-    found = sequential(net, groups, selector, options, batches, 7, memory_limit)
+    found = sequential(net, groups, selector, options, batches, 7, memory_limit=memory_limit)
     assert {k: v.tolist() for k, v in found.keep.items()} == {
         k: v.tolist() for k, v in expected.items()
     }
@@ -296,7 +294,7 @@ def test_sequential_agrees_with_brute_force_and_with_the_plan_on_real_architectu
     options = SelectOptions(scope=scope, ratio=0.4, reconstruct="none")
     groups = choose(structure, options)
     selector = ThiNet(samples=60)
-    expected = sequential(deepcopy(net), groups, selector, options, [x], 0, 0)
+    expected = sequential(deepcopy(net), groups, selector, options, [x], 0, memory_limit=0)
     cut = deepcopy(net)
     found = sequential(cut, groups, selector, options, [x], 0)
     assert found.keep.keys() == expected.keep.keys()
@@ -444,7 +442,7 @@ def test_a_ratio_outside_zero_and_one_is_refused(ratio):
 @pytest.mark.parametrize(
     "name, value",
     [("scope", "outer"), ("reconstruct", "refine"), ("statistics", "sparse"), ("round_to", 0),
-     ("min_channels", 0), ("images", 0)],
+     ("min_channels", 0), ("images", 0), ("positions", 0), ("ridge", 0)],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(name, value):
     with pytest.raises(UsageError, match=f"prune.{name}="):
@@ -452,9 +450,16 @@ def test_options_out_of_range_are_refused(name, value):
 
 
 def test_shared_options_are_split_from_the_selectors_own():
-    options, own = SelectOptions.split({"ratio": 0.3, "skip": ["a"], "_target_": "x", "samples": 4})
-    assert options == SelectOptions(ratio=0.3, skip=("a",))
-    assert own == {"_target_": "x", "samples": 4}
+    own = {"_target_": "compressor.prune.thinet.ThiNet", "samples": 4}
+    found = SelectOptions.split({"ratio": 0.3, "skip": ["a"], "ridge": 0.1, **own})
+    assert found == (SelectOptions(ratio=0.3, skip=("a",), ridge=0.1), own)
+
+
+def test_a_selector_gets_the_shared_options_that_its_constructor_takes():
+    tree = {"_target_": "compressor.prune.obs.OBS", "ridge": 0.1, "positions": 3, "ratio": 0.3}
+    options, own = SelectOptions.split(tree)
+    assert (options.ridge, options.positions) == (0.1, 3)
+    assert own == {"_target_": "compressor.prune.obs.OBS", "ridge": 0.1, "positions": 3}
 
 
 def test_images_that_never_come_are_an_error(net):
