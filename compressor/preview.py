@@ -103,6 +103,13 @@ def show(coming: Mapping[str, Any]) -> None:
             f"MACs {dense:,} -> {small:,} ({small / dense:.3f} of the dense network), "
             f"parameters {cut['params'][0]:,} -> {cut['params'][1]:,}"
         )
+        reach = cut["reach"]
+        console.print(
+            "these layers can keep "
+            + " and ".join(
+                f"{low:.3f} to {high:.3f} of the {n}" for n, (low, high) in reach.items()
+            )
+        )
         if cut["frozen"]:
             console.print(f"never cut: {', '.join(cut['frozen'])}")
     if coming["seconds"]:

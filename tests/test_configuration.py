@@ -61,7 +61,7 @@ def test_an_unknown_key_is_answered_with_the_keys_of_the_chosen_option():
 
 
 def test_a_misspelt_key_is_answered_with_the_near_one():
-    assert "did you mean prune.ratio?" in refusal("prune.ration=0.5")
+    assert "did you mean prune.ratio or prune.ratios?" in refusal("prune.ration=0.5")
 
 
 def test_a_key_without_its_group_is_answered_with_its_full_names():

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from compressor import surgery
 from compressor.errors import UsageError
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import SelectOptions, named
 from compressor.surgery import Group, Structure
 
 
@@ -15,16 +15,14 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
     A name in skip is a group's, a producer's, or a module that contains the whole group.
     """
     groups = structure.select(options.scope)
+    for name in options.ratios:
+        if not any(named(g, name) for g in structure.groups):
+            raise UsageError(_unknown("ratios", name, structure))
     skipped: set[str] = set()
     for name in options.skip:
-        hit = {g.name for g in groups if _named(g, name)}
-        if not hit and not any(_named(g, name) for g in structure.groups):
-            known = [slot.module for g in structure.groups for slot in g.producers]
-            near = difflib.get_close_matches(name, known, n=3) or known[:3]
-            raise UsageError(
-                f"prune.skip names '{name}', which makes no channel that could be cut; "
-                f"did you mean {', '.join(near)}?"
-            )
+        hit = {g.name for g in groups if named(g, name)}
+        if not hit and not any(named(g, name) for g in structure.groups):
+            raise UsageError(_unknown("skip", name, structure))
         skipped |= hit
     left = tuple(g for g in groups if g.name not in skipped)
     if not left:
@@ -44,19 +42,34 @@ def running(groups: Sequence[Group], calls: Mapping[str, int]) -> tuple[Group, .
     return tuple(g for g in groups if any(calls[slot.module] for slot in g.consumers))
 
 
-def uniform(groups: Sequence[Group], options: SelectOptions) -> dict[str, int]:
-    """Group -> channels that it keeps when every layer loses the same fraction, `ratio`."""
-    return {group.name: _keep(group, options) for group in groups}
+def uniform(
+    groups: Sequence[Group], options: SelectOptions, ratio: float | None = None
+) -> dict[str, int]:
+    """Group -> channels that it keeps when every layer loses the same fraction.
+
+    ratio: by default options.ratio; layers named in options.ratios have their own.
+    """
+    common = options.ratio if ratio is None else ratio
+    counts = {}
+    for group in groups:
+        own = options.ratio_of(group)
+        counts[group.name] = surgery.keep_count(
+            group.size, common if own is None else own, options.round_to, options.min_channels,
+            groups=copies(group),
+        )  # fmt: skip
+    return counts
 
 
-def _keep(group: Group, options: SelectOptions) -> int:
+def copies(group: Group) -> int:
+    """How many channels of its layer one class of the group stands for."""
     maker = group.producers[0]
-    copies = max(1, int((maker.classes >= 0).sum()) // group.size)
-    return surgery.keep_count(
-        group.size, options.ratio, options.round_to, options.min_channels, groups=copies
+    return max(1, int((maker.classes >= 0).sum()) // group.size)
+
+
+def _unknown(option: str, name: str, structure: Structure) -> str:
+    known = [slot.module for g in structure.groups for slot in g.producers]
+    near = difflib.get_close_matches(name, known, n=3) or known[:3]
+    return (
+        f"prune.{option} names '{name}', which makes no channel that could be cut; "
+        f"did you mean {', '.join(near)}?"
     )
-
-
-def _named(group: Group, name: str) -> bool:
-    makers = [group.name, *(slot.module for slot in group.producers)]
-    return name in makers or all(maker.startswith(f"{name}.") for maker in makers)

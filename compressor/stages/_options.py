@@ -6,6 +6,7 @@ from typing import Any
 
 from compressor.errors import UsageError
 from compressor.instantiation import parameters
+from compressor.surgery import Group
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,19 @@ class SelectOptions:
     statistics: str = "dense"
     images: int = 1024
     skip: tuple[str, ...] = ()
+    ratios: Mapping[str, float] | None = None
+    budget: tuple[str, float] | None = None
+    """What of the dense network is kept, and which share: ("macs", 0.5)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
+        object.__setattr__(self, "ratios", dict(self.ratios or {}))
+        for name, ratio in self.ratios.items():
+            if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+                raise UsageError(
+                    f"prune.ratios gives '{name}' the ratio {ratio}: it must be at least 0 and "
+                    "below 1"
+                )
         if not 0 < self.ratio < 1:
             raise UsageError(
                 f"prune.ratio={self.ratio} is the fraction of channels removed: it must be above "
@@ -42,6 +53,11 @@ class SelectOptions:
                 f"prune.ridge={self.ridge} must be above 0: the pull towards the present weights"
             )
 
+    def ratio_of(self, group: Group) -> float | None:
+        """The ratio that `ratios` gives this group, by the longest name that fits; or None."""
+        fitting = [name for name in self.ratios if named(group, name)]
+        return self.ratios[max(fitting, key=len)] if fitting else None
+
     @classmethod
     def split(cls, tree: Mapping[str, Any]) -> tuple["SelectOptions", dict[str, Any]]:
         """The shared options of a `prune` sub-tree, and what the selector is made of.
@@ -51,8 +67,35 @@ class SelectOptions:
         names = {f.name for f in fields(cls)}
         shared = {k: v for k, v in tree.items() if k in names}
         strange = not names.intersection(tree) or "_target_" not in tree
+        shared["budget"] = _budget(shared.get("budget") or {}, shared.get("ratio", cls.ratio))
         taken = set() if strange else parameters(tree["_target_"])
         return cls(**shared), {k: v for k, v in tree.items() if k not in names or k in taken}
+
+
+def named(group: Group, name: str) -> bool:
+    """Whether `name` is the group's, one of its producers', or a module's that contains it all."""
+    makers = [group.name, *(slot.module for slot in group.producers)]
+    return name in makers or all(maker.startswith(f"{name}.") for maker in makers)
+
+
+def _budget(given: Mapping[str, float | None], ratio: float) -> tuple[str, float] | None:
+    asked = {name: share for name, share in given.items() if share is not None}
+    if not asked:
+        return None
+    if len(asked) > 1:
+        raise UsageError(f"prune.budget has {' and '.join(asked)}: give one of them")
+    ((name, share),) = asked.items()
+    if not 0 < share < 1:
+        raise UsageError(
+            f"prune.budget.{name}={share} is the fraction of the dense figure KEPT: it must be "
+            "above 0 and below 1; to keep everything type prune=none"
+        )
+    if ratio != SelectOptions.ratio:
+        raise UsageError(
+            f"prune.ratio={ratio} and prune.budget.{name}={share} both say how much goes: "
+            "give one of them"
+        )
+    return name, share
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from compressor import surgery
 from compressor.cache import key_of
 from compressor.instantiation import make, sources
+from compressor.measure import count_macs, count_params
 from compressor.prune.none import NoPruning
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
-from compressor.stages._counts import choose, running, uniform
+from compressor.stages._budget import check as check_budget
+from compressor.stages._budget import reach, solve
+from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
@@ -48,11 +51,12 @@ def preview(
     shared, _ = SelectOptions.split(options)
     structure = surgery.analyse(net, example_inputs)
     groups = running(choose(structure, shared), count_calls(net, example_inputs[0]))
-    counts = uniform(groups, shared)
+    counts = solve(structure, groups, shared)
     return {
         "layers": [(group.name, group.size, counts[group.name]) for group in groups],
         "macs": [structure.macs({}), structure.macs(counts)],
         "params": [structure.params({}), structure.params(counts)],
+        "reach": reach(structure, groups, shared),
         "frozen": _frozen(structure),
     }
 
@@ -69,7 +73,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     structure = surgery.analyse(net, tuple(x.to(context.machine.device) for x in examples))
     chosen = choose(structure, shared)
     groups = running(chosen, count_calls(net, examples[0].to(context.machine.device)))
-    counts = uniform(groups, shared)
+    counts = solve(structure, groups, shared)
     batches = list(_batches(context, shared.images))
     if shared.statistics == "sequential":
         small = given.network(context.trust).to(context.machine.device)
@@ -88,6 +92,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     inputs = batches[0][:PARITY_IMAGES].to(context.machine.device)
     error = surgery.check_parity(net, structure, plan, (inputs,))
     notes = _notes(structure, groups, done, plan, shared)
+    check_budget(shared, _figures(net, given), _figures(small, given))
     idle = [group.name for group in chosen if group not in groups]
     if idle:
         notes["idle"] = idle  # nothing reads them in eval mode: left as they are
@@ -163,12 +168,21 @@ def _notes(
     removed = sum(g.size - len(done.keep.get(g.name, range(g.size))) for g in groups)
     return {
         "widths": widths,
-        "ratio": {"asked": shared.ratio, "achieved": removed / sum(g.size for g in groups)},
+        "budget": dict([shared.budget]) if shared.budget else None,
+        "ratio": {
+            "asked": None if shared.budget else shared.ratio,
+            "achieved": removed / sum(g.size for g in groups),
+        },
         "statistics": shared.statistics,
         "reconstruct": shared.reconstruct,
         "residual": dict(done.residual),
         "frozen": _frozen(structure),
     }
+
+
+def _figures(net: nn.Module, given: Given) -> dict[str, int]:
+    """Measured, not predicted."""
+    return {"macs": count_macs(net, given.spec.input_size), "params": count_params(net)}
 
 
 def _frozen(structure: Structure) -> list[str]:

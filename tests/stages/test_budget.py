@@ -1,0 +1,166 @@
+import pytest
+import torch
+from torch import nn
+
+from compressor import surgery
+from compressor.errors import RunError, UsageError
+from compressor.models.resnet_cifar import resnet20, resnet56
+from compressor.stages import _budget
+from compressor.stages._budget import reach, solve
+from compressor.stages._counts import choose, uniform
+from compressor.stages._options import SelectOptions
+
+
+def structure_of(net, size):
+    return surgery.analyse(net.eval(), (torch.zeros(2, *size),))
+
+
+def figures(structure, counts):
+    return structure.params(counts), structure.macs(counts)
+
+
+def ratios(structure, **options):
+    options = SelectOptions(**options)
+    return uniform(choose(structure, options), options)
+
+
+# --- the papers' networks, exactly ----------------------------------------------------------------
+
+
+def vgg(layers, head):
+    from torchvision.models.vgg import make_layers
+
+    return nn.Sequential(make_layers(layers, batch_norm=True), nn.Flatten(), *head)
+
+
+VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
+
+
+def test_the_cifar_vgg_of_li_et_al():
+    head = nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 10)
+    net = vgg([*VGG16, "M"], head)
+    # the reference has no biases in its convolutions, and a pooling of two in front of the head
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_parameter("bias", None)
+    structure = structure_of(net, (3, 32, 32))
+    assert figures(structure, {}) == (14_987_722, 313_463_808)
+    convolutions = [f"0.{i}" for i, m in enumerate(net[0]) if isinstance(m, nn.Conv2d)]
+    halved = {name: 0.5 for name in (convolutions[0], *convolutions[7:])}
+    counts = ratios(structure, scope="all", ratios={"0": 0, **halved})
+    counts = {name: count for name, count in counts.items() if name.startswith("0.")}
+    assert [counts[name] for name in convolutions] == [
+        32, 64, 128, 128, 256, 256, 256, 256, 256, 256, 256, 256, 256
+    ]  # fmt: skip
+    assert figures(structure, counts) == (5_397_034, 206_279_680)
+
+
+def stages_of_resnet56(shares, skipped):
+    """Li et al. count convolutions: block b of 27 has the even id 2 b in front."""
+    blocks = [(stage, block) for stage in (1, 2, 3) for block in range(9)]
+    names = {2 * (i + 1): f"layer{s}.{b}" for i, (s, b) in enumerate(blocks)}
+    return {
+        **{f"layer{stage}": share for stage, share in zip((1, 2, 3), shares, strict=True)},
+        **{names[number]: 0 for number in skipped},
+    }
+
+
+@pytest.mark.parametrize(
+    "shares, skipped, macs, params",
+    [((0.1, 0.1, 0.1), (16, 20, 38, 54), 10.4, 9.4),
+     ((0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54), 27.6, 13.7)],
+    ids="AB",
+)  # fmt: skip
+def test_resnet56_a_and_b_of_li_et_al(shares, skipped, macs, params):
+    structure = structure_of(resnet56(10, (3, 32, 32), shortcut="A"), (3, 32, 32))
+    counts = ratios(structure, ratios=stages_of_resnet56(shares, skipped))
+    dense, small = figures(structure, {}), figures(structure, counts)
+    assert dense[0] == 853_018
+    assert 100 * (1 - small[1] / dense[1]) == pytest.approx(macs, abs=0.6)
+    assert 100 * (1 - small[0] / dense[0]) == pytest.approx(params, abs=0.6)
+
+
+def test_thinet_conv_of_vgg16_and_thinet50_of_resnet50():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    structure = structure_of(models.vgg16(init_weights=False), (3, 224, 224))
+    last = [f"features.{i}" for i in (24, 26, 28)]
+    assert figures(structure, ratios(structure, skip=last)) == (131_452_552, 4_791_205_888)
+    named = ratios(structure, ratios=dict.fromkeys(last, 0.0))
+    assert figures(structure, named) == (131_452_552, 4_791_205_888)
+    structure = structure_of(models.resnet50(), (3, 224, 224))
+    assert figures(structure, ratios(structure)) == (12_381_864, 1_822_031_872)
+
+
+# --- budgets --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    return structure_of(resnet20(10, (3, 16, 16)), (3, 16, 16))
+
+
+@pytest.mark.parametrize("scope", ["interior", "all"])
+@pytest.mark.parametrize("name", ["macs", "params"])
+@pytest.mark.parametrize("share", [0.5, 0.3, 0.15])
+@pytest.mark.parametrize("round_to, slack", [(None, 0.01), (4, 0.02)])
+def test_a_budget_is_met(small, scope, name, share, round_to, slack):
+    options = SelectOptions(scope=scope, round_to=round_to, budget=(name, share))
+    groups = choose(small, options)
+    counts = solve(small, groups, options)
+    figure = getattr(small, name)
+    assert abs(figure(counts) / figure({}) - share) <= slack
+    assert all(count % (round_to or 1) == 0 for count in counts.values())
+    if round_to is None:  # one ratio for all layers, up to the steps that meet the figure
+        kept = [counts[g.name] / g.size for g in groups]
+        assert max(kept) - min(kept) < 0.15
+
+
+def test_a_layer_with_its_own_ratio_keeps_it_under_a_budget(small):
+    options = SelectOptions(budget=("macs", 0.6), ratios={"layer1": 0.25, "layer1.1": 0})
+    counts = solve(small, choose(small, options), options)
+    assert [counts[f"layer1.{i}.conv1"] for i in range(3)] == [12, 16, 12]
+    assert small.macs(counts) / small.macs({}) == pytest.approx(0.6, abs=0.01)
+
+
+def test_an_unreachable_budget_is_refused_with_the_range(small):
+    options = SelectOptions(budget=("macs", 0.02))
+    groups = choose(small, options)
+    low, high = reach(small, groups, options)["macs"]
+    assert 0.03 < low < 0.06 and high == 1
+    with pytest.raises(UsageError, match=f"budget.macs=0.02 cannot be reached.*{low:.3f} to 1.000"):
+        solve(small, groups, options)
+    options = SelectOptions(budget=("macs", 0.9), ratios={"layer1": 0.5, "layer2": 0.5})
+    with pytest.raises(UsageError, match="cannot be reached"):
+        solve(small, choose(small, options), options)
+
+
+def test_a_measured_figure_that_misses_the_budget_is_an_error():
+    options = SelectOptions(budget=("macs", 0.5))
+    dense = {"macs": 1000, "params": 1000}
+    _budget.check(options, dense, {"macs": 509, "params": 1})
+    with pytest.raises(RunError, match="budget.macs=0.5 asks for 0.500 .* has 0.5110"):
+        _budget.check(options, dense, {"macs": 511, "params": 1})
+    _budget.check(SelectOptions(), dense, {"macs": 1, "params": 1})
+
+
+@pytest.mark.parametrize("share", [0, 1, 1.5, -1])
+def test_a_budget_outside_zero_and_one_is_refused(share):
+    with pytest.raises(UsageError, match=f"prune.budget.macs={share} .*KEPT"):
+        SelectOptions.split({"budget": {"macs": share, "params": None}})
+
+
+def test_one_target_at_a_time():
+    with pytest.raises(UsageError, match="macs and params: give one"):
+        SelectOptions.split({"budget": {"macs": 0.5, "params": 0.5}})
+    with pytest.raises(UsageError, match="prune.ratio=0.3 and prune.budget.macs=0.5"):
+        SelectOptions.split({"ratio": 0.3, "budget": {"macs": 0.5, "params": None}})
+    options, _ = SelectOptions.split({"ratio": 0.3, "budget": {"macs": None, "params": None}})
+    assert options.budget is None
+
+
+def test_ratios_name_layers_and_stay_in_range(small):
+    with pytest.raises(UsageError, match="prune.ratios names 'layer9'"):
+        choose(small, SelectOptions(ratios={"layer9": 0.5}))
+    with pytest.raises(UsageError, match="'layer1' the ratio 1"):
+        SelectOptions(ratios={"layer1": 1})
