@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from compressor.errors import RunError, UsageError
+
+# it prints what it raises; we say it in one line
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 
 def make(tree: Mapping[str, Any]) -> Any:
@@ -52,7 +56,11 @@ def sources(tree: Any) -> dict[str, str]:
             file = Path(getattr(module, "__file__", None) or sys.executable)
             found[target] = hashlib.sha256(file.read_bytes()).hexdigest()
         except Exception as error:
-            raise UsageError(f"{target} cannot be imported: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"{target} cannot be imported ({reason}): check the name, and that its folder is "
+                "on PYTHONPATH or the one you stand in"
+            ) from error
     return found
 
 
