@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,22 @@ class Cache:
         self.session = Session.of(root, lock, lease_seconds)
         self._checked: set[str] = set()  # entries that were verified or made here
         self._reported: set[str] = set()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], run_dir: Path, say: Callable[[str], None]) -> "Cache":
+        """The shared cache, or one inside the run's own folder where nothing is reused.
+
+        options: the `cache` part of a config.
+        """
+        root = Path(options["dir"]) if options["enabled"] else run_dir / "stages"
+        return cls(
+            root,
+            options["enabled"],
+            lock=options["lock"],
+            lease_seconds=options["lease_seconds"],
+            run=str(run_dir),
+            say=say,
+        )
 
     def folder(self, key: str) -> Path:
         return self.root / key

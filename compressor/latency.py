@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compressor import environment, manifest, measure
+from compressor import environment, manifest, measure, models
 from compressor.artefact import Artefact
 from compressor.cache import Cache, key_of
+from compressor.instantiation import sources
 from compressor.locks import Locks
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _measure(
         version=VERSION,
         shapes=sorted(first),
         spec=artefacts[0].spec.to_json(),
+        # an edited class of the user's own is another network
+        code=sources({"_target_": artefacts[0].spec.factory}),
         batch_size=batch_size,
         seconds=seconds,
         threads=threads,
@@ -92,17 +95,11 @@ def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -
         seconds = config["machine"]["latency_seconds"]
         if not seconds or all(point.get("latency_ms") for point in report["points"].values()):
             continue
-        options = config["cache"]
-        cache = Cache(
-            Path(options["dir"]) if options["enabled"] else path.parent / "stages",
-            lock=options["lock"], lease_seconds=options["lease_seconds"],
-            run=str(path.parent), say=note,
-        )  # fmt: skip
-        target = config["model"]["_target_"]
+        cache = Cache.of(config["cache"], path.parent, note)
         found = _measure(
             [cache.read(stage["key"]) for stage in report["stages"]],
             cache,
-            () if target.startswith("compressor.models.") else (target,),
+            models.trusted(config["model"]["_target_"]),
             batch_size=config["machine"]["latency_batch_size"],
             threads=config["machine"]["threads"] or torch.get_num_threads(),
             seconds=seconds,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from compressor import artefact, manifest, measure
+from compressor import artefact, manifest, measure, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.data import ImageData
@@ -76,11 +76,11 @@ class Experiment:
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])
-        self.trust = self._trusted()
+        self.trust = models.trusted(config["model"]["_target_"])
         self._check_methods()
         self.data, self.spec = self._data_and_spec()
         self.data.prepare()
-        self.cache = _cache(config["cache"], run_dir, note)
+        self.cache = Cache.of(config["cache"], run_dir, note)
         code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
         # a training that depends on no test image survives one that has to be repaired
         self.data_key = key_of(data=self.data.fingerprint("train"), code=code)
@@ -95,11 +95,6 @@ class Experiment:
                     f"machine.threads={self.machine.threads} must be at least 1, or null"
                 )
             torch.set_num_threads(self.machine.threads)
-
-    def _trusted(self) -> tuple[str, ...]:
-        """A class that the user's own command names as model is trusted in this run."""
-        target = self.config["model"]["_target_"]
-        return () if target.startswith("compressor.models.") else (target,)
 
     def _check_methods(self) -> None:
         """Constructors hold the ranges: make every method once before any data is read."""
@@ -355,19 +350,6 @@ class Experiment:
 
         self.cache.obtain(key, "measure", take)
         return manifest.read_json(self.cache.folder(key) / "metrics.json")
-
-
-def _cache(options: Mapping[str, Any], run_dir: Path, note: Callable[[str], None]) -> Cache:
-    """The shared cache, or one inside the run's own folder where nothing is reused."""
-    shared = {
-        "lock": options["lock"],
-        "lease_seconds": options["lease_seconds"],
-        "run": str(run_dir),
-        "say": note,
-    }
-    if options["enabled"]:
-        return Cache(Path(options["dir"]), **shared)
-    return Cache(run_dir / "stages", reuse=False, **shared)
 
 
 def run_experiment(

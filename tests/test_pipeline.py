@@ -198,6 +198,19 @@ def test_latency_is_remembered_for_this_machine_and_its_threads(folder, report):
     assert other["points"]["final"]["latency_ms"] != report["points"]["final"]["latency_ms"]
 
 
+def test_latency_of_an_edited_class_is_measured_again(folder, tmp_path, monkeypatch):
+    module = tmp_path / "timed_net.py"
+    text = Path(doubles.__file__).read_text()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("model=custom", "model._target_=timed_net.Net", "prune=none", "train.epochs=0")
+    counts = [len(list((folder / "cache").glob("*/latency.json")))]
+    for source in (text, text.replace("nn.ReLU()", "nn.SiLU()")):
+        module.write_text(source)
+        run(folder, "timed", *words, "finetune.epochs=0")
+        counts.append(len(list((folder / "cache").glob("*/latency.json"))))
+    assert counts == [counts[0], counts[0] + 1, counts[0] + 2]
+
+
 def test_members_side_by_side_get_their_latency_when_all_are_done(folder, report):
     for name in ("a", "b"):
         config = compose(folder, "finetune.epochs=0", "machine.threads=1")
