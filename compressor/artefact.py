@@ -98,6 +98,10 @@ class Artefact:
         """The network in eval mode, read from the folder."""
         return _read_network(self.folder, self.spec, self.plan, trust)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The size of every tensor, read from the file's header alone."""
+        return _shapes(self.folder / WEIGHTS)
+
 
 def write(
     folder: Path,
@@ -153,22 +157,27 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
 
 
 def _read_network(folder: Path, spec: Spec, plan: Plan, trust: Iterable[str]) -> nn.Module:
-    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     trust = tuple(trust)
     weights = folder / WEIGHTS
-    try:
-        with safe_open(weights, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{weights} cannot be read ({error}): make it again") from None
+    shapes = _shapes(weights)
     _check_shapes(spec, plan, shapes, str(weights), trust)
     with torch.random.fork_rng(devices=[]):
         net = replay(spec.build(trust), plan)
     _compare(shapes, net, str(weights))
     fill(net, load_file(weights))
     return net.eval()
+
+
+def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{weights} cannot be read ({error}): make it again") from None
 
 
 def fill(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

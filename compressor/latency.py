@@ -26,7 +26,7 @@ from compressor.locks import Locks
 if TYPE_CHECKING:
     from compressor.pipeline import Experiment
 
-VERSION = 1
+VERSION = 2
 
 
 def of_run(experiment: "Experiment", artefacts: Iterable[Artefact]) -> dict[str, dict[str, Any]]:
@@ -55,8 +55,9 @@ def _measure(
     seconds: float,
     note: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
-    # equal plans are equal work: one measurement serves both
-    shapes = {made.key: key_of(plan=made.plan.to_json()) for made in artefacts}
+    # Tensors of equal sizes are equal work, whichever channels were kept: one measurement serves
+    # the stages of a run, and the criteria and seeds of a sweep that keep as many of them.
+    shapes = {made.key: key_of(shapes=made.shapes()) for made in artefacts}
     first = {shapes[made.key]: made for made in reversed(artefacts)}
     key = key_of(
         stage="latency",

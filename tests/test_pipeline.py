@@ -198,6 +198,17 @@ def test_latency_is_remembered_for_this_machine_and_its_threads(folder, report):
     assert other["points"]["final"]["latency_ms"] != report["points"]["final"]["latency_ms"]
 
 
+def test_criteria_that_keep_as_many_channels_share_one_measurement(folder, report):
+    def final(prune, *words):
+        made = run(folder, prune, f"prune={prune}", "finetune.epochs=0", *words)
+        return made["kept"], made["points"]["final"]["latency_ms"]
+
+    kept, weight_sum = final("weight_sum")
+    others, random = final("random")
+    assert others != kept and random == weight_sum
+    assert final("random", "prune.ratio=0.25")[1] != random
+
+
 def test_latency_of_an_edited_class_is_measured_again(folder, tmp_path, monkeypatch):
     module = tmp_path / "timed_net.py"
     text = Path(doubles.__file__).read_text()

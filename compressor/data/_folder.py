@@ -178,7 +178,7 @@ def _content(root: Path, paths: tuple[str, ...], cache: str | None) -> list[tupl
     known: Mapping[str, list] = {}
     if cache is not None:
         name = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-        store = Path(cache, "fingerprints", f"{name}.json")
+        store = Path(cache, ".fingerprints", f"{name}.json")
         known = _remembered(store)
 
     def one(path: str) -> list:

@@ -177,7 +177,7 @@ def test_fingerprint_notices_other_content_of_the_same_length(pictures, tmp_path
 def test_fingerprint_is_remembered_by_path_size_and_time(pictures, tmp_path):
     cache = tmp_path / "cache"
     before = data(pictures, fingerprint_cache=str(cache)).fingerprint()
-    stores = sorted((cache / "fingerprints").iterdir())
+    stores = sorted((cache / ".fingerprints").iterdir())
     assert len(stores) == 2
     known = json.loads(stores[0].read_text())
     first = sorted(known)[0]
