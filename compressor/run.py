@@ -197,7 +197,7 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
         return 0
     while True:
         try:
-            with _arguments([*command.flags, *overrides, *pinned]):
+            with _arguments([*command.flags, *overrides, *pinned]), launching.composing_once():
                 _application()()
             break
         except OSError as error:
