@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from compressor.errors import RunError
 from compressor.prune._rows import Rows
 from compressor.surgery import Group
 from compressor.taps import Tap
@@ -54,10 +55,23 @@ class Observer:
     module, or None where the network that is read is the dense one."""
 
 
+@dataclass(frozen=True)
+class Gate:
+    """One statistic of the loss's derivative with respect to a factor on every channel of a group.
+
+    The factors are 1 and stand at the inputs of all the group's consumers; the compress stage runs
+    the network backwards, an image's own loss at a time, on clean labels.
+    """
+
+    key: str
+    measure: Callable[[Tensor], dict[str, Tensor]]
+    """(N, group.size) derivatives of N images -> named float64 sums, as an observer's."""
+
+
 class Selector(Protocol):
     """A criterion, chosen by the config group `prune`."""
 
-    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
+    def observers(self, group: Group, net: nn.Module) -> tuple[Observer | Gate, ...]:
         """The statistics that ranking this group needs; () for a criterion without data."""
 
     def rank(
@@ -82,6 +96,11 @@ def by_score(score: Tensor) -> Ranking:
 
     score: (C,).
     """
+    if not bool(torch.isfinite(score).all()):
+        raise RunError(
+            f"channel {int((~torch.isfinite(score)).nonzero()[0])} scores "
+            "something that is no number; look for NaN in the network's weights and activations"
+        )
     return Ranking(order=torch.argsort(score, stable=True).flip(0))
 
 

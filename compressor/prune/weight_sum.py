@@ -9,12 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import UsageError
 from compressor.prune import Observer, Ranking, by_score
-from compressor.surgery import Group, Slot
-
-# Names that torchvision, timm and this package give to the projection on a residual shortcut.
-_SHORTCUT = ("downsample", "shortcut")
+from compressor.prune._filters import judged, mean, rows
+from compressor.surgery import Group
 
 
 def weight_sum(weight: Tensor) -> Tensor:
@@ -38,30 +35,6 @@ class WeightSum:
         weights: Mapping[str, Tensor],
         generator: torch.Generator,
     ) -> Ranking:
-        filters = [slot for slot in group.producers if weights[slot.parameter].dim() > 1]
-        if not filters:
-            raise UsageError(
-                f"prune=weight_sum finds no filter that makes the channels of '{group.name}'; "
-                f"add prune.skip=[{group.name}]"
-            )
-        if group.kind == "stream":
-            # Section 3.3: where a stage's output is pruned, its projection shortcut decides.
-            judged = [slot for slot in filters if _is_shortcut(slot.module)] or filters
-        else:
-            # Later producers are gates (squeeze-and-excitation), which follow what they multiply.
-            judged = filters[:1]
-        scores = [_by_class(slot, weights, group.size) for slot in judged]
-        return by_score(torch.stack(scores).mean(0).cpu())
-
-
-def _is_shortcut(module: str) -> bool:
-    return any(part.startswith(_SHORTCUT) for part in module.split("."))
-
-
-def _by_class(slot: Slot, weights: Mapping[str, Tensor], size: int) -> Tensor:
-    """(size,) mean score over the positions of each class, such as those of a grouped conv."""
-    score = weight_sum(weights[slot.parameter].movedim(slot.dim, 0)).cpu()
-    mine = slot.classes.cpu() >= 0
-    classes = slot.classes.cpu()[mine]
-    total = torch.zeros(size, dtype=torch.float64).index_add_(0, classes, score[mine])
-    return total / torch.bincount(classes, minlength=size).clamp(min=1)
+        slots = judged(group, weights, "weight_sum")
+        scores = [mean(weight_sum(rows(slot, weights)), slot, group.size) for slot in slots]
+        return by_score(torch.stack(scores).mean(0))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from compressor import surgery
 from compressor.errors import RunError
-from compressor.prune import Observer, Selector, part
+from compressor.prune import Gate, Observer, Selector, part
+from compressor.stages._derivatives import Loss, differentiate
 from compressor.stages._options import SelectOptions
 from compressor.stages._refit import Refit, layers
 from compressor.stages._rescale import factors_of, scale, stays
@@ -19,6 +20,7 @@ from compressor.stages._statistics import (
     MEMORY_LIMIT,
     Enough,
     Totals,
+    gates_of,
     gather,
     judging,
     observers_of,
@@ -39,16 +41,18 @@ def sequential(
     seed: int,
     *,
     dense: nn.Module | None = None,
+    loss: Loss | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Selection:
     """Cut and repair group after group, front to back, IN PLACE, each on what is already cut.
 
-    counts: group -> channels that it keeps; dense: a network as `net` is now, for the refit.
+    counts: group -> channels that it keeps; dense: a network as `net` is now, for the refit; loss:
+    for selectors with gates, whose groups each take a pass through the whole network.
     One forward of all images serves every group with one consumer, as long as it fits into
     `memory_limit` bytes: the hook in front of the consumer measures, ranks, cuts and passes the
     narrower tensor on. Other groups take a pass of their own, up to their last consumer.
     """
-    cutter = _Cutter(net, selector, counts, options.reconstruct, seed)
+    cutter = _Cutter(net, selector, counts, options.reconstruct, seed, batches, loss)
     refits = options.reconstruct == "refit"
     if not refits and not any(cutter.observers(group) for group in groups):
         for group in groups:
@@ -63,7 +67,7 @@ def sequential(
             cutter.refitting(work)
         run: list[Group] = []
         for group in groups:
-            if joined and _one_pass(group, calls):
+            if joined and _one_pass(group, calls) and not cutter.gated(group):
                 run.append(group)
                 continue
             cutter.in_one_pass(run, images)
@@ -87,8 +91,11 @@ class _Cutter:
         counts: Mapping[str, int],
         reconstruct: str,
         seed: int,
+        batches: Iterable[Any],
+        loss: Loss | None,
     ) -> None:
         self.net, self.selector, self.seed = net, selector, seed
+        self.batches, self.loss = batches, loss
         self.counts, self.reconstruct = counts, reconstruct
         self.totals = Totals(seed)
         self.alive: dict[tuple[str, int], Tensor] = {}
@@ -100,8 +107,11 @@ class _Cutter:
         self.work = work
         self.totals = Totals(self.seed, work.target)
 
-    def observers(self, group: Group) -> tuple[Observer, ...]:
+    def observers(self, group: Group) -> tuple[Observer | Gate, ...]:
         return observers_of(self.net, group, self.selector, self.reconstruct)
+
+    def gated(self, group: Group) -> bool:
+        return any(isinstance(one, Gate) for one in self.observers(group))
 
     def now(self, group: Group) -> Group:
         """The group with the positions that earlier cuts of other groups have left."""
@@ -185,11 +195,13 @@ class _Cutter:
 
     def in_own_pass(self, group: Group, images: Sequence[Tensor], calls: Mapping[str, int]) -> None:
         """Statistics from the start of the network up to the last tap, then the cut."""
-        watch = {group.name: self.observers(self.now(group))}
+        now = self.now(group)
+        watch = {group.name: self.observers(now)}
         readers = stopping(readers_of(watch, self.totals), calls)
-        for batch in images:
+        for batch in images if readers else ():
             with tapped(self.net, readers), suppress(Enough):
                 self.net(batch)
+        differentiate(self.net, gates_of(watch, [now]), self.batches, self.loss, self.totals.put)
         self.cut(group, self.totals.take(group.name))
         if self.work:
             # what lies behind this group's consumers is judged on the repaired network; a last pass

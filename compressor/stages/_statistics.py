@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError
-from compressor.prune import Observer, Selector, Target, part, thinet
+from compressor.prune import Gate, Observer, Selector, Target, part, thinet
 from compressor.seeding import generator
+from compressor.stages._derivatives import Loss, differentiate
 from compressor.surgery import Group
 from compressor.taps import Tap, tapped
 
@@ -22,7 +23,7 @@ MEMORY_LIMIT = 4 << 30  # bytes that the activations of one forward of all image
 
 def watched(
     net: nn.Module, groups: Sequence[Group], selector: Selector, reconstruct: str
-) -> dict[str, tuple[Observer, ...]]:
+) -> dict[str, tuple[Observer | Gate, ...]]:
     """What is to be observed for every group; all empty where no data is needed."""
     return {group.name: observers_of(net, group, selector, reconstruct) for group in groups}
 
@@ -34,19 +35,23 @@ def collect(
     reconstruct: str,
     batches: Iterable[Any],
     seed: int,
+    loss: Loss | None = None,
 ) -> dict[str, Tensor]:
     """All statistics of all groups from one pass over `batches` (images, or tuples of them first).
 
-    Returns "<group>/<observer>/<name>" -> float64 sum, on the CPU. Needs no data and makes no
-    pass where neither the selector nor `reconstruct` asks for any. The network stays as it is.
+    loss: for selectors with gates, which take a second pass (stages/_derivatives.py). Returns
+    "<group>/<observer>/<name>" -> float64 sum, on the CPU. Needs no data and makes no pass where
+    neither the selector nor `reconstruct` asks for any. The network stays as it is.
     """
     watch = watched(net, groups, selector, reconstruct)
-    if not any(watch.values()):
-        return {}
     totals = Totals(seed)
-    with judging(net), tapped(net, readers_of(watch, totals)):
-        for images in images_of(batches, net):
-            net(images)
+    readers = readers_of(watch, totals)
+    if readers:
+        with judging(net), tapped(net, readers):
+            for images in images_of(batches, net):
+                net(images)
+    with judging(net):
+        differentiate(net, gates_of(watch, groups), batches, loss, totals.put)
     return totals.everything(watch)
 
 
@@ -68,18 +73,22 @@ class Totals:
         place = (group, observer.key)
         if place not in self.generators:
             self.generators[place] = generator(self.seed, "observe", *place)
-        sums = self.sums.setdefault(group, {})
         more = (self.target(observer.tap.module, self.calls[place]),) if observer.paired else ()
         self.calls[place] += 1
-        for name, value in observer.measure(module, x, self.generators[place], *more).items():
-            key = f"{observer.key}/{name}"
-            sums[key] = sums[key] + value if key in sums else value
+        found = observer.measure(module, x, self.generators[place], *more)
+        self.put(group, observer.key, found)
+
+    def put(self, group: str, key: str, values: Mapping[str, Tensor]) -> None:
+        sums = self.sums.setdefault(group, {})
+        for name, value in values.items():
+            place = f"{key}/{name}"
+            sums[place] = sums[place] + value if place in sums else value
 
     def take(self, group: str) -> dict[str, Tensor]:
         """One group's statistics as `rank` wants them; they are forgotten here."""
         return {key: value.cpu() for key, value in self.sums.pop(group, {}).items()}
 
-    def everything(self, watch: Mapping[str, tuple[Observer, ...]]) -> dict[str, Tensor]:
+    def everything(self, watch: Mapping[str, Sequence[Observer | Gate]]) -> dict[str, Tensor]:
         result = {}
         for group, observers in watch.items():
             taken = self.take(group)
@@ -98,7 +107,7 @@ class Enough(Exception):  # noqa: N818 (it is no error: the rest of the pass is 
 
 def observers_of(
     net: nn.Module, group: Group, selector: Selector, reconstruct: str
-) -> tuple[Observer, ...]:
+) -> tuple[Observer | Gate, ...]:
     """The selector's, and the rows that rescaling needs if the selector has none."""
     found = {observer.key: observer for observer in selector.observers(group, net)}
     if reconstruct == "rescale":
@@ -107,11 +116,19 @@ def observers_of(
     return tuple(found.values())
 
 
-def readers_of(watch: Mapping[str, tuple[Observer, ...]], totals: Totals) -> dict[Tap, Any]:
+def gates_of(
+    watch: Mapping[str, Sequence[Observer | Gate]], groups: Iterable[Group]
+) -> list[tuple[Group, Gate]]:
+    """What is to be known of the loss's derivatives."""
+    return [(g, one) for g in groups for one in watch[g.name] if isinstance(one, Gate)]
+
+
+def readers_of(watch: Mapping[str, Sequence[Observer | Gate]], totals: Totals) -> dict[Tap, Any]:
     places: dict[Tap, list[tuple[str, Observer]]] = {}
     for group, observers in watch.items():
         for observer in observers:
-            places.setdefault(observer.tap, []).append((group, observer))
+            if isinstance(observer, Observer):
+                places.setdefault(observer.tap, []).append((group, observer))
 
     def reader(here: list[tuple[str, Observer]]) -> Any:
         def read(module: nn.Module, x: Tensor) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -13,11 +14,13 @@ from compressor.cache import key_of
 from compressor.instantiation import make, sources
 from compressor.measure import count_macs, count_params
 from compressor.prune.none import NoPruning
+from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._budget import check as check_budget
 from compressor.stages._budget import reach, solve
 from compressor.stages._counts import choose, running
+from compressor.stages._derivatives import Loss
 from compressor.stages._options import SelectOptions
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
@@ -48,9 +51,12 @@ def preview(
     net: nn.Module, options: Mapping[str, Any], example_inputs: tuple[Tensor, ...]
 ) -> dict[str, Any]:
     """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters."""
-    shared, _ = SelectOptions.split(options)
+    shared, own = SelectOptions.split(options)
     structure = surgery.analyse(net, example_inputs)
     groups = running(choose(structure, shared), count_calls(net, example_inputs[0]))
+    method = make(own)
+    if hasattr(method, "observers"):
+        watched(net, groups, method, shared.reconstruct)  # layers that it cannot judge are refused
     counts = solve(structure, groups, shared)
     return {
         "layers": [(group.name, group.size, counts[group.name]) for group in groups],
@@ -77,7 +83,10 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     batches = list(_batches(context, shared.images))
     if shared.statistics == "sequential":
         small = given.network(context.trust).to(context.machine.device)
-        done = sequential(small, groups, method, counts, shared, batches, context.seed, dense=net)
+        done = sequential(
+            small, groups, method, counts, shared, batches, context.seed,
+            dense=net, loss=_loss(context),
+        )  # fmt: skip
         plan = surgery.plan_cut(structure, done.keep)
     else:
         statistics = _statistics(net, groups, method, own, shared, batches, given, context)
@@ -89,7 +98,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         elif shared.reconstruct == "refit":
             done.residual.update(refit(small, net, groups, plan, batches, shared, context.seed))
     seconds = time.perf_counter() - start
-    inputs = batches[0][:PARITY_IMAGES].to(context.machine.device)
+    inputs = batches[0][0][:PARITY_IMAGES].to(context.machine.device)
     error = surgery.check_parity(net, structure, plan, (inputs,))
     notes = _notes(structure, groups, done, plan, shared)
     check_budget(shared, _figures(net, given), _figures(small, given))
@@ -103,18 +112,31 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     )
 
 
-def _batches(context: Context, images: int) -> Iterator[Tensor]:
-    """The first `images` of the train part in the stage's own order, not augmented."""
+def _batches(context: Context, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `images` of the train part and their clean labels, in the stage's own order.
+
+    Not augmented.
+    """
     loader = context.data.loader(
         "train", BATCH, seed=derive(context.seed, "images"), shuffle=True,
         workers=context.machine.workers,
     )  # fmt: skip
     left = images
-    for inputs, *_ in loader:
-        yield inputs[:left]
+    for inputs, targets, _ in loader:
+        yield inputs[:left], targets[:left]
         left -= len(inputs)
         if left <= 0:
             return
+
+
+def _loss(context: Context) -> Loss:
+    """The sum over the images of each one's cross-entropy."""
+
+    def loss(answer: Any, targets: Tensor) -> Tensor:
+        outputs, index = context.task.outputs(answer), torch.arange(len(targets))
+        return len(targets) * CrossEntropy().loss(outputs, targets, index)
+
+    return loss
 
 
 def _statistics(
@@ -123,7 +145,7 @@ def _statistics(
     method: Any,
     own: Mapping[str, Any],
     shared: SelectOptions,
-    batches: list[Tensor],
+    batches: list[tuple[Tensor, Tensor]],
     given: Given,
     context: Context,
 ) -> dict[str, Tensor]:
@@ -144,7 +166,9 @@ def _statistics(
     )
 
     def take(folder: Path) -> None:
-        found = collect(net, groups, method, shared.reconstruct, batches, context.seed)
+        found = collect(
+            net, groups, method, shared.reconstruct, batches, context.seed, _loss(context)
+        )
         tensors = {name: value.contiguous() for name, value in found.items()}
         save_file(tensors, folder / "statistics.safetensors")
 

@@ -10,6 +10,9 @@ from compressor import surgery
 from compressor.errors import RunError, UsageError
 from compressor.prune import Ranking, thinet
 from compressor.prune.apoz import APoZ
+from compressor.prune.bn_scale import BNScale
+from compressor.prune.fpgm import FPGM
+from compressor.prune.group_l2 import GroupL2
 from compressor.prune.random import Random
 from compressor.prune.thinet import ThiNet
 from compressor.prune.weight_sum import WeightSum
@@ -103,6 +106,7 @@ def brute_force(net, groups, selector, options, batches, seed):
 METHODS = [
     (ThiNet(), "rescale"), (ThiNet("forward"), "rescale"), (ThiNet(), "none"),
     (APoZ(), "none"), (APoZ(), "rescale"), (WeightSum(), "rescale"), (Random(), "none"),
+    (BNScale(), "rescale"), (FPGM(), "none"), (GroupL2(), "rescale"),
 ]  # fmt: skip
 
 

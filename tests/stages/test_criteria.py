@@ -1,0 +1,146 @@
+"""Every criterion that `prune` offers, on every kind of architecture, with every repair."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor import surgery
+from compressor.configuration import config_dir
+from compressor.errors import UsageError
+from compressor.instantiation import make
+from compressor.stages._budget import solve
+from compressor.stages._counts import choose, running
+from compressor.stages._options import SelectOptions
+from compressor.stages._refit import refit
+from compressor.stages._rescale import apply_rescale
+from compressor.stages._select import select
+from compressor.stages._sequential import sequential
+from compressor.stages._statistics import collect, count_calls
+
+# apoz reads activations, and says so where a network or a scope has none of them
+CRITERIA = sorted(
+    {p.stem for p in (config_dir() / "prune").glob("[a-z]*.yaml")} - {"none", "l1", "apoz"}
+)
+
+
+class Mixed(nn.Module):
+    """Two readers of one stem, a residual sum, a gate, a grouped conv and a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+
+        def conv(cin, cout, k=1, **more):
+            return nn.Sequential(
+                nn.Conv2d(cin, cout, k, padding=k // 2, bias=False, **more), nn.BatchNorm2d(cout)
+            )
+
+        self.stem, self.left, self.right = conv(3, 8, 3), conv(8, 8), conv(8, 12, 3)
+        self.depthwise, self.project = conv(12, 12, 3, groups=12), conv(12, 8)
+        self.squeeze, self.excite = nn.Conv2d(12, 4, 1), nn.Conv2d(4, 12, 1)
+        self.grouped, self.tail = conv(8, 8, 3, groups=2), conv(16, 10)
+        self.head = nn.Linear(10 * 4, 5)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.depthwise(self.right(x).relu()).relu()
+        y = y * self.excite(self.squeeze(y.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        x = self.left(x) + self.project(y)
+        x = torch.cat([x, self.grouped(x).relu()], 1)
+        return self.head(F.adaptive_avg_pool2d(self.tail(x).relu(), 2).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    net = Mixed()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def structure(net):
+    return surgery.analyse(net, (torch.zeros(1, 3, 8, 8),))
+
+
+def loss(answer, targets):
+    return F.cross_entropy(answer, targets, reduction="sum")
+
+
+def batches():
+    draw = torch.Generator().manual_seed(1)
+    x, y = torch.randn(40, 3, 8, 8, generator=draw), torch.randint(5, (40,), generator=draw)
+    return list(zip(x.split(25), y.split(25), strict=True))
+
+
+def method_of(name):
+    from compressor.configuration import Menu, read_command
+
+    command = read_command([f"prune={name}"])
+    return make(SelectOptions.split(Menu(command).compose(command.overrides)["prune"])[1])
+
+
+@pytest.mark.parametrize("statistics", ["dense", "sequential"])
+@pytest.mark.parametrize("reconstruct", ["none", "rescale", "refit"])
+@pytest.mark.parametrize("name", CRITERIA)
+def test_it_meets_a_budget_in_every_scope_with_every_repair(
+    net, structure, name, reconstruct, statistics
+):
+    method = method_of(name)
+    options = SelectOptions(
+        scope="all", reconstruct=reconstruct, statistics=statistics, budget=("macs", 0.5)
+    )
+    groups = running(choose(structure, options), count_calls(net, torch.zeros(1, 3, 8, 8)))
+    counts = solve(structure, groups, options)
+    small = deepcopy(net)
+    if statistics == "sequential":
+        done = sequential(
+            small, groups, method, counts, options, batches(), 0, dense=net, loss=loss
+        )
+        plan = surgery.plan_cut(structure, done.keep)
+    else:
+        found = collect(net, groups, method, reconstruct, batches(), 0, loss)
+        done = select(net, groups, method, found, counts, 0)
+        plan = surgery.plan_cut(structure, done.keep)
+        surgery.replay(small, plan)
+        if reconstruct == "rescale":
+            apply_rescale(small, groups, done.keep, found)
+        elif reconstruct == "refit":
+            refit(small, net, groups, plan, batches(), options, 0)
+    assert structure.macs(counts) / structure.macs({}) == pytest.approx(0.5, abs=0.02)
+    assert {name: len(kept) for name, kept in done.keep.items()} == {
+        name: count for name, count in counts.items() if count < structure.group(name).size
+    }
+    x = batches()[0][0]
+    assert surgery.check_parity(net, structure, plan, (x,)) <= 1e-5
+    assert small.eval()(x).isfinite().all()
+
+
+def norms_only():
+    """Everything that can be cut lies behind a norm over channels, as in ConvNeXt."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )  # fmt: skip
+
+
+def test_where_nothing_can_be_cut_the_scope_that_has_something_is_named():
+    structure = surgery.analyse(norms_only(), (torch.zeros(1, 3, 8, 8),))
+    for scope in ("interior", "all"):
+        with pytest.raises(UsageError, match=r"leaves no channels .*prune.scope=mixing cuts 1 l"):
+            choose(structure, SelectOptions(scope=scope))
+    assert [g.name for g in choose(structure, SelectOptions(scope="mixing"))] == ["0"]
+    with pytest.raises(UsageError, match="skip less"):
+        choose(structure, SelectOptions(scope="mixing", skip=("0",)))
+
+
+def test_where_no_scope_has_anything_that_is_said():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    structure = surgery.analyse(net, (torch.zeros(1, 3, 2, 2),))
+    with pytest.raises(UsageError, match="nor has any other scope"):
+        choose(structure, SelectOptions())
