@@ -26,11 +26,30 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
         skipped |= hit
     left = tuple(g for g in groups if g.name not in skipped)
     if not left:
-        raise UsageError(
-            f"prune.scope={options.scope} with prune.skip={list(options.skip)} leaves no channels "
-            "to cut in this network; skip less or type prune.scope=all"
-        )
+        raise UsageError(_nothing(structure, options))
     return left
+
+
+def _nothing(structure: Structure, options: SelectOptions) -> str:
+    """Why nothing is left to cut, and which scope has something."""
+    seen = (
+        f"prune.scope={options.scope} with prune.skip={list(options.skip)} leaves no channels to "
+        "cut in this network"
+    )
+    wider = {
+        "all": "residual streams, dense growth and hidden layers too",
+        "mixing": "through layer and group norms, which changes the function",
+    }
+    scopes = ("interior", *wider)
+    for scope in scopes[scopes.index(options.scope) + 1 :]:
+        more = [
+            group
+            for group in structure.select(scope)
+            if not any(named(group, name) for name in options.skip)
+        ]
+        if more:
+            return f"{seen}; prune.scope={scope} cuts {len(more)} layers ({wider[scope]})"
+    return f"{seen}; skip less" if options.skip else f"{seen}, nor has any other scope some"
 
 
 def running(groups: Sequence[Group], calls: Mapping[str, int]) -> tuple[Group, ...]:
