@@ -31,24 +31,25 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
 
 
 def _nothing(structure: Structure, options: SelectOptions) -> str:
-    """Why nothing is left to cut, and which scope has something."""
+    """Why nothing is left to cut, and which scopes have something."""
     seen = (
         f"prune.scope={options.scope} with prune.skip={list(options.skip)} leaves no channels to "
         "cut in this network"
     )
     wider = {
         "all": "residual streams, dense growth and hidden layers too",
-        "mixing": "through layer and group norms, which changes the function",
+        "mixing": "through layer and group norms too, which changes the function",
     }
     scopes = ("interior", *wider)
+    hints: dict[int, str] = {}
     for scope in scopes[scopes.index(options.scope) + 1 :]:
-        more = [
-            group
-            for group in structure.select(scope)
-            if not any(named(group, name) for name in options.skip)
-        ]
+        groups = structure.select(scope)
+        more = [g for g in groups if not any(named(g, name) for name in options.skip)]
         if more:
-            return f"{seen}; prune.scope={scope} cuts {len(more)} layers ({wider[scope]})"
+            hint = f"prune.scope={scope} cuts {len(more)} layers ({wider[scope]})"
+            hints.setdefault(len(more), hint)
+    if hints:
+        return f"{seen}; {', '.join(hints.values())}"
     return f"{seen}; skip less" if options.skip else f"{seen}, nor has any other scope some"
 
 

@@ -121,22 +121,28 @@ def test_it_meets_a_budget_in_every_scope_with_every_repair(
     assert small.eval()(x).isfinite().all()
 
 
-def norms_only():
-    """Everything that can be cut lies behind a norm over channels, as in ConvNeXt."""
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )  # fmt: skip
+class Norms(nn.Module):
+    """Behind the first layer stands a norm over channels, as in ConvNeXt, and a hidden layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8)
+        self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.norm(self.stem(x)).mean((2, 3))).relu())
 
 
-def test_where_nothing_can_be_cut_the_scope_that_has_something_is_named():
-    structure = surgery.analyse(norms_only(), (torch.zeros(1, 3, 8, 8),))
-    for scope in ("interior", "all"):
-        with pytest.raises(UsageError, match=r"leaves no channels .*prune.scope=mixing cuts 1 l"):
-            choose(structure, SelectOptions(scope=scope))
-    assert [g.name for g in choose(structure, SelectOptions(scope="mixing"))] == ["0"]
+def test_where_nothing_can_be_cut_the_scopes_that_have_something_are_named():
+    structure = surgery.analyse(Norms(), (torch.zeros(1, 3, 8, 8),))
+    found = "leaves no channels .*scope=all cuts 1 layers .*scope=mixing cuts 2 layers"
+    with pytest.raises(UsageError, match=found):
+        choose(structure, SelectOptions())
+    with pytest.raises(UsageError, match="leaves no channels .*scope=mixing cuts 1 layers"):
+        choose(structure, SelectOptions(scope="all", skip=("hidden",)))
+    assert {g.name for g in choose(structure, SelectOptions(scope="mixing"))} == {"stem", "hidden"}
     with pytest.raises(UsageError, match="skip less"):
-        choose(structure, SelectOptions(scope="mixing", skip=("0",)))
+        choose(structure, SelectOptions(scope="mixing", skip=("stem", "hidden")))
 
 
 def test_where_no_scope_has_anything_that_is_said():
