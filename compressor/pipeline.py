@@ -18,6 +18,7 @@ from compressor.cache import Cache, key_of
 from compressor.data import ImageData
 from compressor.errors import RunError, UsageError
 from compressor.instantiation import make, sources
+from compressor.regularize.none import NoRegularizer
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Machine, Outcome, finetune, recalibrate, train
 from compressor.stages import compress as compress_stage
@@ -126,6 +127,7 @@ class Experiment:
                 "distill.at=train has no dense network to learn from yet: use distill.at=finetune"
             )
         make(self.config["robust"])
+        make(self.config["regularize"])
         make(self.config["noise"])
         make(self.config["scale"])
         for term in self.config["distill"]["terms"].values():
@@ -205,7 +207,12 @@ class Experiment:
         distill = null_distill
         if self._distills(stage):
             distill = {name: self.config["distill"][name] for name in ("label_weight", "terms")}
-        return {stage: dict(self.config[stage]), "robust": robust, "distill": distill}
+        options = {stage: dict(self.config[stage]), "robust": robust, "distill": distill}
+        regularizer = make(self.config["regularize"])
+        if stage == "train" and not isinstance(regularizer, NoRegularizer):
+            regularizer.penalties(self.meta_network())  # refuses what it finds nothing to act on
+            options["regularize"] = dict(self.config["regularize"])
+        return options
 
     def _distills(self, stage: str) -> bool:
         distill = self.config["distill"]

@@ -49,6 +49,19 @@ class Net(nn.Module):
         return self.head(self.body(x).mean(dim=(2, 3)))
 
 
+class Plain(nn.Sequential):
+    """A network without a norm."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 4, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, num_classes),
+        )
+
+
 class Untraceable(Net):
     """Its path depends on the values that it sees."""
 

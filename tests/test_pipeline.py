@@ -142,6 +142,8 @@ def test_keys_follow_what_each_stage_can_depend_on(folder):
     assert changed("dataset.augment.crop=0") == everything
     assert changed("noise=symmetric") == everything
     assert changed("noise=symmetric", "noise.rate=0") == []
+    assert changed("regularize=slimming") == everything
+    assert changed("regularize=none") == []
     assert changed("robust=gce") == everything
     assert changed("robust=gce", "finetune.robust=same") == everything
 
@@ -334,6 +336,7 @@ def test_the_plan_alone_trains_nothing(folder, capsys):
         (["distill=kd", "distill.terms.kd.temperature=0"], "temperature"),
         (["noise=symmetric", "noise.rate=1.2"], "rate=1.2"),
         (["robust=gce", "robust.q=2"], "q=2"),
+        (["regularize=slimming", "regularize.weight=0"], "^regularize.weight=0"),
         (["scale=multiplier", "scale.width=0"], "width"),
         (["stages=[train,shrink]"], "shrink"),
         (["stages=[compress,train]"], "stages"),
@@ -346,6 +349,20 @@ def test_a_value_out_of_range_is_refused_before_anything_runs(folder, overrides,
     with pytest.raises(UsageError, match=message) as caught:
         run(folder, "refused", *overrides)
     assert "\n" not in str(caught.value)
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prune=bn_scale"], "no batch norm with a scale behind 'body.3'"),
+        (["prune=none", "regularize=slimming"], "regularize=slimming finds no batch norm"),
+    ],
+)
+def test_what_a_criterion_cannot_judge_is_refused_before_the_training(folder, overrides, message):
+    target = "doubles.Net" if "prune=bn_scale" in overrides else "doubles.Plain"
+    with pytest.raises(UsageError, match=message):
+        run(folder, "refused", "model=custom", f"model._target_={target}", *overrides)
     assert not (folder / "refused").exists()
 
 

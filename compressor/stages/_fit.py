@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from compressor.artefact import fill
 from compressor.data import ImageData
 from compressor.errors import RunError
+from compressor.regularize import Regularizer
+from compressor.regularize.none import NoRegularizer
 from compressor.robust import Phase
 from compressor.seeding import derive
 from compressor.stages import Context
@@ -156,6 +158,7 @@ def fit(
     select: str,
     robust: Any,
     distillation: Distillation,
+    regularizer: Regularizer | None = None,
     targets: Tensor | None = None,
 ) -> Fitted:
     """Train `net` for options.epochs in the phases that `robust` asks for, one fit each."""
@@ -163,6 +166,7 @@ def fit(
         "task": context.task,
         "num_classes": context.data.num_classes,
         "distillation": distillation,
+        "regularizer": regularizer or NoRegularizer(),
         "seed": context.seed,
         "channels_last": context.machine.channels_last,
     }

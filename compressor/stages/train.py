@@ -16,7 +16,8 @@ VERSION = 1
 def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
     """Build the network from the stage's seed and train it.
 
-    options: train (configs/train), robust (configs/robust), distill (configs/distill or none).
+    options: train (configs/train), robust (configs/robust), distill (configs/distill or none),
+    regularize (configs/regularize, or absent).
     epochs=0 leaves the initial weights, or the library's pretrained ones.
     """
     torch.manual_seed(context.seed)
@@ -32,6 +33,7 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
         select=options["train"]["select"],
         robust=make(options["robust"]),
         distillation=distillation(options["distill"], context),
+        regularizer=make(options["regularize"]) if "regularize" in options else None,
         targets=context.targets,
     )
     return Outcome(net=fitted.net, plan=given.plan, notes=fitted.metrics)

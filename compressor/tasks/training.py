@@ -1,7 +1,7 @@
-"""The one LightningModule: a network, a task, a robust loss and distillation terms.
+"""The one LightningModule: a network, a task, a robust loss, distillation terms and penalties.
 
-loss = label_weight * robust.loss + sum of term.weight * term.loss; the null objects give 1, the
-cross-entropy and 0, so the step knows no method by name.
+loss = label_weight * robust.loss + sum of term.weight * term.loss + sum of regularizer.penalties;
+the null objects give 1, the cross-entropy, 0 and 0, so the step knows no method by name.
 """
 
 from collections.abc import Mapping
@@ -46,6 +46,7 @@ class Training(LightningModule):
         num_classes: int,
         robust: Any,
         distillation: Distillation,
+        regularizer: Any,
         optimizer: OptimizerOptions,
         seed: int,
         first_epoch: int = 0,
@@ -56,6 +57,7 @@ class Training(LightningModule):
         self.task = task
         self.robust = robust
         self.distillation = distillation
+        self.regularizer = regularizer
         self.options = optimizer
         self.seed = seed
         self.first_epoch = first_epoch
@@ -87,6 +89,9 @@ class Training(LightningModule):
                 part = term.loss(outputs, teacher, (inputs, targets, index))
                 self.log(f"train/{name}", part.detach())
                 loss = loss + term.weight * part
+        for name, penalty in self.regularizer.penalties(self.net).items():
+            self.log(f"train/{name}", penalty.detach())
+            loss = loss + penalty
         self._index = index
         self.train_metrics.update(outputs, targets)
         # Not every step: a logged value costs about as much as a small network's layer.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "compressor"
-METHODS = ("prune", "robust", "distill", "noise", "scale")
+METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale")
 # What a room may import of this package, beside itself, errors and seeding.
 ALLOWED = {
     "surgery": set(),
@@ -16,6 +16,7 @@ ALLOWED = {
     "data": set(),
     "prune": {"surgery", "taps"},
     "robust": set(),
+    "regularize": set(),
     "distill": {"taps"},
     "noise": set(),
     "scale": {"models"},

@@ -12,6 +12,7 @@ from compressor.cache import RESUME, Cache
 from compressor.data.digits import Digits
 from compressor.distill.kd import KD
 from compressor.errors import RunError
+from compressor.regularize.slimming import Slimming
 from compressor.robust import Phase
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Machine
@@ -62,7 +63,17 @@ def context(folder, data, task=None, **machine):
     )  # fmt: skip
 
 
-def train(folder, data, net=None, robust=None, distillation=None, select="last", task=None, **more):
+def train(
+    folder,
+    data,
+    net=None,
+    robust=None,
+    distillation=None,
+    regularizer=None,
+    select="last",
+    task=None,
+    **more,
+):
     machine = {k: more.pop(k) for k in ("workers", "devices", "strategy") if k in more}
     return fit(
         net or tiny(),
@@ -72,6 +83,7 @@ def train(folder, data, net=None, robust=None, distillation=None, select="last",
         select=select,
         robust=robust or CrossEntropy(),
         distillation=distillation or Distillation({}),
+        regularizer=regularizer,
     )
 
 
@@ -106,6 +118,17 @@ def test_the_picked_epoch_has_the_best_validation_accuracy_the_later_of_equals(t
     assert fitted.metrics["picked_epoch"] == best + 1
     assert fitted.metrics["picked_val_accuracy"] == pytest.approx(accuracy[best])
     assert fitted.metrics["last_val_accuracy"] == pytest.approx(accuracy[-1])
+
+
+def test_a_penalty_enters_the_loss_and_is_logged_as_a_term_of_its_own(tmp_path, digits):
+    plain = train(tmp_path / "a", digits, epochs=1)
+    slim = train(tmp_path / "b", digits, epochs=1, regularizer=Slimming(weight=0.5))
+    sums = [float(fitted.net[1].weight.detach().abs().sum()) for fitted in (plain, slim)]
+    assert sums[1] < 0.8 * sums[0]
+    events = [
+        next((tmp_path / name / "tensorboard").glob("events*")).read_bytes() for name in ("a", "b")
+    ]
+    assert [b"train/slimming" in log for log in events] == [False, True]
 
 
 class Frozen(nn.Module):

@@ -1,0 +1,42 @@
+"""Slimming: an L1 penalty on the scales of all batch norms, so that channels can be told apart.
+
+Liu, Li, Shen, Huang, Yan, Zhang. Network Slimming, ICCV 2017, arXiv:1708.06519, eq. (1).
+Run: compress-run regularize=slimming regularize.weight=1e-4 prune=bn_scale
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compressor.errors import UsageError
+
+
+def l1_of_scales(net: nn.Module) -> Tensor:
+    """Sum of |gamma| over all batch norms; the subgradient at 0 is 0, as in the authors' code."""
+    gammas = [m.weight for m in net.modules() if isinstance(m, _BatchNorm) and m.affine]
+    if not gammas:
+        raise UsageError(
+            "regularize=slimming finds no batch norm with a scale in this network; type "
+            "regularize=none"
+        )
+    return torch.cat(gammas).abs().sum()
+
+
+class Slimming:
+    """The paper also starts training at gamma = 0.5; here gamma starts where the network has it.
+
+    The optimizer decays no norm's scale unless train.decay_norm_and_bias is set, as the authors do.
+    """
+
+    def __init__(self, weight: float = 1e-4) -> None:
+        if not 0 < weight < float("inf"):
+            raise UsageError(
+                f"regularize.weight={weight} is out of range: give a number above 0, or type "
+                "regularize=none"
+            )
+        self.weight = weight
+
+    def penalties(self, net: nn.Module) -> Mapping[str, Tensor]:
+        return {"slimming": self.weight * l1_of_scales(net)}
