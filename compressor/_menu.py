@@ -7,6 +7,7 @@ import copy
 import difflib
 import itertools
 import re
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _PACKAGES = {
     "hydra/sweeper": {"optuna": _OPTUNA},
     "hydra/sweeper/sampler": dict.fromkeys(("tpe", "random", "cmaes", "nsgaii", "grid"), _OPTUNA),
 }
+# Groups of which several options can stand together; two of another would overwrite each other.
+SEVERAL = ("distill", "experiment")
 
 
 def config_dir() -> Path:
@@ -200,7 +203,12 @@ class Menu:
             try:
                 self.loader._apply_overrides_to_config([override], config)
             except (HydraException, OmegaConfBaseException) as error:
-                raise UsageError(one_line(error)) from None
+                # Hydra's own line only repeats the override; OmegaConf's says what is wrong
+                reason = one_line(error.__cause__ or error)
+                raise UsageError(
+                    f"{override.input_line} does not fit: {reason}; compress-run --hydra-help and "
+                    "--cfg hydra show what does"
+                ) from None
             except AssertionError:  # OmegaConf's, for a key below null
                 above, _, key = override.key_or_group.rpartition(".")
                 raise UsageError(
@@ -214,6 +222,16 @@ class Menu:
             remedy = f"{group}=none" if "none" in self.options(group) else f"another {group}=OPTION"
             raise UsageError(f"{override.input_line} takes away what a run needs; write {remedy}")
         known = self.options(group, hidden=True)
+        for choices in elements(override):
+            twice = next((each for each in choices if choices.count(each) > 1), None)
+            if twice is not None:
+                raise UsageError(f"{override.input_line} names {twice} twice: give it once")
+            if len(choices) > 1 and group not in SEVERAL and not group.startswith("hydra/"):
+                each = ",".join(map(str, choices))
+                raise UsageError(
+                    f"{override.input_line} chooses {len(choices)} options of {group}, which takes "
+                    f"one: write {group}={choices[-1]}, or -m {group}={each} for one run each"
+                )
         for choice in itertools.chain.from_iterable(elements(override)):
             if choice is None and "none" not in known:
                 continue
@@ -279,13 +297,37 @@ def _missing_package(error: str) -> str | None:
 
 def parse(text: str) -> Override:
     try:
-        return OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(text)
     except HydraException as error:
         reason = one_line(error)
+    else:
+        if override.key_or_group:
+            return override
+        raise UsageError(f"'{text}' has no key before its =: write key=value or group=option")
+    quoted = _quoted(text)
+    if quoted is not None:
+        raise UsageError(
+            f"cannot read '{text}': {reason}; as a text it needs quotes inside the shell's: "
+            f"{quoted}"
+        )
     raise UsageError(
         f"cannot read '{text}': {reason}; write key=value or group=option, "
         "and quote what the shell or a list would split"
     )
+
+
+def _quoted(text: str) -> str | None:
+    """The same override with its value as a quoted text, as a shell takes it, if that is one."""
+    key, equals, value = text.partition("=")
+    # what begins as a list, a mapping or a function was meant as one
+    if not (equals and value) or value[0] in "[{\"'" or re.match(r"\w+\(", value):
+        return None
+    quoted = f"""{key}="{value}\""""
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except HydraException:
+        return None
+    return shlex.quote(quoted)
 
 
 def elements(override: Override) -> Iterator[list[Any]]:

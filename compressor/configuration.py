@@ -15,8 +15,9 @@ from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from compressor import launching, objective
+from compressor import _ranges, launching, objective
 from compressor._menu import (
+    SEVERAL,
     Command,
     Menu,
     config_dir,
@@ -55,6 +56,7 @@ def check(command: Command, menu: Menu) -> list[str]:
     texts = [alone for text in command.overrides for alone in _alone(text)]
     overrides = [menu.without_globs(parse(text)) for text in texts]
     groups, values = _checked_groups(overrides, command, menu)
+    _check_hydra([o for o in overrides if o.is_hydra_override() and o not in groups], groups, menu)
     handed = {override.input_line: override.input_line for override in overrides}
     for selection in _selections(groups) if values else ():
         base = menu.compose(selection)
@@ -70,6 +72,12 @@ def compose(overrides: Iterable[str], menu: Menu) -> DictConfig:
     config = menu.compose(next(_selections(groups)))
     values = [o for o in parsed if o not in groups and not o.is_sweep_override()]
     menu.apply(values, config)
+    for key in _ranges.KEYS:
+        above, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, above) if above else config
+        # a folder's name may hold a time, which is not to be read off before the run starts
+        if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(node, name):
+            _ranges.check(key, _value(node, name))
     return config
 
 
@@ -96,6 +104,13 @@ def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> 
         if override.key_or_group == "objective" and override.is_sweep_override():
             for value in _raw_values(override):
                 objective.names(value)
+    name = OmegaConf.to_container(config.hydra.sweep)["subdir"]
+    swept = any(o.is_sweep_override() for o in typed if not o.is_hydra_override())
+    if "${" not in str(name) and (swept or searched):
+        raise UsageError(
+            f"hydra.sweep.subdir={name} is one folder for all members: leave it out, or name what "
+            "tells them apart, as in hydra.sweep.subdir='seed_${seed}'"
+        )
     launching.check(config)
 
 
@@ -160,8 +175,12 @@ def _check_sweep(override: Override, multirun: bool, menu: Menu) -> None:
     text, key = override.input_line or "", override.key_or_group
     if override.is_choice_sweep() and "," in text and "(" not in text:
         _, _, values = text.partition("=")
-        lists = menu.files.group_exists(key) and key != "distill"
-        both = "" if lists else f"; one value that is a list is {key}='[{values}]'"
+        if key in _ranges.FOLDERS:
+            both = f"""; a name with a comma is {key}='"{values}"'"""
+        elif menu.files.group_exists(key) and key not in SEVERAL:
+            both = ""
+        else:
+            both = f"; one value that is a list is {key}='[{values}]'"
         raise UsageError(f"{text} is one run for each value: add -m to run them all{both}")
     raise UsageError(f"{text} is a sweep: add -m to run it")
 
@@ -230,7 +249,23 @@ def _checked_value(override: Override, base: DictConfig, menu: Menu) -> str:
         if type(node) is int and type(value) is float and override.is_interval_sweep():
             raise UsageError(f"{text} draws fractions: write {key}=int({text.partition('=')[2]})")
         _check_type(key, value, node, menu)
+        _ranges.check(key, value)
     return text
+
+
+def _check_hydra(overrides: list[Override], groups: list[Override], menu: Menu) -> None:
+    """Keys of Hydra's own that are not there; `+` and `++` add some that a plugin may know."""
+    base = menu.compose(next(_selections(groups))) if overrides else OmegaConf.create()
+    for override in overrides:
+        node: Any = base
+        adds = override.is_add() or override.is_force_add()
+        parts = [] if adds else override.key_or_group.split(".")
+        for depth, part in enumerate(parts):
+            if not isinstance(node, DictConfig) or part not in list(node):
+                raise UsageError(_unknown_key(override, base, parts[:depth], part))
+            node = _value(node, part)
+        for value in _raw_values(override):
+            _ranges.check(override.key_or_group, value)
 
 
 def _raw_values(override: Override) -> Iterator[Any]:

@@ -167,7 +167,7 @@ def refused_sweep(*words: str) -> str:
         (["prune.ratio=interval(0.2,0.8)"], "add hydra/sweeper=optuna"),
         (["train.epochs=interval(1,5)"], "write train.epochs=int(interval(1,5))"),
         (["hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size=0 must be at least 1"),
-        (["hydra.sweeper.batch=0"], "Could not override 'hydra.sweeper.batch'"),
+        (["hydra.sweeper.batch=0"], "hydra.sweeper has no key 'batch'"),
         (['hydra.sweeper.params={prune:"thinet,thinnet"}'], "did you mean prune=thinet?"),
         (['hydra.sweeper.params={prune.ratio:"0.3,x"}'], "prune.ratio=x: a number is expected"),
         (["hydra.job.env_set.x.y=1"], "hydra.job.env_set"),
@@ -401,3 +401,64 @@ def test_hydras_parser_reads_what_the_documentation_shows():
     # the checks rest on this type's private parts; a new Hydra must not change them unseen
     override = OverridesParser.create().parse_override("prune.ratio=0.3,0.5")
     assert [*override.sweep_iterator()] == [0.3, 0.5]
+
+
+# -- ranges, folders and Hydra's own keys ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=-1", "seed=-1 must be at least 0"),
+        (f"seed={2**70}", "must be at most 9223372036854775807"),
+        ("machine.latency_seconds=-1", "0 leaves latency unmeasured"),
+        ("machine.latency_seconds=nan", "give a finite number"),
+        ("machine.workers=-1", "0 loads the images in the main process"),
+        ("machine.eval_batch_size=0", "must be at least 1"),
+        ("machine.threads=0", "must be at least 1"),
+        ("cache.lease_seconds=-1", "must be above 0: give seconds"),
+        ("recalibrate.images=1", "must be at least 2"),
+        ("recalibrate.batch_size=0", "must be at least 2"),
+        ("cache.dir=", "cache.dir= is empty: name a folder"),
+        ("paths.outputs=", "paths.outputs= is empty: name a folder"),
+        ("hydra.run.dir=", "hydra.run.dir= is empty: name a folder"),
+        ("distill=[kd,kd]", "names kd twice"),
+        ("prune=[thinet,apoz]", "takes one: write prune=apoz, or -m prune=thinet,apoz"),
+        ("hydra.foo=1", "hydra has no key 'foo'"),
+        ("hydra.job.chdri=true", "did you mean hydra.job.chdir?"),
+        ("=3", "has no key before its ="),
+        ("hydra.run.dir=/tmp/ü", """'hydra.run.dir="/tmp/ü"'"""),
+    ],
+)
+def test_a_value_out_of_range_is_answered_with_what_to_type(override, expected):
+    assert expected in refusal(override)
+
+
+def test_every_value_of_a_sweep_is_compared_with_its_range():
+    assert "seed=-1 must be at least 0" in refusal("-m", "seed=0,-1")
+
+
+def test_a_name_in_quotes_inside_the_shells_is_taken():
+    assert checked('hydra.run.dir="/tmp/ü"') == ['hydra.run.dir="/tmp/ü"']
+
+
+def test_a_value_of_a_file_is_compared_with_its_range_too(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: -2\n")
+    menu = menu_of("--config-dir", str(tmp_path))
+    with pytest.raises(UsageError, match="seed=-2 must be at least 0"):
+        compose(["experiment=mine"], menu)
+
+
+def test_what_hydra_cannot_merge_is_said_in_one_line_of_ours():
+    with pytest.raises(UsageError, match="hydra.mode=FOO does not fit: .*MULTIRUN") as caught:
+        compose(["hydra.mode=FOO"], menu_of())
+    assert "\n" not in str(caught.value)
+
+
+def test_members_may_not_share_one_folder():
+    words = ["seed=0,1", "hydra.sweep.subdir=all"]
+    with pytest.raises(UsageError, match="hydra.sweep.subdir=all is one folder for all members"):
+        check_multirun(compose(words, menu_of()), words, menu_of())
+    words[1] = "hydra.sweep.subdir=s${seed}"
+    check_multirun(compose(words, menu_of()), words, menu_of())
