@@ -5,6 +5,7 @@ Run: compress-run model=timm model.name=tinynet_e
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -117,9 +118,20 @@ def _refuse_path(name: str, what: str) -> None:
 def _check_name(name: str, known: Iterable[str], what: str) -> None:
     known = sorted(known)
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+        near = _near(str(name), known)
         hint = f"did you mean {', '.join(near)}?" if near else "see the library's list of models"
         raise UsageError(f"model.name={name} is not a {what} network; {hint}")
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """Of the same family first: resnet_foo is meant as a resnet, not as a tresnet."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close and difflib.SequenceMatcher(None, name, close[0]).ratio() > 0.9:
+        return close  # a slip of one letter
+    family = re.match(r"[a-z]*", name.lower())[0]
+    kin = [each for each in known if family and re.match(r"[a-z]*", each)[0] == family]
+    found = difflib.get_close_matches(name, kin, n=5, cutoff=0.0) if kin else close
+    return sorted(found, key=lambda each: (len(each), each)) if kin else found
 
 
 def _call(factory, name: str, **options) -> nn.Module:

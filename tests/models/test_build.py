@@ -148,6 +148,7 @@ def test_path_and_hub_names_are_refused(library, name):
         ("timm", "tinynet_z", "tinynet_"),
         ("timm", "resnet50.a1_in1kk", "resnet50.a1_in1k"),
         ("torchvision", "resnet19", "resnet18"),
+        ("torchvision", "resnet_foo", "resnet18, resnet34, resnet50"),
         ("torchvision", "fcn_resnet50", "classification"),
         ("torchvision", 3, "not a torchvision"),
     ],
