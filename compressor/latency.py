@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 VERSION = 2
 
 
-def of_run(experiment: "Experiment", artefacts: Iterable[Artefact]) -> dict[str, dict[str, Any]]:
-    """Milliseconds a batch of every distinct network of a run, measured in turns, by its key."""
+def of_run(
+    experiment: "Experiment", artefacts: Iterable[Artefact]
+) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Milliseconds a batch of every distinct network of a run, measured in turns, by its key.
+
+    And whether an earlier run measured them.
+    """
     machine = experiment.machine
     if not machine.latency_seconds:
-        return {}
+        return {}, False
     return _measure(
         list(artefacts),
         experiment.cache,
@@ -54,7 +59,7 @@ def _measure(
     threads: int,
     seconds: float,
     note: Callable[[str], None],
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], bool]:
     # Tensors of equal sizes are equal work, whichever channels were kept: one measurement serves
     # the stages of a run, and the criteria and seeds of a sweep that keep as many of them.
     shapes = {made.key: key_of(shapes=made.shapes()) for made in artefacts}
@@ -81,9 +86,9 @@ def _measure(
             )
         manifest.write_json(folder / "latency.json", measured)
 
-    cache.obtain(key, "latency", take)
+    reused = cache.obtain(key, "latency", take)
     measured = manifest.read_json(cache.folder(key) / "latency.json")
-    return {name: measured[shape] for name, shape in shapes.items()}
+    return {name: measured[shape] for name, shape in shapes.items()}, reused
 
 
 def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -> None:
@@ -97,7 +102,7 @@ def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -
         if not seconds or all(point.get("latency_ms") for point in report["points"].values()):
             continue
         cache = Cache.of(config["cache"], path.parent, note)
-        found = _measure(
+        found, reused = _measure(
             [cache.read(stage["key"]) for stage in report["stages"]],
             cache,
             models.trusted(config["model"]["_target_"]),
@@ -109,6 +114,7 @@ def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -
         by_point = {stage["point"]: found[stage["key"]] for stage in report["stages"]}
         for name, point in report["points"].items():
             point["latency_ms"] = by_point.get(name, by_point["final"])
+        report["latency_reused"] = reused
         fresh = path.with_suffix(".json.part")
         fresh.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         os.replace(fresh, path)
@@ -119,7 +125,11 @@ def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -
 def alone(note: Callable[[str], None] = lambda line: None):
     """No two processes of one user measure at the same time on one machine."""
     folder = Path(tempfile.gettempdir()) / f"compressor-{os.getuid()}"
-    locks = Locks(folder, "lock")
+    remedy = (
+        "latency is measured by one process at a time, which takes a lock there; set TMPDIR to a "
+        "folder that can be written, or machine.latency_seconds=0"
+    )
+    locks = Locks(folder, "lock", remedy=remedy)
     with locks.hold("latency", lambda: note("latency: another process is measuring; waiting")):
         yield
 

@@ -28,15 +28,23 @@ class Locks:
 
     kind: auto (a lease on network file systems, else a lock), lock or lease.
     lease_seconds: without a sign of life for so long, the holder of a lease is taken for dead; the
-    same for all who share the folder.
+    same for all who share the folder. remedy: what to do when the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, kind: str = "auto", lease_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: str = "auto",
+        lease_seconds: float = 60.0,
+        *,
+        remedy: str = "set cache.dir= or paths.outputs= to a folder that can be written",
+    ) -> None:
         if kind not in KINDS:
             raise UsageError(f"cache.lock={kind} is not known: choose one of {', '.join(KINDS)}")
         if not lease_seconds > 0:
             raise UsageError(f"cache.lease_seconds={lease_seconds} must be above 0")
         self.folder = folder
+        self.remedy = remedy
         self.lease_seconds = float(lease_seconds)
         self._leases = is_on_network(folder) if kind == "auto" else kind == "lease"
 
@@ -61,8 +69,7 @@ class Locks:
                 lock.acquire(timeout=-1, poll_interval=_POLL)
         except OSError as error:
             raise RunError(
-                f"cannot write to {self.folder} ({error.strerror or error}): set cache.dir= or "
-                "paths.outputs= to a folder that can be written"
+                f"cannot write to {self.folder} ({error.strerror or error}): {self.remedy}"
             ) from None
         try:
             yield lock

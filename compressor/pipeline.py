@@ -383,8 +383,9 @@ def run_experiment(
         return {"plan": coming}
     run_folder.make(run_dir)
     records, artefacts = experiment.walk()
-    latencies = {} if side_by_side else latency.of_run(experiment, artefacts)
+    latencies, known = ({}, False) if side_by_side else latency.of_run(experiment, artefacts)
     report = run_folder.report(experiment, command, records, artefacts, latencies)
+    report["latency_reused"] = known
     run_folder.keep(experiment, artefacts, report, run_dir, member)
     report["seconds"] = round(time.perf_counter() - start, 3)
     run_folder.write(run_dir, report)

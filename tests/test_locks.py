@@ -78,3 +78,13 @@ def test_the_disk_decides_between_lock_and_lease(tmp_path, monkeypatch):
 def test_a_wrong_option_is_refused(tmp_path, kind, seconds):
     with pytest.raises(UsageError, match="cache.l"):
         Locks(tmp_path, kind, seconds)
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_its_own_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    for remedy, expected in (({}, "cache.dir="), ({"remedy": "set TMPDIR"}, "set TMPDIR")):
+        with (
+            pytest.raises(RunError, match=expected),
+            Locks(tmp_path / "file", "lock", **remedy).hold("k"),
+        ):
+            pass
