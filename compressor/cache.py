@@ -8,6 +8,7 @@ goes on from what it left. Damaged entries are noticed by their checksums and ma
     KEY/            an entry, with manifest.json
     .part/          entries in the making
     .locks/         a lock for each key that was ever made
+    .failed/        trainings that diverged, for the other members of the same sweep
     .sessions/      which process used which entries, a line each
 """
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from compressor import manifest
-from compressor.errors import RunError, UsageError
+from compressor.errors import Diverged, RunError, UsageError
 from compressor.locks import Locks, check_held
 from compressor.sessions import Session
 
@@ -50,6 +51,7 @@ class Cache:
 
     reuse: False looks nothing up (every stage is computed), but still keeps what is made.
     lock, lease_seconds: as in `Locks`. run: the run folder that entries are used for.
+    sweep: the multirun that this is for: what diverged in one member is not tried in another.
     say: told of damaged entries and of waiting, a line each.
     """
 
@@ -61,11 +63,13 @@ class Cache:
         lock: str = "auto",
         lease_seconds: float = 60.0,
         run: str = "",
+        sweep: str = "",
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.root = root
         self.reuse = reuse
         self.run = run
+        self.sweep = sweep
         self.say = say
         self.locks = Locks(root / ".locks", lock, lease_seconds)
         self.session = Session.of(root, lock, lease_seconds)
@@ -85,6 +89,7 @@ class Cache:
             lock=options["lock"],
             lease_seconds=options["lease_seconds"],
             run=str(run_dir),
+            sweep=_sweep_of(run_dir),
             say=say,
         )
 
@@ -118,6 +123,7 @@ class Cache:
             with self.locks.hold(key, lambda: self._wait(stage, key)) as lock:
                 reused = self.holds(key)  # another process may have made it meanwhile
                 if not reused:
+                    self._refuse_failed(key)
                     self._make(key, stage, make, lock)
         self.session.record(key, "reused" if reused else "made", stage, self.run)
         return reused
@@ -137,13 +143,36 @@ class Cache:
         # a damaged entry, or one that a cache without reuse replaces
         shutil.rmtree(self.folder(key), ignore_errors=True)
         with self._unfinished(key) as folder:
-            make(folder)
+            try:
+                make(folder)
+            except Diverged as error:
+                self._remember(key, error)
+                raise
             check_held(lock)
             shutil.rmtree(folder / RESUME, ignore_errors=True)
             manifest.seal(folder, {"stage": stage})
             os.rename(folder, self.folder(key))
         self._checked.add(key)
         self._reported.discard(key)
+
+    def _remember(self, key: str, error: Diverged) -> None:
+        if self.sweep:
+            with suppress(OSError):
+                (self.root / ".failed").mkdir(exist_ok=True)
+                note = {"sweep": self.sweep, "error": str(error)}
+                manifest.write_json(self.root / ".failed" / f"{key}.json", note)
+
+    def _refuse_failed(self, key: str) -> None:
+        """A command started anew tries again: it is another sweep."""
+        path = self.root / ".failed" / f"{key}.json"
+        if not self.sweep or not path.is_file():
+            return
+        try:
+            note = manifest.read_json(path)
+        except RunError:
+            return
+        if isinstance(note, dict) and note.get("sweep") == self.sweep:
+            raise Diverged(f"{note.get('error')} (tried by another member of this sweep)")
 
     @contextmanager
     def _unfinished(self, key: str) -> Iterator[Path]:
@@ -189,6 +218,16 @@ class Cache:
             return shutil.disk_usage(self.root).free < _LITTLE
         except OSError:
             return False
+
+
+def _sweep_of(run_dir: Path) -> str:
+    """The multirun that a running member's status.json names; "" of a single run."""
+    try:
+        status = json.loads((run_dir / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    running = isinstance(status, dict) and status.get("state") == "running"
+    return str(status.get("sweep") or "") if running else ""
 
 
 def _modified(path: Path) -> float:

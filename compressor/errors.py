@@ -11,3 +11,7 @@ class RunError(RuntimeError):
     """Something failed while running: one line that says what and what to do."""
 
     exit_code = 1
+
+
+class Diverged(RunError):
+    """A training broke in a way that the same training always will."""

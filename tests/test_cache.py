@@ -9,7 +9,7 @@ import pytest
 
 from compressor import cache as cache_module
 from compressor.cache import RESUME, Cache, entries, key_of, size_of
-from compressor.errors import RunError
+from compressor.errors import Diverged, RunError
 
 
 def write(text="{}"):
@@ -214,3 +214,29 @@ def test_a_lookup_among_ten_thousand_entries_lists_none_of_them(tmp_path, monkey
     monkeypatch.setattr(type(tmp_path), "iterdir", listed)
     monkeypatch.setattr(type(tmp_path), "glob", listed)
     assert Cache(tmp_path).holds("k") and not Cache(tmp_path).holds("absent")
+
+
+def test_what_diverged_in_one_member_of_a_sweep_is_not_tried_in_another(tmp_path):
+    tries = []
+
+    def diverge(folder):
+        tries.append(folder)
+        raise Diverged("the training loss is nan in epoch 1: lower lr")
+
+    for sweep, expected in (("a", 1), ("a", 1), ("b", 2), ("", 3), ("", 4)):
+        with pytest.raises(Diverged, match="the training loss is nan in epoch 1: lower lr"):
+            Cache(tmp_path, sweep=sweep).obtain("k", "train", diverge)
+        assert len(tries) == expected
+    assert list(entries(tmp_path)) == []
+
+
+def test_a_cache_belongs_to_the_sweep_of_a_running_member(tmp_path):
+    options = {"dir": tmp_path / "cache", "enabled": True, "lock": "auto", "lease_seconds": 60.0}
+
+    def sweep_with(**status):
+        (tmp_path / "status.json").write_text(json.dumps(status))
+        return Cache.of(options, tmp_path, lambda line: None).sweep
+
+    assert sweep_with(state="running", sweep="a") == "a"
+    assert sweep_with(state="done", sweep="a") == ""
+    assert sweep_with(state="running") == ""

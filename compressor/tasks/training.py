@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from compressor.errors import RunError
+from compressor.errors import Diverged
 from compressor.seeding import derive
 from compressor.taps import Tap, tapped
 from compressor.tasks import Task
@@ -107,7 +107,7 @@ class Training(LightningModule):
             self.log(f"train/{name}", value.float(), prog_bar=name == self.task.headline[0])
             if name == "loss" and not torch.isfinite(value):
                 epoch = self.first_epoch + self.current_epoch + 1
-                raise RunError(
+                raise Diverged(
                     f"the training loss is {value.item()} in epoch {epoch}: lower lr "
                     f"(now {self.options.lr:g}) or set clip_norm"
                 )
