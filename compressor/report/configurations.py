@@ -28,7 +28,8 @@ def configurations(
     An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
     members beyond one a seed, "series": what its colour stands for, "problem", "values" and
     "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
-    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the two ratios}.
+    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the two ratios,
+    "latency_span": the 10th and 90th percentile that its latency lies between}.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     inert = _inert(rows, fields)
@@ -59,7 +60,8 @@ def mark_fronts(
             points = [
                 (mean(entry[cost]), _gain(mean(entry["value"]), metric.higher)) for entry in rivals
             ]
-            for entry, best in zip(rivals, front(points), strict=True):
+            spans = [entry["latency_span"] if cost == "latency_ms" else None for entry in rivals]
+            for entry, best in zip(rivals, front(points, spans), strict=True):
                 if best:
                     entry["front"].append(cost)
 
@@ -92,6 +94,10 @@ def dense_networks(
             "params": estimate(_number(point, "params") for point in networks.values()),
             "latency_ms": estimate(
                 _number(point, "latency_ms.median") for point in networks.values()
+            ),
+            "latency_span": _span(
+                estimate(_number(point, f"latency_ms.{end}") for point in networks.values())
+                for end in ("low", "high")
             ),
         }
     return {name: entry for name, entry in found.items() if entry["value"]}
@@ -168,6 +174,9 @@ def _configuration(
         "accuracy": over_seeds(at(place, "accuracy")),
         "loss": over_seeds(at(place, "loss")),
         "latency_ms": over_seeds(at(place, "latency_ms.median")),
+        "latency_span": _span(
+            over_seeds(at(place, f"latency_ms.{end}")) for end in ("low", "high")
+        ),
     }
     for figure in ("macs", "params"):
         found[figure] = over_seeds(at(place, figure))
@@ -188,6 +197,12 @@ def _number(point: Mapping[str, Any], figure: str) -> float | None:
     for part in figure.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _span(ends: Iterable[Mapping[str, Any] | None]) -> tuple[float, float] | None:
+    """Means of the low and the high ends of what was measured, None where one is missing."""
+    low, high = map(mean, ends)
+    return None if low is None or high is None else (low, high)
 
 
 def _gain(value: float | None, higher: bool) -> float | None:

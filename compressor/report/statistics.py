@@ -124,15 +124,35 @@ def decimals(value: float, digits: int) -> int:
     return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
 
 
-def front(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
+def front(
+    points: Sequence[tuple[float | None, float | None]],
+    spans: Sequence[tuple[float, float] | None] = (),
+) -> list[bool]:
     """Which (cost, gain) points are on the Pareto front: low cost, high gain.
 
     A point is off it where another one costs no more, gains no less, and is better in one of them.
-    A point that lacks one of the two is never on it.
+    A point that lacks one of the two is never on it. spans: (low, high) within which each cost was
+    measured; two costs of which one lies in the other's span count as equal.
     """
-    known = [(c, g) for c, g in points if c is not None and g is not None]
+    spans = spans or [None] * len(points)
+    known = [
+        (c, g, s)
+        for (c, g), s in zip(points, spans, strict=True)
+        if c is not None and g is not None
+    ]
 
-    def dominated(cost: float, gain: float) -> bool:
-        return any(c <= cost and g >= gain and (c < cost or g > gain) for c, g in known)
+    def dominated(cost: float, gain: float, span: tuple[float, float] | None) -> bool:
+        for c, g, s in known:
+            equal = _within(c, span) or _within(cost, s) or c == cost
+            if (equal or c < cost) and g >= gain and (g > gain or not equal):
+                return True
+        return False
 
-    return [c is not None and g is not None and not dominated(c, g) for c, g in points]
+    return [
+        c is not None and g is not None and not dominated(c, g, s)
+        for (c, g), s in zip(points, spans, strict=True)
+    ]
+
+
+def _within(value: float, span: tuple[float, float] | None) -> bool:
+    return span is not None and span[0] <= value <= span[1]

@@ -95,3 +95,15 @@ def test_the_front_of_five_points():
     assert front([a, b, c, d, e]) == [True, True, False, True, False]
     assert front([b, b]) == [True, True]  # equals do not dominate each other
     assert front([a, (None, 1.0), (5, None)]) == [True, False, False]
+
+
+def test_a_cost_within_the_measurements_span_is_no_other_cost():
+    # the first two cost the same as far as was measured: the better one alone is on the front
+    points = [(10.0, 0.90), (10.4, 0.95), (20.0, 0.95)]
+    spans = [(9.5, 10.6), (9.9, 10.9), (19.0, 21.0)]
+    assert front(points) == [True, True, False]
+    assert front(points, spans) == [False, True, False]
+    # equal gains at costs that cannot be told apart: neither takes the other's star
+    assert front([(10.0, 0.9), (10.4, 0.9)]) == [True, False]
+    assert front([(10.0, 0.9), (10.4, 0.9)], spans[:2]) == [True, True]
+    assert front([(10.0, 0.9), (10.4, 0.9)], [None, None]) == [True, False]
