@@ -82,10 +82,9 @@ class Experiment:
         self.data, self.spec = self._data_and_spec()
         self.data.prepare()
         self.cache = Cache.of(config["cache"], run_dir, note)
-        code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
+        self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
-        self.data_key = key_of(data=self.data.fingerprint("train"), code=code)
-        self.test_key = key_of(data=self.data.fingerprint("test"), code=code)
+        self.data_key, self.test_key = self.data_keys["train"], self.data_keys["test"]
         self.labels = noise_stage.labels(config["noise"], self.data, self.data_key, self.cache)
         self.steps = self._plan()
 
@@ -146,13 +145,8 @@ class Experiment:
             raise UsageError(f"stages={stages} holds train or compress twice: give each once")
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
-        data: ImageData = make(self.config["dataset"])
-        model = dict(self.config["model"])
-        factory = model.pop("_target_")
-        arguments, size = make(self.config["scale"]).scale(model, data.input_size)
-        if tuple(size) != tuple(data.input_size):
-            data = data.resized(size[-1])
-        spec = Spec(factory, arguments, tuple(size), data.num_classes, "classification")
+        data, factory, arguments = _scaled(self.config)
+        spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         return data, spec
 
     # -- the plan -------------------------------------------------------------------------------
@@ -359,6 +353,29 @@ class Experiment:
         return manifest.read_json(self.cache.folder(key) / "metrics.json")
 
 
+def _scaled(config: Mapping[str, Any]) -> tuple[ImageData, str, Mapping[str, Any]]:
+    """The data at the size that `scale` asks for, and the network's builder and arguments."""
+    data: ImageData = make(config["dataset"])
+    model = dict(config["model"])
+    factory = model.pop("_target_")
+    arguments, size = make(config["scale"]).scale(model, data.input_size)
+    if tuple(size) != tuple(data.input_size):
+        data = data.resized(size[-1])
+    return data, factory, arguments
+
+
+def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
+    code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
+    return {part: key_of(data=data.fingerprint(part), code=code) for part in ("train", "test")}
+
+
+def data_keys(config: Mapping[str, Any]) -> dict[str, str]:
+    """The report's `data` as it would be now: a kept report of other data is no result."""
+    data, _, _ = _scaled(config)
+    data.prepare()
+    return _data_keys(config, data)
+
+
 def run_experiment(
     config: Mapping[str, Any],
     run_dir: Path,
@@ -378,7 +395,10 @@ def run_experiment(
     start = time.perf_counter()
     experiment = Experiment(config, run_dir, lambda line: print(line, flush=True))
     coming = preview.preview(experiment)
-    preview.show(coming)
+    if member and not config["plan_only"]:
+        print(preview.line(coming), flush=True)
+    else:
+        preview.show(coming)
     if config["plan_only"]:
         return {"plan": coming}
     run_folder.make(run_dir)

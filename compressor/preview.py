@@ -77,18 +77,38 @@ def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> floa
     return 3 * seconds / images * preview["data"]["train"] * epochs
 
 
+def line(coming: Mapping[str, Any]) -> str:
+    """The plan in one line, for a member of a multirun: tables would bury the progress."""
+    stages = []
+    for stage in coming["stages"]:
+        if stage["reused"]:
+            stages.append(f"{stage['name']} reused")
+        elif not stage["skipped"]:
+            epochs = f" ({stage['epochs']} epochs)" if stage["epochs"] is not None else ""
+            stages.append(f"{stage['name']}{epochs}")
+    parts = [f"{coming['model']}: {', '.join(stages) or 'no stage runs'}"]
+    if coming["cut"]:
+        dense, small = coming["cut"]["macs"]
+        parts.append(f"{small / dense:.3f} of the dense MACs")
+    if coming["flip_rate"]:
+        parts.append(f"{coming['flip_rate']:.1%} of the train labels changed")
+    if coming["seconds"]:
+        parts.append(f"training takes about {_duration(coming['seconds'])}")
+    return "; ".join(parts)
+
+
 def show(coming: Mapping[str, Any]) -> None:
     """Print the plan: stages and reuse, the cut per layer, a rough time."""
     console = Console()
     data = coming["data"]
     size = "x".join(map(str, coming["input_size"]))
-    line = (
+    head = (
         f"[bold]{coming['model']}[/bold] at {size}: {data['train']:,} train, {data['val']:,} "
         f"validation, {data['test']:,} test images"
     )
     if coming["flip_rate"]:
-        line += f", {coming['flip_rate']:.1%} of the train labels changed"
-    console.print(line)
+        head += f", {coming['flip_rate']:.1%} of the train labels changed"
+    console.print(head)
     stages = Table("stage", "epochs", "state", "key", title="Plan", title_justify="left")
     for stage in coming["stages"]:
         state = "skipped" if stage["skipped"] else "reused" if stage["reused"] else "to run"

@@ -116,7 +116,7 @@ def _member(
 ) -> float | tuple[float, ...] | None:
     callback = settings.callbacks.get("sweep") or {}
     sweep = callback.get("sweep")
-    title = f"[member {settings.job.num}] {' '.join(settings.overrides.task)}"
+    title = f"[member {settings.job.num}] {_own_words(settings)}"
     before = members.read_status(folder)
     again = before.get("sweep") == sweep  # this very command lost the process that it ran in
     if again and before.get("state") == "failed":
@@ -139,6 +139,13 @@ def _member(
             Sweep.current.show()
 
 
+def _own_words(settings: DictConfig) -> str:
+    """The overrides of a member without those that the whole sweep has, where these are known."""
+    common = {word.lower() for word in Sweep.command}
+    words = [word for word in settings.overrides.task if word.lower() not in common]
+    return " ".join(words or settings.overrides.task)
+
+
 def _run_member(
     config: DictConfig, settings: DictConfig, folder: Path, sweep: str | None, attempt: int
 ) -> Mapping[str, Any] | None:
@@ -151,6 +158,9 @@ def _run_member(
         while members.lives(members.read_status(folder)):
             time.sleep(1)
     report = members.kept_report(folder, values, sources)
+    if report is not None and report.get("data") != _data_now(values):
+        print("done before, but with other data: again", flush=True)
+        report = None
     done = {"state": "done", "sweep": sweep, "sources": sources}
     if report is not None:
         own = members.read_status(folder)
@@ -191,6 +201,7 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
         if not command.shows:
             pinned = _prepare(command, menu, overrides)
     Sweep.current, Sweep.command, _Failure.error = None, command.overrides, None
+    _DATA.clear()
     if command.completes:
         with _arguments([*command.flags, *overrides]):
             print(_help.completions(_application()), end="")
@@ -244,6 +255,8 @@ def _prepare(command: Any, menu: Any, overrides: list[str]) -> list[str]:
     from compressor import configuration
 
     config = configuration.compose(overrides, menu)
+    for note in configuration.idle(config, overrides, menu):
+        print(f"compress-run: {note}", flush=True)
     if not (command.multirun or OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN):
         configuration.check_single(config, overrides)
         return []
@@ -341,6 +354,22 @@ def _own_sources(values: Mapping[str, Any]) -> dict[str, str]:
     from compressor.instantiation import sources
 
     return sources(values)
+
+
+_DATA: dict[str, dict[str, str]] = {}
+
+
+def _data_now(values: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a member's data as it lies there now; read once for all members that share it."""
+    shared = [values.get(group) for group in ("dataset", "task", "scale", "model")]
+    # of noise the keys hold a class of the user's own alone
+    shared.append((values.get("noise") or {}).get("_target_"))
+    name = json.dumps(shared, sort_keys=True)
+    if name not in _DATA:
+        from compressor.pipeline import data_keys
+
+        _DATA[name] = data_keys(values)
+    return _DATA[name]
 
 
 def _output(folder: Path) -> Any:

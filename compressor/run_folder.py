@@ -64,6 +64,7 @@ def report(
         "widths": cut.get("widths", {}),
         "ratio": cut.get("ratio"),
         "selection": {name: cut[name] for name in ("statistics", "seconds") if name in cut},
+        "data": experiment.data_keys,
         "labels": {"key": experiment.labels.key, "flip_rate": experiment.labels.flip_rate},
         "training": {name: notes[name] for name in notes if "picked_epoch" in notes[name]},
         "parity": {"surgery": cut["parity"]} if "parity" in cut else {},
@@ -145,11 +146,14 @@ def write(run_dir: Path, report: Mapping[str, Any]) -> None:
 
 
 def present(run_dir: Path, report: Mapping[str, Any], member: bool) -> None:
-    """Draw the report, print its table."""
+    """Draw the report, print its table; a member's is one line: the sweep ends with a table."""
     from rich.console import Console
 
     from compressor.report import run as run_report
 
     export = report["config"]["export"]
     run_report.write(run_dir, draw=export["figures"] and not (member and export["enabled"] is None))
-    Console().print(run_report.table(report, folder=run_dir))
+    if member:
+        print(run_report.line(report), flush=True)
+    else:
+        Console().print(run_report.table(report, folder=run_dir))

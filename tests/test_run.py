@@ -33,10 +33,12 @@ def experiments(monkeypatch, tmp_path):
         points = end or REPORT["points"]
         environment = {"compressor": compressor.__version__}
         report = {"points": points, "config": config, "environment": environment, "seconds": 1.5}
+        report["data"] = pipeline.data_keys(config)
         (run_dir / "report.json").write_text(json.dumps(report))
         return report
 
     pipeline.run_experiment = run_experiment
+    pipeline.data_keys = lambda config: {"train": "a", "test": "b"}
     sweep = types.ModuleType("compressor.report.sweep")
     sweep.summarise = lambda folder: {"folder": str(folder)}
     sweep.table = lambda summary: f"table of {summary['folder']}"
@@ -268,6 +270,22 @@ def test_a_member_whose_own_class_was_edited_is_run_again(experiments, tmp_path,
     source.write_text("class Net: width = 2\n")
     assert run.main(words) == 0
     assert len(experiments.calls) == 2
+
+
+def test_a_member_whose_data_files_changed_is_run_again(experiments, capfd, monkeypatch):
+    words = ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]
+    assert run.main(words) == 0
+    looks = []
+    changed = {"train": "other", "test": "b"}
+    monkeypatch.setattr(
+        sys.modules["compressor.pipeline"], "data_keys", lambda config: looks.append(1) or changed
+    )
+    assert run.main(words) == 0
+    assert len(experiments.calls) == 4
+    assert "done before, but with other data: again" in capfd.readouterr().out
+    looks.clear()
+    assert run.main(words) == 0
+    assert len(experiments.calls) == 4 and len(looks) == 1  # read once for both members
 
 
 def test_an_old_report_is_gone_while_its_member_runs_again(experiments):

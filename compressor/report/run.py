@@ -99,6 +99,11 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
     return Group(shown, Text(""), *(Text(line) for line in lines if line))
 
 
+def line(report: Mapping[str, Any]) -> str:
+    """What a run came to, in one line."""
+    return f"{_conclusion(report)} {_stage_line(report)}"
+
+
 def history(path: Path) -> dict[str, list[float]]:
     """Columns of a history.csv as numbers; an empty or odd cell is NaN."""
     with open(path, newline="", encoding="utf-8") as file:
