@@ -37,6 +37,7 @@ __all__ = [
     "check_single",
     "compose",
     "config_dir",
+    "idle",
     "job_text",
     "one_line",
     "plain",
@@ -125,6 +126,26 @@ def check_single(config: DictConfig, overrides: Iterable[str]) -> None:
     if left:
         raise UsageError(f"{' '.join(left)} is a search: add -m to run it")
     objective.names(launching.objective_of(config))
+
+
+def idle(config: DictConfig, overrides: Iterable[str], menu: Menu) -> list[str]:
+    """A line about each group that is `none` throughout and had options of it typed."""
+    typed = [parse(text) for text in overrides]
+    # a sweep over the group, or a search, has other members too
+    chosen = {o.key_or_group for o in typed if menu.is_group(o) and o.is_sweep_override()}
+    chosen |= set(config.hydra.sweeper.get("params") or {})
+    notes: dict[str, str] = {}
+    for override in typed:
+        group, _, option = override.key_or_group.partition(".")
+        choice = config.hydra.runtime.choices.get(group)
+        if not option or choice != "none" or group in chosen or group in notes:
+            continue
+        others = [name for name in menu.options(group) if name != "none"]
+        notes[group] = (
+            f"{override.input_line} does nothing beside {group}=none; choose {group}="
+            f"{'|'.join(others)}"
+        )
+    return list(notes.values())
 
 
 def job_text(command: Command, menu: Menu) -> str:

@@ -16,6 +16,7 @@ from compressor.configuration import (
     check_single,
     compose,
     config_dir,
+    idle,
     job_text,
     one_line,
     plain,
@@ -462,3 +463,15 @@ def test_members_may_not_share_one_folder():
         check_multirun(compose(words, menu_of()), words, menu_of())
     words[1] = "hydra.sweep.subdir=s${seed}"
     check_multirun(compose(words, menu_of()), words, menu_of())
+
+
+def test_options_of_what_is_none_get_a_line():
+    def notes(*words):
+        return idle(compose(words, menu_of()), words, menu_of())
+
+    [note] = notes("noise.rate=0.4", "noise.mode=exact")
+    assert note.startswith("noise.rate=0.4 does nothing beside noise=none; choose noise=")
+    assert "symmetric" in note
+    assert notes("noise.rate=0.4", "noise=symmetric") == []
+    assert notes("prune=none,thinet", "prune.ratio=0.3,0.5") == []
+    assert len(notes("prune=none", "prune.ratio=0.3,0.5", "distill=none", "distill.at=train")) == 2
