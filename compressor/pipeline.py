@@ -87,6 +87,7 @@ class Experiment:
         self.data_key, self.test_key = self.data_keys["train"], self.data_keys["test"]
         self.labels = noise_stage.labels(config["noise"], self.data, self.data_key, self.cache)
         self.steps = self._plan()
+        self.told: set[str] = set()  # keys whose reuse the plan's one line has told
 
     def _start_machine(self) -> None:
         if self.machine.threads is not None:
@@ -284,7 +285,7 @@ class Experiment:
             self._run(step, parent, made, folder)
 
         reused = self.cache.obtain(step.key, step.stage, make)
-        if reused:
+        if reused and step.key not in self.told:
             self.note(f"{step.stage}: reused {step.key}")
         return reused
 
@@ -397,6 +398,7 @@ def run_experiment(
     coming = preview.preview(experiment)
     if member and not config["plan_only"]:
         print(preview.line(coming), flush=True)
+        experiment.told = {stage["key"] for stage in coming["stages"] if stage["reused"]}
     else:
         preview.show(coming)
     if config["plan_only"]:

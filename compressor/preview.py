@@ -84,8 +84,9 @@ def line(coming: Mapping[str, Any]) -> str:
         if stage["reused"]:
             stages.append(f"{stage['name']} reused")
         elif not stage["skipped"]:
-            epochs = f" ({stage['epochs']} epochs)" if stage["epochs"] is not None else ""
-            stages.append(f"{stage['name']}{epochs}")
+            epochs = stage["epochs"]
+            of = "" if epochs is None else f" ({epochs} epoch{'' if epochs == 1 else 's'})"
+            stages.append(f"{stage['name']}{of}")
     parts = [f"{coming['model']}: {', '.join(stages) or 'no stage runs'}"]
     if coming["cut"]:
         dense, small = coming["cut"]["macs"]
