@@ -130,7 +130,8 @@ def _remove(root: Path, entry: Entry, lock: str, lease_seconds: float) -> bool:
     try:
         os.rename(entry.folder, aside)
         # whoever said so before this look gets the entry back; whoever comes later finds none
-        if any(s.alive and entry.key in s.keys for s in sessions.read(root, lock, lease_seconds)):
+        using = sessions.read(root, lock, lease_seconds, key=entry.key)
+        if any(session.alive for session in using):
             os.rename(aside, entry.folder)
             return False
         shutil.rmtree(aside, ignore_errors=True)
@@ -147,6 +148,8 @@ def _sweep(root: Path, lock: str, lease_seconds: float) -> None:
     for part in (root / ".part").glob("*"):
         if not locks.is_held(part.name.split(".")[0]):
             shutil.rmtree(part, ignore_errors=True)
+    # what diverged once is only known to the members of its sweep
+    shutil.rmtree(root / ".failed", ignore_errors=True)
     left = {key for key, _ in entries(root)}
     for session in sessions.read(root, lock, lease_seconds):
         if not session.alive and not session.keys & left:

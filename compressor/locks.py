@@ -5,7 +5,8 @@ network file system it may not: there a lease is used, which its holder renews a
 when it has shown no sign of life for a stated time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _NETWORK = frozenset(
     "nfs nfs4 cifs smb3 smbfs afs 9p ceph lustre gpfs beegfs glusterfs orangefs pvfs2 wekafs "
     "fuse.sshfs fuse.glusterfs fuse.s3fs fuse.gcsfuse fuse.rclone fuse.juicefs".split()
 )
+_WATCHERS = 128  # leases that are watched at the same time
 _POLL = 0.2  # seconds between two tries for a lock that another process holds
 
 
@@ -46,12 +48,12 @@ class Locks:
         self.folder = folder
         self.remedy = remedy
         self.lease_seconds = float(lease_seconds)
-        self._leases = is_on_network(folder) if kind == "auto" else kind == "lease"
+        self.leases = is_on_network(folder) if kind == "auto" else kind == "lease"
 
     def make(self, name: str) -> BaseFileLock:
         """The lock of that name, not yet taken."""
         path = self.folder / f"{name}.lock"
-        if self._leases:
+        if self.leases:
             return SoftFileLease(path, lease_duration=self.lease_seconds)
         return FileLock(path)
 
@@ -83,13 +85,21 @@ class Locks:
             return False
         try:
             # one look is not enough for a lease: it counts the silence itself
-            lock.acquire(timeout=self.lease_seconds + 1 if self._leases else 0, poll_interval=_POLL)
+            lock.acquire(timeout=self.lease_seconds + 1 if self.leases else 0, poll_interval=_POLL)
         except Timeout:
             return True
         except OSError:
             return False
         lock.release()
         return False
+
+    def held(self, names: Collection[str]) -> set[str]:
+        """Those of the names whose locks living processes hold; leases are watched side by side."""
+        if not names:
+            return set()
+        with ThreadPoolExecutor(min(len(names), _WATCHERS if self.leases else 1)) as threads:
+            found = threads.map(self.is_held, names)
+            return {name for name, held in zip(names, found, strict=True) if held}
 
 
 def check_held(lock: BaseFileLock) -> None:

@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,21 +82,58 @@ class Used:
     events: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read(root: Path, lock: str = "auto", lease_seconds: float = 60.0) -> Iterator[Used]:
-    """Every session that left a file, and whether its process still lives."""
+def read(
+    root: Path, lock: str = "auto", lease_seconds: float = 60.0, *, key: str | None = None
+) -> list[Used]:
+    """Every session that left a file, and whether its process still lives.
+
+    key: only the sessions that use this entry. A lease must be watched for as long as it lasts:
+    all are watched at once.
+    """
     folder = root / ".sessions"
     locks = Locks(folder, lock, lease_seconds)
-    for path in sorted(folder.glob("*.jsonl")):
-        used = Used(path, locks.is_held(path.stem), [])
+    found = [_parse(path) for path in sorted(folder.glob("*.jsonl"))]
+    found = [used for used in found if key is None or key in used.keys]
+    names = [used.path.stem for used in found]
+    here = {name for name in names if locks.leases and _lives_here(name)}
+    held = here | locks.held([name for name in names if name not in here])
+    for used in found:
+        used.alive = used.path.stem in held
+    return found
+
+
+def _parse(path: Path) -> Used:
+    used = Used(path, False, [])
+    with suppress(OSError):  # another process may have taken it away
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue  # the process was killed while it wrote
+            if not isinstance(entry, dict):
+                continue
             if "key" in entry:
-                used.keys.add(entry["key"])
-                if "event" in entry:
+                used.keys.add(str(entry["key"]))
+                if {"event", "time", "run"} <= entry.keys():
                     used.events.append(entry)
             else:
                 used.command = [str(word) for word in entry.get("command", [])]
-        yield used
+    return used
+
+
+def _lives_here(name: str) -> bool:
+    """Whether a session is of this machine and there is a process of its number.
+
+    That may be a later one: then an entry stays that could go. The opposite is not believed, as
+    containers of one name do not see each other's processes.
+    """
+    host, _, pid = name.rpartition("-")[0].rpartition("-")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

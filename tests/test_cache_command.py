@@ -1,12 +1,16 @@
+import os
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
-from compressor import cache_command
+from compressor import cache_command, sessions
 from compressor.cache import Cache, entries
+from compressor.locks import Locks
 
 
 def keys(root):
@@ -104,3 +108,18 @@ def test_a_wrong_command_is_one_line(cache, capsys, words, says):
 def test_the_command_does_not_wait_for_torch():
     code = "import sys, compressor.cache_command; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_leases_are_watched_at_once_and_only_where_that_tells_something(tmp_path, monkeypatch):
+    # of another machine nothing but silence tells that a process is dead
+    names = [f"elsewhere-{number}-0a" for number in range(6)]
+    own = f"{socket.gethostname()}-{os.getpid()}-0a"
+    folder = tmp_path / ".sessions"
+    folder.mkdir()
+    for name in (*names, own):
+        (folder / f"{name}.jsonl").write_text('{"key": "b"}\n[]\n{"key"')
+    all_at_once = threading.Barrier(6, timeout=60)
+    monkeypatch.setattr(Locks, "is_held", lambda self, name: all_at_once.wait() < 0)
+    alive = {used.path.stem: used.alive for used in sessions.read(tmp_path, "lease", 60.0)}
+    assert alive == {**dict.fromkeys(names, False), own: True}
+    assert sessions.read(tmp_path, "lease", 60.0, key="of nobody") == []
