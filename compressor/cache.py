@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -238,16 +239,25 @@ def _modified(path: Path) -> float:
 
 
 def entries(root: Path) -> Iterator[tuple[str, Path]]:
-    """(key, folder) of every finished entry."""
+    """(key, folder) of every finished entry, damaged ones included.
+
+    UsageError for a folder that is no cache: what lies there is not ours to list or to remove.
+    """
     try:
         names = sorted(os.listdir(root))
     except OSError as error:
         raise UsageError(
             f"{root} cannot be read ({error.strerror}): give the cache's folder"
         ) from None
+    if names and not {".locks", ".sessions", ".part"} & set(names):
+        raise UsageError(
+            f"{root} is no cache of finished stages: give the folder that cache.dir names"
+        )
     for name in names:
-        if not name.startswith(".") and (root / name).is_dir():
-            yield name, root / name
+        folder = root / name
+        ours = re.fullmatch(r"[0-9a-f]{20}", name) or (folder / manifest.NAME).is_file()
+        if ours and not name.startswith(".") and folder.is_dir() and not folder.is_symlink():
+            yield name, folder
 
 
 def size_of(folder: Path) -> int:

@@ -123,3 +123,19 @@ def test_leases_are_watched_at_once_and_only_where_that_tells_something(tmp_path
     alive = {used.path.stem: used.alive for used in sessions.read(tmp_path, "lease", 60.0)}
     assert alive == {**dict.fromkeys(names, False), own: True}
     assert sessions.read(tmp_path, "lease", 60.0, key="of nobody") == []
+
+
+@pytest.mark.parametrize("command", ["list", "prune --older-than 0s"])
+def test_a_folder_that_is_no_cache_is_left_alone(tmp_path, capsys, command):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("words")
+    code, out, err = run(capsys, *command.split(), "--dir", tmp_path)
+    assert (code, out) == (2, "") and "is no cache of finished stages" in err
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def test_what_is_no_entry_stays_in_a_cache(cache, capsys):
+    (cache / "notes").mkdir()
+    (cache / ("0123456789" * 2)).mkdir()  # named as an entry: a damaged one
+    assert run(capsys, "prune", "--older-than", "0s", "--dir", cache)[0] == 0
+    assert keys(cache) == [] and (cache / "notes").is_dir()
