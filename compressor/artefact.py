@@ -12,13 +12,17 @@ Loading = build, replay the plan, load the tensors. No pickle, no module is ever
 file names it: builders are those of `compressor.models`, other classes must be trusted by name.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from compressor.errors import RunError, UsageError
 from compressor.manifest import NAME as MANIFEST
@@ -65,12 +69,14 @@ class Spec:
                     f"{where} has format {data['format']}, this version reads {FORMAT}: "
                     "use the version of compressor that wrote it"
                 )
-            size = tuple(int(n) for n in data["input_size"])
+            size = tuple(data["input_size"])
+            if not all(type(n) is int for n in (*size, data["num_classes"])):
+                raise TypeError("input_size and num_classes are whole numbers")
             spec = cls(
                 factory=str(data["factory"]),
                 arguments=dict(data["arguments"]),
                 input_size=size,
-                num_classes=int(data["num_classes"]),
+                num_classes=data["num_classes"],
                 task=str(data["task"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -162,8 +168,8 @@ def _read_network(folder: Path, spec: Spec, plan: Plan, trust: Iterable[str]) ->
     trust = tuple(trust)
     weights = folder / WEIGHTS
     shapes = _shapes(weights)
-    _check_shapes(spec, plan, shapes, str(weights), trust)
-    with torch.random.fork_rng(devices=[]):
+    with _bounded(shapes, folder), _as_ours(folder), torch.random.fork_rng(devices=[]):
+        _check_shapes(spec, plan, shapes, str(weights), trust)
         net = replay(spec.build(trust), plan)
     _compare(shapes, net, str(weights))
     fill(net, load_file(weights))
@@ -187,6 +193,51 @@ def fill(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     net.load_state_dict(state)
 
 
+@contextmanager
+def _bounded(shapes: Mapping[str, tuple[int, ...]], folder: Path) -> Iterator[None]:
+    """A lying spec.json ends before it has built a network without end, or filled the memory.
+
+    Cuts make tensors smaller, not fewer: the dense network has about as many as the weights.
+    """
+    most = 4 * len(shapes) + 1000
+    largest = max(10**8, 1000 * sum(map(math.prod, shapes.values())))
+    here = threading.get_ident()  # the hook is the whole process's
+    count = numbers = 0
+
+    def tally(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
+        nonlocal count, numbers
+        if value is None or threading.get_ident() != here:
+            return
+        count, numbers = count + 1, numbers + value.numel()
+        # built at most twice: without storage, then with it
+        if count > 2 * most or numbers > 2 * largest:
+            raise RunError(
+                f"{folder / 'spec.json'} describes a far larger network than {WEIGHTS} holds: "
+                "the folder mixes files of different networks, or was tampered with"
+            )
+
+    handle = register_module_parameter_registration_hook(tally)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _as_ours(folder: Path) -> Iterator[None]:
+    """What a builder makes of arguments that it was never meant for, as one line."""
+    try:
+        yield
+    except (UsageError, RunError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(
+            f"{folder / 'spec.json'} and plan.json describe no network that can be built "
+            f"({reason[:200]}): restore the folder or make it again"
+        ) from error
+
+
 def _check_shapes(
     spec: Spec,
     plan: Plan,
@@ -196,9 +247,9 @@ def _check_shapes(
 ) -> None:
     """Compare on the meta device first: a lying spec.json must not allocate what it asks for."""
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
             net = replay(spec.build(trust), plan)
-    except UsageError:
+    except (UsageError, RunError):
         raise
     except (RuntimeError, NotImplementedError):
         return  # a builder that needs real values; its sizes are compared after it is built

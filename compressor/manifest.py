@@ -91,7 +91,7 @@ def read_json(path: Path) -> Any:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise RunError(f"{path} is too large for a description: not read")
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}): restore it or make it again") from None
 
 

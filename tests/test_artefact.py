@@ -145,7 +145,7 @@ def test_a_spec_that_asks_for_more_than_its_weights_hold_allocates_nothing(tmp_p
     saved(tmp_path / "a")
     edited(tmp_path / "a", "spec.json", lambda spec: spec["arguments"].update(width=4000.0))
     # at width 4000 the first 3x3 layers alone would take terabytes
-    with pytest.raises(RunError, match="does not fit its spec"):
+    with pytest.raises(RunError, match="far larger network than weights.safetensors holds"):
         compressor.load(tmp_path / "a")
 
 
@@ -161,3 +161,20 @@ def test_a_newer_format_says_so(tmp_path):
     edited(tmp_path / "a", "spec.json", lambda spec: spec.update(format=99))
     with pytest.raises(UsageError, match="format 99"):
         compressor.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"num_classes": 10.7}, "whole numbers"),
+        ({"input_size": [3, float("inf"), 8]}, "whole numbers"),
+        ({"arguments": {"depth": 1e300}}, "far larger network"),  # would be built without end
+        ({"arguments": {"width": 1e300}}, "describe no network that can be built"),
+    ],
+)
+def test_numbers_that_no_network_has_are_one_line(tmp_path, change, expected):
+    saved(tmp_path / "a")
+    edited(tmp_path / "a", "spec.json", lambda spec: spec.update(change))
+    with pytest.raises((RunError, UsageError), match=expected) as caught:
+        compressor.load(tmp_path / "a")
+    assert "\n" not in str(caught.value)
