@@ -23,6 +23,7 @@ from compressor.seeding import derive
 from compressor.stages import Context, Given, Machine, Outcome, finetune, recalibrate, train
 from compressor.stages import compress as compress_stage
 from compressor.stages import noise as noise_stage
+from compressor.stages._schedule import Layers, Schedule
 from compressor.tasks import Task
 
 # The name of the point at which a stage's artefact is measured; the last one is always "final".
@@ -45,7 +46,11 @@ RUNNERS: Mapping[str, tuple[int, Callable[..., Outcome]]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of the walk. An identity step keeps its parent's key and runs nothing."""
+    """One stage of the walk. An identity step keeps its parent's key and runs nothing.
+
+    seeded: the stage and occurrence whose random numbers it draws. sides: what it needs beside the
+    walk's own artefacts, made when it runs.
+    """
 
     stage: str
     occurrence: int
@@ -53,7 +58,15 @@ class Step:
     options: Mapping[str, Any]
     key: str
     identity: bool
+    seeded: tuple[str, int]
     roles: Mapping[str, str] = field(default_factory=dict)
+    sides: tuple["Step", ...] = ()
+
+    @property
+    def title(self) -> str:
+        if self.point.startswith("rewind"):
+            return f"{self.stage} ({self.point})"
+        return self.stage if self.occurrence == 1 else f"{self.stage} (round {self.occurrence})"
 
 
 class Experiment:
@@ -133,6 +146,13 @@ class Experiment:
         for term in self.config["distill"]["terms"].values():
             make(term)
         compress_stage.check(self.config["prune"])
+        schedule, _ = Schedule.split(self.config["prune"])
+        finetune.check(
+            self.config["finetune"],
+            self.config["train"]["epochs"],
+            one_shot=schedule.one_shot,
+            again=not schedule.layerwise and schedule.round_epochs is None,
+        )
         recalibrate.check(self.config["recalibrate"])
         self._check_stages(list(self.config["stages"]))
 
@@ -154,46 +174,106 @@ class Experiment:
 
     def _plan(self) -> tuple[Step, ...]:
         code = sources({"_target_": self.spec.factory})
-        parent = key_of(spec=self.spec.to_json(), code=code)
+        start = parent = key_of(spec=self.spec.to_json(), code=code)
         steps: list[Step] = []
         counts: dict[str, int] = {}
         dense: str | None = None
-        names = list(self.config["stages"])
-        for position, stage in enumerate(names):
+        unrolled = self._unrolled()
+        for position, (stage, options) in enumerate(unrolled):
             counts[stage] = occurrence = counts.get(stage, 0) + 1
             point = POINTS[stage] if occurrence == 1 else f"round{occurrence}/{POINTS[stage]}"
-            if position == len(names) - 1:
+            if position == len(unrolled) - 1:
                 point = "final"
-            options = self._options(stage)
             if stage == "compress" and dense is None:
                 dense = parent
             roles = {"teacher": dense} if self._distills(stage) and dense else {}
+            seeded, sides = (stage, occurrence), ()
+            if stage == "finetune" and options["finetune"]["mode"] == "rewind":
+                # the dense training goes on: it sees the images in its own order
+                seeded, sides = ("train", 1), (self._rewound(start, options["finetune"]),)
+                roles = {**roles, **{side.point: side.key for side in sides}}
             identity = bool(steps) and self._is_identity(stage, options, steps)
             if not identity:
-                parent = key_of(
-                    stage=stage,
-                    version=RUNNERS[stage][0],
-                    occurrence=occurrence,
-                    options=options,
-                    code=sources(options),
-                    parent=parent,
-                    roles=roles,
-                    labels=self._labels_key(stage, options),
-                    data=self.data_key,
-                    seed=self.seed,
-                    precision=self.precision,
-                    # batches are per process: more of them are another training
-                    devices=self.machine.devices if stage in ("train", "finetune") else 1,
-                )
-            steps.append(Step(stage, occurrence, point, options, parent, identity, roles))
+                parent = self._key(stage, occurrence, options, parent, roles)
+            steps.append(
+                Step(stage, occurrence, point, options, parent, identity, seeded, roles, sides)
+            )
         return tuple(steps)
 
-    def _options(self, stage: str) -> dict[str, Any]:
-        """The stage's own sub-tree: what it is not given it cannot depend on."""
+    def _unrolled(self) -> list[tuple[str, dict[str, Any]]]:
+        """The stages with their options; what stands from compress on comes once a round."""
+        names = list(self.config["stages"])
+        place = names.index("compress") if "compress" in names else len(names)
+        found = [(name, self._options(name, {})) for name in names[:place]]
+        if place == len(names):
+            return found
+        schedule, final = Schedule.split(self.config["prune"])
+        if compress_stage.is_none(final):
+            targets = [final]  # the dense control of a sweep is one experiment
+        else:
+            targets = schedule.targets(final, lambda: self._layers(final))
+        for number, target in enumerate(targets, 1):
+            for name in names[place:]:
+                options = self._options(name, target)
+                if name == "finetune" and number < len(targets) and schedule.epochs is not None:
+                    options["finetune"]["epochs"] = schedule.epochs
+                found.append((name, options))
+        return found
+
+    def _layers(self, prune: Mapping[str, Any]) -> Layers:
+        net = self.spec.build(self.trust)
+        # an image that is too small is told from a network that cannot be traced
+        measure.count_macs(net, self.spec.input_size)
+        examples = self.task.example_inputs(self.spec.input_size, 2)
+        return compress_stage.preview(net, prune, examples)["layers"]
+
+    def _rewound(self, start: str, options: Mapping[str, Any]) -> Step:
+        """The dense training up to the epoch that is gone back to, an entry of its own.
+
+        The dense network's key knows nothing of it, so that all who do not rewind share that.
+        """
+        epoch = options["rewind_epoch"]
+        train = self._options("train", {})
+        if epoch == 0:
+            train["train"]["epochs"] = 0
+        else:
+            train["until"] = epoch
+        key = self._key("train", 1, train, start, {})
+        return Step("train", 1, f"rewind_{epoch}", train, key, False, ("train", 1))
+
+    def _key(
+        self,
+        stage: str,
+        occurrence: int,
+        options: Mapping[str, Any],
+        parent: str,
+        roles: Mapping[str, str],
+    ) -> str:
+        return key_of(
+            stage=stage,
+            version=RUNNERS[stage][0],
+            occurrence=occurrence,
+            options=options,
+            code=sources(options),
+            parent=parent,
+            roles=roles,
+            labels=self._labels_key(stage, options),
+            data=self.data_key,
+            seed=self.seed,
+            precision=self.precision,
+            # batches are per process: more of them are another training
+            devices=self.machine.devices if stage in ("train", "finetune") else 1,
+        )
+
+    def _options(self, stage: str, prune: Mapping[str, Any]) -> dict[str, Any]:
+        """The stage's own sub-tree: what it is not given it cannot depend on.
+
+        prune: the target of the round that the stage belongs to.
+        """
         null_distill = {"label_weight": 1.0, "terms": {}}
         null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
         if stage == "compress":
-            return {"prune": dict(self.config["prune"])}
+            return {"prune": dict(prune)}
         if stage == "recalibrate":
             return dict(self.config["recalibrate"])
         robust = self.config["robust"]
@@ -202,7 +282,10 @@ class Experiment:
         distill = null_distill
         if self._distills(stage):
             distill = {name: self.config["distill"][name] for name in ("label_weight", "terms")}
-        options = {stage: dict(self.config[stage]), "robust": robust, "distill": distill}
+        own = dict(self.config[stage])
+        if stage == "finetune":
+            own = finetune.reads(own)
+        options = {stage: own, "robust": robust, "distill": distill}
         regularizer = make(self.config["regularize"])
         if stage == "train" and not isinstance(regularizer, NoRegularizer):
             regularizer.penalties(self.meta_network())  # refuses what it finds nothing to act on
@@ -218,7 +301,7 @@ class Experiment:
             return compress_stage.is_none(options["prune"])
         if stage == "recalibrate":
             return steps[-1].identity or not self._has_batch_norm()
-        return stage == "finetune" and options["finetune"]["epochs"] == 0
+        return stage == "finetune" and finetune.is_none(options["finetune"])
 
     def _has_batch_norm(self) -> bool:
         return recalibrate.has_batch_norm(self.meta_network())
@@ -245,7 +328,8 @@ class Experiment:
     # -- the walk -------------------------------------------------------------------------------
 
     def reused(self) -> dict[str, bool]:
-        return {step.key: self.cache.holds(step.key) for step in self.steps}
+        steps = [part for step in self.steps for part in (*step.sides, step)]
+        return {step.key: self.cache.holds(step.key) for step in steps}
 
     def walk(self) -> tuple[list[dict[str, Any]], list[Artefact]]:
         """Run or reuse every step. Returns the report's `stages` and the artefacts, in order."""
@@ -281,20 +365,25 @@ class Experiment:
         """Reuse or make the artefact of one step; whether it was reused."""
 
         def make(folder: Path) -> None:
-            self.note(f"{step.stage}: running")
-            self._run(step, parent, made, folder)
+            at_hand = {**made, **{side.key: self._side(side) for side in step.sides}}
+            self.note(f"{step.title}: running")
+            self._run(step, parent, at_hand, folder)
 
         reused = self.cache.obtain(step.key, step.stage, make)
         if reused and step.key not in self.told:
-            self.note(f"{step.stage}: reused {step.key}")
+            self.note(f"{step.title}: reused {step.key}")
         return reused
+
+    def _side(self, step: Step) -> Artefact:
+        self._obtain(step, None, {})
+        return self.cache.read(step.key)
 
     def _run(
         self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact], folder: Path
     ) -> None:
         start = time.perf_counter()
         context = Context(
-            seed=derive(self.seed, step.stage, step.occurrence),
+            seed=derive(self.seed, *step.seeded),
             folder=folder,
             data=self.data,
             task=self.task,

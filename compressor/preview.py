@@ -1,54 +1,80 @@
 """What a run is going to do, printed before its first epoch."""
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from compressor import measure
-from compressor.stages import compress
+from compressor.errors import UsageError
+from compressor.stages import compress, finetune
 
 if TYPE_CHECKING:
-    from compressor.pipeline import Experiment
+    from compressor.pipeline import Experiment, Step
 
 
 def preview(experiment: "Experiment") -> dict[str, Any]:
     """What the run is going to do, as far as it is known before the first epoch."""
     reused = experiment.reused()
-    config = experiment.config
     preview = {
         "model": experiment.spec.factory.rsplit(".", 1)[-1],
         "input_size": list(experiment.spec.input_size),
         "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
         "flip_rate": experiment.labels.flip_rate,
-        "stages": [
-            {
-                "name": step.stage,
-                "point": step.point,
-                "key": step.key,
-                "skipped": step.identity,
-                "reused": not step.identity and reused[step.key],
-                "epochs": config.get(step.stage, {}).get("epochs"),
-            }
-            for step in experiment.steps
-        ],
+        "stages": [],
         "cut": None,
         "seconds": None,
     }
-    cutting = next((step for step in experiment.steps if step.stage == "compress"), None)
-    if cutting is not None and not cutting.identity:
+    cutting = [s for s in experiment.steps if s.stage == "compress" and not s.identity]
+    if cutting:
         net = experiment.spec.build(experiment.trust)
         # an image that is too small is told from a network that cannot be traced
         measure.count_macs(net, experiment.spec.input_size)
-        preview["cut"] = compress.preview(
-            net,
-            cutting.options["prune"],
-            experiment.task.example_inputs(experiment.spec.input_size, 2),
-        )
+        examples = experiment.task.example_inputs(experiment.spec.input_size, 2)
+        if experiment.config["prune"]["finetune_per_layer_epochs"]:
+            cutting = cutting[-1:]  # each of the others cuts one layer
+        cuts = [compress.preview(net, step.options["prune"], examples) for step in cutting]
+        _check_rounds(cuts)
+        preview["cut"] = cuts[-1]
+    for step in experiment.steps:
+        known = {stage["key"] for stage in preview["stages"]}
+        sides = [side for side in step.sides if not (reused[step.key] or side.key in known)]
+        preview["stages"] += [_row(part, reused, preview["cut"]) for part in (*sides, step)]
     preview["seconds"] = _rough_seconds(experiment, preview)
     return preview
+
+
+def _row(step: "Step", reused: Mapping[str, bool], cut: Mapping[str, Any] | None) -> dict[str, Any]:
+    epochs = step.options.get(step.stage, {}).get("epochs")
+    if "until" in step.options:
+        epochs = step.options["until"]
+    elif step.stage == "finetune" and step.options["finetune"]["mode"] == "rewind":
+        epochs -= step.options["finetune"]["rewind_epoch"]
+    elif step.stage == "finetune" and step.options["finetune"]["mode"] == "scratch_b" and cut:
+        cap = step.options["finetune"]["epoch_cap"]
+        epochs = finetune.scratch_b_epochs(epochs, *cut["macs"], cap)
+    return {
+        "name": step.stage,
+        "title": step.title,
+        "point": step.point,
+        "key": step.key,
+        "skipped": step.identity,
+        "reused": not step.identity and reused[step.key],
+        "epochs": epochs,
+    }
+
+
+def _check_rounds(cuts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a round that would find nothing to cut, before the first one trains."""
+    for number, (before, after) in enumerate(itertools.pairwise(cuts), 2):
+        if before["layers"] == after["layers"]:
+            raise UsageError(
+                f"round {number} of {len(cuts)} would cut nothing: these layers are too narrow for "
+                "so many; lower prune.rounds, or spread prune.keep_rates"
+            )
 
 
 def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> float | None:
@@ -114,7 +140,7 @@ def show(coming: Mapping[str, Any]) -> None:
     for stage in coming["stages"]:
         state = "skipped" if stage["skipped"] else "reused" if stage["reused"] else "to run"
         epochs = "" if stage["epochs"] is None else str(stage["epochs"])
-        stages.add_row(stage["name"], epochs, state, stage["key"])
+        stages.add_row(stage["title"], epochs, state, stage["key"])
     console.print(stages)
     cut = coming["cut"]
     if cut:

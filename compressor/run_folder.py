@@ -47,10 +47,15 @@ def report(
         points.setdefault(name, points["final"])
     notes = {r["point"]: made.notes for r, made in zip(records, artefacts, strict=True)}
     final = artefacts[-1]
-    cut: Mapping[str, Any] = {}
-    for record, made in zip(records, artefacts, strict=True):
-        if record["name"] == "compress" and not record["skipped"]:
-            cut = made.notes
+    cuts = [
+        made.notes
+        for record, made in zip(records, artefacts, strict=True)
+        if record["name"] == "compress" and not record["skipped"]
+    ]
+    cut: Mapping[str, Any] = cuts[-1] if cuts else {}
+    selection = {"statistics": cut["statistics"]} if "statistics" in cut else {}
+    if "seconds" in cut:
+        selection["seconds"] = round(sum(notes["seconds"] for notes in cuts), 3)
     ordered = ["dense", "compressed", "recalibrated"]
     ordered += [name for name in points if name not in (*ordered, "final")] + ["final"]
     return {
@@ -63,11 +68,12 @@ def report(
         "kept": final.plan.kept,
         "widths": cut.get("widths", {}),
         "ratio": cut.get("ratio"),
-        "selection": {name: cut[name] for name in ("statistics", "seconds") if name in cut},
+        "selection": selection,
         "data": experiment.data_keys,
         "labels": {"key": experiment.labels.key, "flip_rate": experiment.labels.flip_rate},
         "training": {name: notes[name] for name in notes if "picked_epoch" in notes[name]},
-        "parity": {"surgery": cut["parity"]} if "parity" in cut else {},
+        # the worst of all rounds
+        "parity": {"surgery": max(c["parity"] for c in cuts)} if "parity" in cut else {},
         "history": {},
         "environment": environment(),
     }

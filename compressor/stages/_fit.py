@@ -160,8 +160,14 @@ def fit(
     distillation: Distillation,
     regularizer: Regularizer | None = None,
     targets: Tensor | None = None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Fitted:
-    """Train `net` for options.epochs in the phases that `robust` asks for, one fit each."""
+    """Train `net` for options.epochs in the phases that `robust` asks for, one fit each.
+
+    start, stop: epochs of these that are done before, and after which to leave; schedules, the
+    order of the images and the phases stay those of the whole.
+    """
     module_options = {
         "task": context.task,
         "num_classes": context.data.num_classes,
@@ -177,7 +183,9 @@ def fit(
     first = 0
     metrics: dict[str, Any] = {}
     for phase in robust.phases(options.epochs):
-        if phase.epochs == 0 or first < progress.first:  # a finished phase of a killed fit
+        done = max(0, start - first)
+        end = phase.epochs if stop is None else min(phase.epochs, stop - first)
+        if done >= end or first < progress.first:  # the latter: a finished phase of a killed fit
             first += phase.epochs
             continue
         module: LightningModule = Training(
@@ -185,13 +193,14 @@ def fit(
             robust=phase.loss,
             optimizer=_phase_options(options, phase),
             first_epoch=first,
+            done=done,
             **module_options,
         )
         for term in distillation.terms.values():
             if hasattr(term, "loop"):  # a method that owns the loop brings its own module
                 module = term.loop(module)
         metrics = _fit_phase(
-            module, phase.epochs, first, options, context, name, select, targets, progress
+            module, done, end, first, options, context, name, select, targets, progress
         )
         first += phase.epochs
     if progress.epochs:
@@ -202,7 +211,7 @@ def fit(
 def _phase_options(options: OptimizerOptions, phase: Phase) -> OptimizerOptions:
     from dataclasses import replace
 
-    changes: dict[str, Any] = {"lr": options.lr * phase.lr_scale}
+    changes: dict[str, Any] = {"lr": options.lr * phase.lr_scale, "epochs": phase.epochs}
     if phase.schedule is not None:
         changes["schedule"] = phase.schedule
     return replace(options, **changes)
@@ -210,7 +219,8 @@ def _phase_options(options: OptimizerOptions, phase: Phase) -> OptimizerOptions:
 
 def _fit_phase(
     module: LightningModule,
-    epochs: int,
+    done: int,
+    end: int,
     first: int,
     options: OptimizerOptions,
     context: Context,
@@ -237,7 +247,7 @@ def _fit_phase(
     data = StageData(context.data, options, targets, context, first)
     with _quiet():
         trainer = Trainer(
-            max_epochs=epochs,
+            max_epochs=end,
             accelerator=machine.accelerator,
             devices=machine.devices,
             strategy=_strategy(machine),
@@ -254,6 +264,9 @@ def _fit_phase(
             use_distributed_sampler=False,
             default_root_dir=context.folder,
         )
+        # Lightning counts on from here; a checkpoint that is gone on from knows better
+        epoch = trainer.fit_loop.epoch_progress.current
+        epoch.ready = epoch.started = epoch.processed = epoch.completed = done
         torch.manual_seed(derive(context.seed, "fit", first))
         try:
             trainer.fit(
@@ -265,7 +278,7 @@ def _fit_phase(
             raise KeyboardInterrupt
     best = checkpoint.best_model_path
     if not best:
-        raise RunError(f"{name} kept no epoch: {epochs} epochs were asked for")
+        raise RunError(f"{name} kept no epoch: {end - done} epochs were asked for")
     state = torch.load(best, map_location="cpu", weights_only=True)
     prefix = "net."
     tensors = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}

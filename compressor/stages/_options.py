@@ -54,7 +54,9 @@ class SelectOptions:
             )
 
     def ratio_of(self, group: Group) -> float | None:
-        """The ratio that `ratios` gives this group, by the longest name that fits; or None."""
+        """The ratio that `ratios` gives this group, by its own or the longest name that fits."""
+        if group.name in self.ratios:
+            return self.ratios[group.name]
         fitting = [name for name in self.ratios if named(group, name)]
         return self.ratios[max(fitting, key=len)] if fitting else None
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from compressor import surgery
 from compressor.cache import key_of
+from compressor.errors import UsageError
 from compressor.instantiation import make, sources
-from compressor.measure import count_macs, count_params
 from compressor.prune.none import NoPruning
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
@@ -22,14 +22,16 @@ from compressor.stages._budget import reach, solve
 from compressor.stages._counts import choose, running
 from compressor.stages._derivatives import Loss
 from compressor.stages._options import SelectOptions
+from compressor.stages._original import Original, check_widths, figures_of
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
+from compressor.stages._schedule import Schedule
 from compressor.stages._select import Selection, select
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect, count_calls, watched
 from compressor.surgery import Group, Plan, Structure
 
-VERSION = 1
+VERSION = 2
 # Images in a batch of the statistics: a constant, because the rows that are drawn depend on it.
 BATCH = 128
 PARITY_IMAGES = 4
@@ -37,8 +39,13 @@ PARITY_IMAGES = 4
 
 def check(options: Mapping[str, Any]) -> None:
     """Make the method and read the shared options: their ranges are refused here."""
-    _, own = SelectOptions.split(options)
-    make(own)
+    schedule, final = Schedule.split(options)
+    _, own = SelectOptions.split(final)
+    if hasattr(make(own), "run") and not schedule.one_shot:
+        raise UsageError(
+            f"prune._target_={own['_target_']} owns its stage and cuts once: leave prune.rounds, "
+            "prune.keep_rates and prune.finetune_per_layer_epochs as they are"
+        )
 
 
 def is_none(options: Mapping[str, Any]) -> bool:
@@ -74,15 +81,18 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     method = make(own)
     if hasattr(method, "run"):
         return method.run(given, context)
-    net = given.network(context.trust).to(context.machine.device)
-    examples = context.task.example_inputs(given.spec.input_size, 2)
-    structure = surgery.analyse(net, tuple(x.to(context.machine.device) for x in examples))
+    device = context.machine.device
+    net = given.network(context.trust).to(device)
+    examples = tuple(x.to(device) for x in context.task.example_inputs(given.spec.input_size, 2))
+    structure = surgery.analyse(net, examples)
     chosen = choose(structure, shared)
-    groups = running(chosen, count_calls(net, examples[0].to(context.machine.device)))
-    counts = solve(structure, groups, shared)
+    groups = running(chosen, count_calls(net, examples[0]))
+    dense = Original.of(given, net, structure, examples, context.trust)
+    here = dense.here(shared, groups, figures_of(net, given.spec.input_size))
+    counts = solve(structure, groups, here)
     batches = list(_batches(context, shared.images))
     if shared.statistics == "sequential":
-        small = given.network(context.trust).to(context.machine.device)
+        small = given.network(context.trust).to(device)
         done = sequential(
             small, groups, method, counts, shared, batches, context.seed,
             dense=net, loss=_loss(context),
@@ -92,16 +102,18 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         statistics = _statistics(net, groups, method, own, shared, batches, given, context)
         done = select(net, groups, method, statistics, counts, context.seed)
         plan = surgery.plan_cut(structure, done.keep)
-        small = surgery.replay(given.network(context.trust).to(context.machine.device), plan)
+        small = surgery.replay(given.network(context.trust).to(device), plan)
         if shared.reconstruct == "rescale":
             done.residual.update(apply_rescale(small, groups, done.keep, statistics))
         elif shared.reconstruct == "refit":
             done.residual.update(refit(small, net, groups, plan, batches, shared, context.seed))
     seconds = time.perf_counter() - start
-    inputs = batches[0][0][:PARITY_IMAGES].to(context.machine.device)
+    inputs = batches[0][0][:PARITY_IMAGES].to(device)
+    check_widths(groups, counts, done.keep)
     error = surgery.check_parity(net, structure, plan, (inputs,))
-    notes = _notes(structure, groups, done, plan, shared)
-    check_budget(shared, _figures(net, given), _figures(small, given))
+    surgery.check_state(net, small)
+    notes = _notes(structure, groups, done, given.plan.then(plan), shared, dense)
+    check_budget(shared, dense.figures, figures_of(small, given.spec.input_size))
     idle = [group.name for group in chosen if group not in groups]
     if idle:
         notes["idle"] = idle  # nothing reads them in eval mode: left as they are
@@ -182,31 +194,29 @@ def _notes(
     done: Selection,
     plan: Plan,
     shared: SelectOptions,
+    dense: Original,
 ) -> dict[str, Any]:
+    """plan: with what earlier rounds cut; widths and ratio are those of the dense network too."""
     kept = plan.kept
     widths = {}
-    for group in structure.groups:
+    for group in dense.structure.groups:
         for slot in group.producers:
             if slot.parameter.endswith(".weight") and slot.module in kept:
                 widths[slot.module] = [len(slot.classes), len(kept[slot.module])]
-    removed = sum(g.size - len(done.keep.get(g.name, range(g.size))) for g in groups)
+    whole = sum(dense.size(g) for g in groups)
+    left = sum(len(done.keep.get(g.name, range(g.size))) for g in groups)
     return {
         "widths": widths,
         "budget": dict([shared.budget]) if shared.budget else None,
         "ratio": {
             "asked": None if shared.budget else shared.ratio,
-            "achieved": removed / sum(g.size for g in groups),
+            "achieved": (whole - left) / whole,
         },
         "statistics": shared.statistics,
         "reconstruct": shared.reconstruct,
         "residual": dict(done.residual),
         "frozen": _frozen(structure),
     }
-
-
-def _figures(net: nn.Module, given: Given) -> dict[str, int]:
-    """Measured, not predicted."""
-    return {"macs": count_macs(net, given.spec.input_size), "params": count_params(net)}
 
 
 def _frozen(structure: Structure) -> list[str]:

@@ -1,31 +1,122 @@
-"""Recovery after the cut, on the original clean labels unless asked otherwise."""
+"""Recovery after the cut, on the original clean labels unless asked otherwise.
+
+finetune      go on from the weights that the cut left
+scratch_e/_b  train the cut network from new weights, for as many epochs as the dense one, or with
+              as much computing (Liu et al. 2019, arXiv:1810.05270)
+rewind        go back to an epoch of the dense training, and train the kept channels from there
+              (Frankle et al., arXiv:1803.03635 and 1903.01611, over whole channels)
+Run: compress-run prune=thinet finetune=scratch_b
+"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
+from compressor import surgery
+from compressor.errors import UsageError
 from compressor.instantiation import make
+from compressor.measure import count_macs
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._fit import fit, plain
+from compressor.stages._scratch import fresh
 from compressor.stages.train import distillation
 
-VERSION = 1
+VERSION = 2
 LABELS = ("clean", "given")
+MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
+# Keys that one mode alone reads.
+_OWN = {"epoch_cap": "scratch_b", "rewind_epoch": "rewind"}
+
+
+def check(options: Mapping[str, Any], trained: int, *, one_shot: bool, again: bool) -> None:
+    """Refuse what no run can do. options: configs/finetune; trained: epochs of the dense training.
+
+    one_shot: whether the network is compressed once; again: whether every round ends as the last.
+    """
+    mode, epochs, epoch = options["mode"], options["epochs"], options["rewind_epoch"]
+    if mode not in MODES:
+        raise UsageError(f"finetune.mode={mode} is not known: choose one of {', '.join(MODES)}")
+    cap = options["epoch_cap"]
+    if cap is not None and not cap >= 1:
+        raise UsageError(f"finetune.epoch_cap={cap} must be 1 or more, or null")
+    if epoch < 0:
+        raise UsageError(f"finetune.rewind_epoch={epoch} must be 0 or more")
+    if mode.startswith("scratch") and epochs == 0:
+        raise UsageError(
+            f"finetune={mode} with finetune.epochs=0 hands on an untrained network: its epochs are "
+            "those of train; give finetune.epochs"
+        )
+    if mode.startswith("scratch") and not one_shot:
+        raise UsageError(
+            f"finetune={mode} takes the widths of the cut network and none of its weights: rounds "
+            "do not change them; leave out the keys of prune that ask for several"
+        )
+    if mode == "rewind" and not again:
+        raise UsageError(
+            "finetune=rewind trains every round from the same epoch on: leave prune.round_epochs "
+            "and prune.finetune_per_layer_epochs as they are"
+        )
+    if mode == "rewind" and epoch >= (min(epochs, trained) if epoch else epochs):
+        raise UsageError(
+            f"finetune.rewind_epoch={epoch} lies beyond the training, which has {trained} epochs, "
+            f"of which finetune.epochs={epochs} are to be done in all: choose an earlier one"
+        )
+
+
+def reads(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the chosen mode depends on."""
+    return {k: v for k, v in options.items() if _OWN.get(k, options["mode"]) == options["mode"]}
+
+
+def is_none(options: Mapping[str, Any]) -> bool:
+    """Whether the stage hands on what it was given."""
+    return options["mode"] == "finetune" and options["epochs"] == 0
 
 
 def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
-    """Go on training the parent's network.
+    """Train the parent's network as the mode says.
 
     options: finetune (configs/finetune), robust (none, or the train stage's), distill.
     """
     own = options["finetune"]
+    fitting = plain(own)
+    if own["mode"] == "scratch_b":
+        dense = count_macs(given.spec.build(context.trust), given.spec.input_size)
+        small = count_macs(given.network(context.trust), given.spec.input_size)
+        epochs = scratch_b_epochs(fitting.epochs, dense, small, own["epoch_cap"])
+        fitting = replace(fitting, epochs=epochs)
     fitted = fit(
-        given.network(context.trust),
-        plain(own),
+        _start(given, own, context),
+        fitting,
         context,
         name="finetune",
         select=own["select"],
         robust=make(options["robust"]),
         distillation=distillation(options["distill"], context),
         targets=context.clean_targets if own["labels"] == "clean" else context.targets,
+        start=own.get("rewind_epoch", 0),
     )
-    return Outcome(net=fitted.net, plan=given.plan, notes=fitted.metrics)
+    return Outcome(net=fitted.net, plan=given.plan, notes={"mode": own["mode"], **fitted.metrics})
+
+
+def scratch_b_epochs(epochs: int, macs_full: int, macs_small: int, cap: float | None = None) -> int:
+    """Epochs that cost a cut network as much as `epochs` cost the dense one (arXiv:1810.05270).
+
+    MACs are those of convolutions and linear layers; the authors' counter has batch norms, ReLUs
+    and pooling too. cap: so many times `epochs` at most, 2 in their ImageNet runs.
+    """
+    grown = epochs * macs_full // macs_small
+    return grown if cap is None else min(grown, int(epochs * cap))
+
+
+def _start(given: Given, own: Mapping[str, Any], context: Context) -> nn.Module:
+    """The network that the training begins with."""
+    if own["mode"] == "rewind":
+        earlier = context.roles[f"rewind_{own['rewind_epoch']}"].network(context.trust)
+        return surgery.replay(earlier, given.plan)
+    net = given.network(context.trust)
+    if own["mode"].startswith("scratch"):
+        return fresh(given.spec, given.plan, net, context.seed, context.trust)
+    return net

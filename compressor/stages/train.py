@@ -10,7 +10,7 @@ from compressor.stages import Context, Given, Outcome
 from compressor.stages._fit import fit, plain
 from compressor.tasks.training import Distillation
 
-VERSION = 1
+VERSION = 2
 
 
 def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
@@ -18,7 +18,8 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
 
     options: train (configs/train), robust (configs/robust), distill (configs/distill or none),
     regularize (configs/regularize, or absent).
-    epochs=0 leaves the initial weights, or the library's pretrained ones.
+    epochs=0 leaves the initial weights, or the library's pretrained ones. until: an epoch after
+    which to stop, the schedule being that of the whole training.
     """
     torch.manual_seed(context.seed)
     net = given.network(context.trust)
@@ -30,11 +31,12 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
         fitting,
         context,
         name="train",
-        select=options["train"]["select"],
+        select="last" if "until" in options else options["train"]["select"],
         robust=make(options["robust"]),
         distillation=distillation(options["distill"], context),
         regularizer=make(options["regularize"]) if "regularize" in options else None,
         targets=context.targets,
+        stop=options.get("until"),
     )
     return Outcome(net=fitted.net, plan=given.plan, notes=fitted.metrics)
 

@@ -6,7 +6,7 @@ into a plan (JSON); replay applies it to a freshly built network without any ana
 
 from compressor.surgery._analyse import analyse
 from compressor.surgery._cut import cut_group, replay
-from compressor.surgery._parity import check_parity
+from compressor.surgery._parity import check_parity, check_state
 from compressor.surgery._plan import EMPTY_PLAN, Cut, Plan, keep_count, plan_cut
 from compressor.surgery._structure import Activation, Frozen, Group, Slot, Structure
 
@@ -21,6 +21,7 @@ __all__ = [
     "Structure",
     "analyse",
     "check_parity",
+    "check_state",
     "cut_group",
     "keep_count",
     "plan_cut",

@@ -37,7 +37,7 @@ def check_parity(
     mixing = _check_slots(structure, kept)
     _check_cuts(dense, plan)
     small = replay(_copy_sharing(dense, set()), plan)
-    _check_kept_state(dense, small)
+    check_state(dense, small)
     read = {(s.parameter, s.dim) for g in structure.groups for s in g.consumers} & set(kept)
     masked = _copy_sharing(dense, {name for name, _ in read})
     _zero_removed(masked, read, kept)
@@ -83,7 +83,8 @@ def _check_slots(structure: Structure, kept: dict) -> bool:
     return bool(mixing & set(kept))
 
 
-def _check_kept_state(dense: nn.Module, small: nn.Module) -> None:
+def check_state(dense: nn.Module, small: nn.Module) -> None:
+    """Refuse a cut that has left a part in another mode, or with another requires_grad."""
     for (name, old), new in zip(dense.named_parameters(), small.parameters(), strict=True):
         if old.requires_grad != new.requires_grad:
             raise RunError(f"cutting changed requires_grad of '{name}' to {new.requires_grad}")

@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules of the train and finetune groups."""
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,18 +81,30 @@ def make_optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Opt
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int, epochs: int
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int
 ) -> LRScheduler:
-    """The schedule over `steps` optimizer steps in `epochs` epochs."""
+    """The schedule over the `steps` optimizer steps of options.epochs."""
     if options.schedule == "onecycle":
         # Smith 2018's shape with torch's defaults: rise over 30 % of the run, then to nothing.
         return OneCycleLR(optimizer, max_lr=options.lr, total_steps=max(1, steps))
-    warmup = round(options.warmup_epochs * steps / max(1, epochs))
+    warmup = round(options.warmup_epochs * steps / max(1, options.epochs))
     return LambdaLR(optimizer, factor(options, steps, warmup))
+
+
+def move_on(schedule: LRScheduler, step: int) -> None:
+    """Put a new schedule where it stands after so many steps; both kinds are closed formulas."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.. before.*")
+        schedule.last_epoch = step - 1
+        schedule.step()
 
 
 def factor(options: OptimizerOptions, steps: int, warmup: int) -> Callable[[int], float]:
     """step -> multiple of lr: linear warm-up, then constant, cosine to 0, or drops by gamma."""
+    drops = [
+        round(epoch * steps / max(1, options.epochs))
+        for epoch in drop_epochs(options.epochs, options.milestones)
+    ]
 
     def multiple(step: int) -> float:
         if step < warmup:
@@ -101,9 +114,19 @@ def factor(options: OptimizerOptions, steps: int, warmup: int) -> Callable[[int]
         progress = (step - warmup) / max(1, steps - warmup)
         if options.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return options.gamma ** sum(step >= round(point * steps) for point in options.milestones)
+        return options.gamma ** sum(step >= drop for drop in drops)
 
     return multiple
+
+
+def drop_epochs(epochs: int, milestones: Sequence[float]) -> list[float]:
+    """Epochs after which lr drops: whole ones, as in the papers; a part of the first if it must be.
+
+    milestones: fractions of the epochs.
+    """
+    found = [point * epochs for point in milestones]
+    # the small term keeps 0.57 * 100 at 57, which floating point makes 56.9...
+    return [math.floor(place + 1e-9) or place for place in found]
 
 
 def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:

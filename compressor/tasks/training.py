@@ -16,7 +16,12 @@ from compressor.errors import Diverged
 from compressor.seeding import derive
 from compressor.taps import Tap, tapped
 from compressor.tasks import Task
-from compressor.tasks.optimization import OptimizerOptions, make_optimizer, make_schedule
+from compressor.tasks.optimization import (
+    OptimizerOptions,
+    make_optimizer,
+    make_schedule,
+    move_on,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Training(LightningModule):
     """Trains `net` for one phase.
 
     seed: dropout and other draws of the network are reseeded from (seed, epoch).
-    first_epoch: epochs that earlier phases of the same stage took.
+    first_epoch: epochs that earlier phases of the same stage took; done: those of this phase that
+    are over already, for the schedule to begin behind.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Training(LightningModule):
         optimizer: OptimizerOptions,
         seed: int,
         first_epoch: int = 0,
+        done: int = 0,
         channels_last: bool = True,
     ) -> None:
         super().__init__()
@@ -61,6 +68,7 @@ class Training(LightningModule):
         self.options = optimizer
         self.seed = seed
         self.first_epoch = first_epoch
+        self.done = done
         self.channels_last = channels_last
         self.train_metrics = task.metrics(num_classes)
         self.val_metrics = task.metrics(num_classes)
@@ -123,9 +131,12 @@ class Training(LightningModule):
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        steps = int(self.trainer.estimated_stepping_batches)
+        # the trainer may leave early: the schedule is that of the whole phase all the same
+        steps = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
         optimizer = make_optimizer(self.net, self.options)
-        schedule = make_schedule(optimizer, self.options, steps, self.trainer.max_epochs or 1)
+        schedule = make_schedule(optimizer, self.options, steps * self.options.epochs)
+        if self.done:
+            move_on(schedule, steps * self.done)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
