@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from compressor import measure
+from compressor import measure, surgery
 from compressor.errors import UsageError
 from compressor.stages import compress, finetune
 
@@ -34,9 +34,10 @@ def preview(experiment: "Experiment") -> dict[str, Any]:
         # an image that is too small is told from a network that cannot be traced
         measure.count_macs(net, experiment.spec.input_size)
         examples = experiment.task.example_inputs(experiment.spec.input_size, 2)
-        if experiment.config["prune"]["finetune_per_layer_epochs"]:
-            cutting = cutting[-1:]  # each of the others cuts one layer
-        cuts = [compress.preview(net, step.options["prune"], examples) for step in cutting]
+        structure = surgery.analyse(net, examples)
+        cuts = [
+            compress.preview(net, step.options["prune"], examples, structure) for step in cutting
+        ]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
     for step in experiment.steps:

@@ -22,6 +22,19 @@ class Costly:
         return Ranking(order, order.double() ** self.power)
 
 
+class Careless(Costly):
+    """A selector that leaves the network it looks at in another state."""
+
+    def __init__(self, harm: str = "mode") -> None:
+        super().__init__()
+        self.harm = harm
+
+    def observers(self, group, net):
+        module = net.get_submodule(group.producers[0].module)
+        module.train() if self.harm == "mode" else module.requires_grad_(False)
+        return ()
+
+
 class HalfOfTheFirst:
     """A compressor that owns its stage: half of the first group's channels go."""
 

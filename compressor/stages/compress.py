@@ -55,11 +55,17 @@ def is_none(options: Mapping[str, Any]) -> bool:
 
 
 def preview(
-    net: nn.Module, options: Mapping[str, Any], example_inputs: tuple[Tensor, ...]
+    net: nn.Module,
+    options: Mapping[str, Any],
+    example_inputs: tuple[Tensor, ...],
+    structure: Structure | None = None,
 ) -> dict[str, Any]:
-    """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters."""
+    """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters.
+
+    structure: the network's, where it is known already.
+    """
     shared, own = SelectOptions.split(options)
-    structure = surgery.analyse(net, example_inputs)
+    structure = structure or surgery.analyse(net, example_inputs)
     groups = running(choose(structure, shared), count_calls(net, example_inputs[0]))
     method = make(own)
     if hasattr(method, "observers"):

@@ -90,7 +90,9 @@ def check_state(dense: nn.Module, small: nn.Module) -> None:
             raise RunError(f"cutting changed requires_grad of '{name}' to {new.requires_grad}")
     for (path, old), new in zip(dense.named_modules(), small.modules(), strict=True):
         if old.training != new.training:
-            raise RunError(f"cutting changed the mode of '{path}' to training={new.training}")
+            raise RunError(
+                f"cutting changed the mode of '{path or 'the network'}' to training={new.training}"
+            )
 
 
 def _zero_removed(net: nn.Module, read: set[tuple[str, int]], kept: dict) -> None:

@@ -75,6 +75,7 @@ def train(
     **more,
 ):
     machine = {k: more.pop(k) for k in ("workers", "devices", "strategy") if k in more}
+    window = {k: more.pop(k) for k in ("start", "stop") if k in more}
     return fit(
         net or tiny(),
         options(**more),
@@ -84,6 +85,7 @@ def train(
         robust=robust or CrossEntropy(),
         distillation=distillation or Distillation({}),
         regularizer=regularizer,
+        **window,
     )
 
 
@@ -176,6 +178,30 @@ def test_phases_are_fitted_in_turn_and_do_not_repeat_the_order_of_images(tmp_pat
     first, second = torch.cat(robust.indices), torch.cat(robust.second.indices)
     assert torch.equal(first.sort().values, torch.arange(digits.size("train")))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("robust", "schedule", "at"),
+    [(CrossEntropy, "cosine", 2), (CrossEntropy, "step", 1), (TwoPhases, "cosine", 2)],
+)
+def test_a_training_in_two_windows_is_the_unbroken_one(tmp_path, digits, robust, schedule, at):
+    """Without momentum the optimizer has no memory: weights, schedule, images, dropout decide."""
+    kind = dict(schedule=schedule, epochs=4, momentum=0.0, milestones=(0.4,), warmup_epochs=0.5)
+    whole = train(tmp_path / "a", digits, robust=robust(), **kind)
+    first = train(tmp_path / "b", digits, robust=robust(), stop=at, **kind)
+    assert [row["epoch"] for row in history(tmp_path / "b")] == ["1", "2", "3", "4"][:at]
+    rest = train(tmp_path / "c", digits, net=first.net, robust=robust(), start=at, **kind)
+    assert rest.metrics["picked_epoch"] == 4 and rest.metrics["epochs"] == 4 - at
+    assert figures(tmp_path / "a") == figures(tmp_path / "b") + figures(tmp_path / "c")
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, rest.net.state_dict()[name]), name
+
+
+def test_a_later_window_that_was_killed_goes_on_to_the_same_numbers(tmp_path, digits, monkeypatch):
+    kind = dict(epochs=4, start=1, schedule="onecycle")
+    whole = train(tmp_path / "a", digits, **kind)
+    resumed = train(killed(monkeypatch, tmp_path / "b", digits, 3, **kind), digits, **kind)
+    assert torch.equal(whole.net[0].weight, resumed.net[0].weight)
 
 
 class Doubled(Training):

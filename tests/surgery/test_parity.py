@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from compressor.errors import RunError
-from compressor.surgery import EMPTY_PLAN, Cut, Plan, analyse, check_parity, plan_cut
+from compressor.surgery import EMPTY_PLAN, Cut, Plan, _parity, analyse, check_parity, plan_cut
 
 
 @pytest.fixture
@@ -79,6 +79,41 @@ def test_a_cut_classifier_is_refused(net, x):
     structure = analyse(net, (x,))
     plan = Plan((Cut("8", (("8.weight", 0), ("8.bias", 0)), (0, 1), ("8",)),))
     with pytest.raises(RunError, match="dimension 0 of '8.weight', which holds no prunable"):
+        check_parity(net, structure, plan, (x,))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda net: net[4].train(), "the mode of '4' to training=True"),
+        (lambda net: net[4].requires_grad_(False), "requires_grad of '4.weight' to False"),
+    ],
+)
+def test_a_cut_that_changes_a_layers_state_is_refused(net, x, harm, message, monkeypatch):
+    net.eval()
+    structure = analyse(net, (x,))
+    plan = plan_cut(structure, {"0": torch.tensor([0, 3, 4])})
+    replay = _parity.replay
+
+    def careless(copied, plan):
+        small = replay(copied, plan)
+        harm(small)
+        return small
+
+    monkeypatch.setattr(_parity, "replay", careless)
+    with pytest.raises(RunError, match=message):
+        check_parity(net, structure, plan, (x,))
+
+
+def test_a_cut_network_that_cannot_be_trained_is_refused(net, x):
+    class Detached(nn.Module):
+        def forward(self, value):
+            return value.detach()
+
+    net[8] = nn.Sequential(nn.Linear(96, 4), Detached())
+    structure = analyse(net, (x,))
+    plan = plan_cut(structure, {"4": torch.tensor([0, 3, 4])})
+    with pytest.raises(RunError, match="no output of the cut network depends on a trainable"):
         check_parity(net, structure, plan, (x,))
 
 

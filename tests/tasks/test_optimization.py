@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from compressor.errors import UsageError
-from compressor.tasks.optimization import OptimizerOptions, factor, make_optimizer, make_schedule
+from compressor.tasks.optimization import (
+    OptimizerOptions,
+    drop_epochs,
+    factor,
+    make_optimizer,
+    make_schedule,
+    move_on,
+)
 
 DEFAULTS = {
     "epochs": 4,
@@ -41,6 +48,36 @@ def test_step_drops_by_gamma_at_each_fraction_of_the_run():
     assert [rate(s) for s in (0, 79, 80, 119, 120)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
+def test_drops_stand_at_whole_epochs_as_in_the_papers():
+    assert drop_epochs(243, (0.5, 0.75)) == [121, 182]
+    assert drop_epochs(160, (0.5, 0.75)) == [80, 120]
+    assert drop_epochs(100, (0.57,)) == [57]
+    assert drop_epochs(1, (0.5, 0.75)) == [0.5, 0.75]
+    rate = factor(options(schedule="step", epochs=5, milestones=(0.5,)), steps=50, warmup=0)
+    assert [rate(19), rate(20)] == pytest.approx([1, 0.1])
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "onecycle"])
+def test_a_schedule_that_is_moved_on_stands_where_it_would_have_come_to(name):
+    def made():
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+        changes = options(schedule=name, warmup_epochs=1.0)
+        return optimizer, make_schedule(optimizer, changes, steps=40)
+
+    walked, walking = made()
+    for _ in range(17):
+        walked.step()
+        walking.step()
+    jumped, jumping = made()
+    move_on(jumping, 17)
+    for _ in range(20):
+        assert walked.param_groups[0]["lr"] == jumped.param_groups[0]["lr"]
+        assert walked.param_groups[0]["momentum"] == jumped.param_groups[0]["momentum"]
+        for optimizer, schedule in ((walked, walking), (jumped, jumping)):
+            optimizer.step()
+            schedule.step()
+
+
 def test_warmup_rises_linearly_and_reaches_the_full_rate():
     rate = factor(options(schedule="cosine"), steps=100, warmup=4)
     assert [rate(s) for s in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -48,7 +85,7 @@ def test_warmup_rises_linearly_and_reaches_the_full_rate():
 
 def test_onecycle_peaks_at_lr_and_ends_near_zero():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule = make_schedule(optimizer, options(schedule="onecycle"), steps=100, epochs=4)
+    schedule = make_schedule(optimizer, options(schedule="onecycle"), steps=100)
     rates = []
     for _ in range(99):
         rates.append(schedule.get_last_lr()[0])

@@ -1,0 +1,186 @@
+"""Rounds and their targets, on the widths of real networks."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from compressor import surgery
+from compressor.errors import RunError, UsageError
+from compressor.models.resnet_cifar import resnet20
+from compressor.stages._budget import solve
+from compressor.stages._counts import choose, uniform
+from compressor.stages._options import SelectOptions
+from compressor.stages._original import Original, check_widths, figures_of
+from compressor.stages._schedule import Schedule
+
+TREE = {
+    "_target_": "compressor.prune.weight_sum.WeightSum", "ratio": 0.5, "ratios": None,
+    "budget": {"macs": None, "params": None}, "rounds": 1, "keep_rates": None,
+    "round_epochs": None, "finetune_per_layer_epochs": 0,
+}  # fmt: skip
+
+
+def targets(layers=None, **changes):
+    schedule, final = Schedule.split({**TREE, **changes})
+    return schedule.targets(final, layers)
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+
+def test_one_shot_is_one_target_as_it_was_typed():
+    assert targets() == [{k: TREE[k] for k in ("_target_", "ratio", "ratios", "budget")}]
+
+
+def test_in_round_i_of_k_a_part_of_what_is_to_go_has_gone():
+    assert [t["ratio"] for t in targets(rounds=3, ratio=0.6)] == [0.2, 0.4, 0.6]
+    shares = [t["budget"]["macs"] for t in targets(rounds=2, budget={"macs": 0.4, "params": None})]
+    assert shares == [0.7, 0.4]
+    own = [t["ratios"] for t in targets(rounds=2, ratios={"layer1": 0.3, "layer2": 0})]
+    assert own == [{"layer1": 0.15, "layer2": 0}, {"layer1": 0.3, "layer2": 0}]
+
+
+def test_keep_rates_refer_to_the_dense_widths_and_do_not_compound():
+    assert [t["ratio"] for t in targets(keep_rates=[0.75, 0.5])] == [0.25, 0.5]
+    assert targets(keep_rates=[0.75, 0.5]) == targets(rounds=2)
+    assert [t["ratio"] for t in targets(keep_rates=[0.9, 0.7, 0.3])] == [0.1, 0.3, 0.7]
+    uneven = targets(keep_rates=[0.8, 0.5], ratios={"layer1": 0.5})
+    assert [t["ratios"]["layer1"] for t in uneven] == [0.2, 0.5]
+
+
+def test_layer_by_layer_says_every_layers_ratio_and_holds_the_last_to_the_budget():
+    budget = {"macs": 0.6, "params": None}
+    layers = [("a", 8, 4), ("b", 8, 8), ("c", 10, 7)]
+    found = targets(lambda: layers, finetune_per_layer_epochs=1, budget=budget)
+    assert [t["ratios"] for t in found] == [
+        {"a": 0.5, "b": 0, "c": 0}, {"a": 0.5, "b": 0, "c": pytest.approx(0.3)}
+    ]  # fmt: skip
+    assert [t["budget"]["macs"] for t in found] == [None, 0.6]
+    with pytest.raises(UsageError, match="no layer would lose"):
+        targets(lambda: [("a", 8, 8)], finetune_per_layer_epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": 0}, "prune.rounds=0 must be a whole number, 1 or more"),
+        ({"round_epochs": -1}, "prune.round_epochs=-1 must be a whole number, 0 or more"),
+        ({"finetune_per_layer_epochs": -1}, "finetune_per_layer_epochs=-1"),
+        ({"finetune_per_layer_epochs": 0.5}, "finetune_per_layer_epochs=0.5"),
+        ({"keep_rates": [0.5, 0.75]}, r"keep_rates=\[0.5, 0.75\] .* smaller than the one before"),
+        ({"keep_rates": [0.5, 0.5]}, "smaller than the one before"),
+        ({"keep_rates": [1.0, 0.5]}, "below 1"),
+        ({"keep_rates": []}, "fractions of the dense widths"),
+        ({"keep_rates": 0.5}, "keep_rates=0.5 must be fractions"),
+        ({"keep_rates": ["a"]}, "must be fractions"),
+        ({"keep_rates": [0.7, 0.5], "rounds": 2}, "rounds=2 and prune.keep_rates.* two schedules"),
+        ({"rounds": 2, "finetune_per_layer_epochs": 1}, "are two schedules: give one"),
+        ({"keep_rates": [0.7, 0.5], "ratio": 0.3}, "prune.ratio=0.3 both say how much"),
+        ({"keep_rates": [0.7], "budget": {"macs": 0.5}}, "prune.budget.macs=0.5 both say"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused_in_one_line(changes, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        Schedule.split({**TREE, **changes})
+    assert "\n" not in str(caught.value)
+
+
+# --- on networks ----------------------------------------------------------------------------------
+
+
+class Given:
+    """A given network as the compress stage sees it: a plan, and how to build the dense one."""
+
+    def __init__(self, build, plan, size):
+        self.plan, self.spec = plan, self
+        self.build, self.input_size = lambda trust: build(), size
+
+
+def small_mobilenet():
+    from torchvision.models import mobilenet_v2
+
+    return mobilenet_v2(num_classes=4, width_mult=0.25)
+
+
+def small_densenet():
+    from torchvision.models import DenseNet
+
+    return DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8, num_classes=3)
+
+
+BUILDERS = {
+    "resnet20": lambda: resnet20(10, (3, 16, 16)),
+    "chain": lambda: nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 9, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(9 * 144, 5),
+    ),
+    "mobilenet": small_mobilenet,
+    "densenet": small_densenet,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scope", ["interior", "all"])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_rounds_end_in_the_widths_of_one_shot_with_original_indices(name, scope):
+    build, size = BUILDERS[name], (3, 16, 16)
+    x = torch.zeros(2, *size)
+    torch.manual_seed(0)
+    dense = build().eval()
+    structure = surgery.analyse(dense, (x,))
+    final = SelectOptions(ratio=0.5, scope=scope)
+    wanted = uniform(choose(structure, final), final)
+    net, plan = copy.deepcopy(dense), surgery.EMPTY_PLAN
+    kept, widths = [], []
+    for options in (SelectOptions(ratio=0.25, scope=scope), final):
+        here = surgery.analyse(net, (x,))
+        groups = choose(here, options)
+        original = Original.of(Given(build, plan, size), net, here, (x,), ())
+        counts = solve(here, groups, original.here(options, groups, figures_of(net, size)))
+        keep = {
+            g.name: torch.randperm(g.size)[: counts[g.name]].sort().values for g in groups
+        }  # fmt: skip
+        step = surgery.plan_cut(here, keep)
+        surgery.check_parity(net, here, step, (torch.randn(2, *size),))
+        net = surgery.replay(net, step)
+        plan = plan.then(step)
+        kept.append(plan.kept)
+        widths.append(counts)
+    assert widths[-1] == wanted
+    assert figures_of(net, size)["macs"] == structure.macs(wanted)
+    assert all(
+        set(kept[1][module]) <= set(kept[0].get(module, kept[1][module])) for module in kept[1]
+    )
+    again = surgery.replay(build().eval(), plan)
+    again.load_state_dict(net.state_dict())
+    torch.testing.assert_close(again(x), net(x))
+    if name == "chain":
+        assert [w["0"] for w in widths] == [48, 32]  # 64 -> 48 -> 32, not 24
+
+
+@pytest.mark.parametrize("figure", ["macs", "params"])
+def test_a_budget_of_a_later_round_is_a_share_of_the_dense_network(figure):
+    build, size = BUILDERS["resnet20"], (3, 16, 16)
+    x = torch.zeros(2, *size)
+    dense = build().eval()
+    whole = figures_of(dense, size)
+    net, plan = dense, surgery.EMPTY_PLAN
+    for share in (0.75, 0.5):
+        options = SelectOptions(budget=(figure, share), ratios={"layer1.0": 0.25})
+        here = surgery.analyse(net, (x,))
+        groups = choose(here, options)
+        original = Original.of(Given(build, plan, size), net, here, (x,), ())
+        counts = solve(here, groups, original.here(options, groups, figures_of(net, size)))
+        step = surgery.plan_cut(here, {name: torch.arange(n) for name, n in counts.items()})
+        net, plan = surgery.replay(copy.deepcopy(net), step), plan.then(step)
+        assert counts["layer1.0.conv1"] == 12
+        assert figures_of(net, size)[figure] / whole[figure] == pytest.approx(share, abs=0.01)
+
+
+def test_a_layer_that_did_not_lose_what_it_was_to_lose_is_named():
+    structure = surgery.analyse(BUILDERS["chain"]().eval(), (torch.zeros(2, 3, 16, 16),))
+    groups = choose(structure, SelectOptions())
+    check_widths(groups, {"0": 32, "3": 9}, {"0": torch.arange(32)})
+    with pytest.raises(RunError, match="'3' keeps 9 of 9 channels where 4 were asked for"):
+        check_widths(groups, {"0": 32, "3": 4}, {"0": torch.arange(32)})

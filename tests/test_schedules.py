@@ -1,0 +1,254 @@
+"""Whole runs of several rounds, and of every way to train again, on a tiny network and digits."""
+
+import json
+
+import pytest
+import torch
+from test_pipeline import compose, keys, run
+
+import compressor
+from compressor import configuration, surgery
+from compressor.configuration import Menu, read_command
+from compressor.errors import RunError, UsageError
+from compressor.pipeline import Experiment
+from compressor.stages import finetune
+from compressor.stages._fit import Fitted
+
+WORDS = ("train.epochs=1", "prune=weight_sum", "machine.latency_seconds=0")
+ROUNDS = ("dense", "compressed", "recalibrated", "finetuned",
+          "round2/compressed", "round2/recalibrated", "final")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return run(folder, "rounds", *WORDS, "prune.rounds=2")
+
+
+def steps(folder, *words, stage="compress"):
+    experiment = Experiment(compose(folder, *WORDS, *words))
+    return experiment, [step for step in experiment.steps if step.stage == stage]
+
+
+# --- rounds ---------------------------------------------------------------------------------------
+
+
+def test_rounds_are_points_of_their_own_and_end_in_the_widths_of_one_shot(folder, report):
+    saved = json.loads((folder / "rounds" / "report.json").read_text())
+    assert tuple(saved["points"]) == ROUNDS
+    once = run(folder, "once", *WORDS, "finetune.epochs=0")
+    points = saved["points"]
+    assert points["final"]["macs"] == once["points"]["final"]["macs"]
+    assert points["dense"]["macs"] > points["compressed"]["macs"] > points["final"]["macs"]
+    assert saved["widths"] == once["widths"]
+    assert saved["ratio"] == once["ratio"] == {"asked": 0.5, "achieved": 0.5}
+    assert saved["parity"]["surgery"] <= 1e-5
+    # the batch-norm statistics before and after, of both cuts
+    assert points["compressed"]["loss"] != points["recalibrated"]["loss"]
+    assert points["round2/compressed"]["loss"] != points["round2/recalibrated"]["loss"]
+    assert set(saved["history"]) == {"train", "finetuned", "final"}
+
+
+def test_what_is_kept_stays_in_original_channels_and_the_network_loads(folder, report):
+    experiment, (first, second) = steps(folder, "prune.rounds=2")
+    before = experiment.cache.read(first.key).plan.kept
+    assert report["kept"] == experiment.cache.read(second.key).plan.kept
+    for module, kept in report["kept"].items():
+        width, left = report["widths"][module]
+        assert set(kept) < set(before[module]) and len(kept) == left == width // 2
+        assert len(before[module]) == width * 3 // 4
+    net = compressor.load(folder / "rounds" / "model")
+    assert sum(p.numel() for p in net.parameters()) == report["points"]["final"]["params"]
+
+
+def test_a_round_is_an_entry_of_the_cache_that_others_share(folder, report):
+    again = run(folder, "again", *WORDS, "prune.rounds=2")
+    assert all(stage["reused"] for stage in again["stages"])
+    assert again["points"] == report["points"]
+    base = [s.key for s in steps(folder, "prune.rounds=2")[0].steps]
+    for same in (("prune=progressive_l1",), ("prune.keep_rates=[0.75,0.5]",)):
+        assert [s.key for s in steps(folder, *same)[0].steps] == base
+    half = steps(folder, "prune.ratio=0.25")[1]
+    assert half[0].key == steps(folder, "prune.rounds=2")[1][0].key
+    none = steps(folder, "prune=none", "prune.rounds=2")[0]
+    assert [s.key for s in none.steps] == [s.key for s in steps(folder, "prune=none")[0].steps]
+
+
+def test_epochs_between_rounds_have_a_key_of_their_own(folder):
+    def epochs(*words):
+        found = steps(folder, "finetune.epochs=4", *words, stage="finetune")[1]
+        return [step.options["finetune"]["epochs"] for step in found]
+
+    assert epochs() == [4]
+    assert epochs("prune.rounds=3") == [4, 4, 4]
+    assert epochs("prune.rounds=3", "prune.round_epochs=1") == [1, 1, 4]
+    _, found = steps(folder, "prune.rounds=2", "prune.round_epochs=0", stage="finetune")
+    assert [step.identity for step in found] == [True, False]
+
+
+def test_the_dense_network_teaches_in_every_round(folder, report):
+    taught = run(folder, "taught", *WORDS, "prune.rounds=2", "distill=kd")
+    reused = [stage["reused"] for stage in taught["stages"]]
+    assert reused == [True, True, True, False, False, False, False]
+    experiment, found = steps(folder, "prune.rounds=2", "distill=kd", stage="finetune")
+    for step, point in zip(found, ("finetuned", "final"), strict=True):
+        made = experiment.cache.read(step.key)
+        assert made.lineage["teacher"] == step.roles["teacher"] == experiment.steps[0].key
+        assert taught["points"][point]["loss"] != report["points"][point]["loss"]
+    # with the labels' weight at 1 and the teacher's at 0 it is as if there were none
+    silent = ("distill=kd", "distill.label_weight=1", "distill.terms.kd.weight=0")
+    alone = run(folder, "silent", *WORDS, "prune.rounds=2", *silent)
+    assert alone["points"]["final"]["loss"] == report["points"]["final"]["loss"]
+
+
+def test_layers_are_cut_one_by_one_on_the_network_fine_tuned_so_far(folder):
+    words = (
+        "model=custom", "model._target_=doubles.Net", "prune=thinet", "prune.budget.macs=0.4",
+        "prune.finetune_per_layer_epochs=1", "finetune.epochs=2",
+    )  # fmt: skip
+    done = run(folder, "layers", *WORDS, *words)
+    assert tuple(done["points"]) == ROUNDS
+    experiment, (first, second) = steps(folder, *words)
+    assert experiment.cache.read(first.key).plan.kept.keys() == {"body.0"}
+    assert {name: len(kept) for name, kept in done["kept"].items()} == {"body.0": 4, "body.3": 4}
+    tuned = [step for step in experiment.steps if step.stage == "finetune"]
+    assert experiment.cache.read(second.key).lineage["parent"] == tuned[0].key
+    assert [step.options["finetune"]["epochs"] for step in tuned] == [1, 2]
+    share = done["points"]["final"]["macs"] / done["points"]["dense"]["macs"]
+    assert share == pytest.approx(0.4, abs=0.01)
+    assert (
+        compressor.load(folder / "layers" / "model", trust=["doubles.Net"]).body[3].out_channels
+        == 4
+    )
+
+
+# --- training again -------------------------------------------------------------------------------
+
+
+def composed(*words):
+    menu = Menu(read_command(words))
+    overrides = configuration.check(read_command(words), menu)
+    return configuration.plain(configuration.compose(overrides, menu))
+
+
+@pytest.mark.parametrize("mode", ["scratch_e", "scratch_b", "rewind"])
+def test_who_trains_again_takes_the_recipe_of_the_training(mode):
+    for words in ((), ("train.lr=0.07", "train.epochs=3", "dataset=cifar10")):
+        config = composed(f"finetune={mode}", *words)
+        assert config["finetune"]["mode"] == mode
+        for name, value in config["train"].items():
+            assert config["finetune"][name] == value
+    assert composed(f"finetune={mode}", "finetune.lr=0.3")["finetune"]["lr"] == 0.3
+    assert composed("train.lr=0.07")["finetune"]["lr"] != 0.07
+
+
+def test_the_dense_network_does_not_know_how_it_is_trained_again(folder):
+    base = keys(folder, *WORDS)
+    for mode in ("scratch_e", "scratch_b", "rewind"):
+        other = keys(folder, *WORDS, f"finetune={mode}")
+        assert [stage for stage in base if base[stage] != other[stage]] == ["finetune"]
+    assert keys(folder, *WORDS, "finetune.epoch_cap=2") == base
+    assert keys(folder, *WORDS, "finetune.rewind_epoch=3") == base
+
+
+def test_scratch_b_trains_longer_by_the_macs_that_were_saved(folder, report):
+    words = ("finetune=scratch_b", "finetune.epochs=3", "prune.ratio=0.3")
+    coming = run(folder, "coming", *WORDS, *words, "plan_only=true")["plan"]
+    done = run(folder, "scratch", *WORDS, *words)
+    dense, final = (done["points"][name]["macs"] for name in ("dense", "final"))
+    expected = finetune.scratch_b_epochs(3, dense, final)
+    assert done["training"]["final"]["epochs"] == expected == 3 * dense // final > 3
+    assert coming["stages"][-1]["epochs"] == expected
+    assert done["training"]["final"]["mode"] == "scratch_b"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Networks with which a fine-tuning begins, as it would: nothing is trained."""
+    found = []
+
+    def fit(net, options, context, **more):
+        found.append({name: value.clone() for name, value in net.state_dict().items()})
+        return Fitted(net.eval(), {"picked_epoch": 0})
+
+    monkeypatch.setattr(finetune, "fit", fit)
+    return found
+
+
+def test_rewinding_goes_back_to_the_initial_weights_of_the_kept_channels(folder, report, started):
+    words = ("finetune=rewind", "prune.rounds=2")
+    run(folder, "initial", *WORDS, *words, "finetune.lr=0.01")
+    experiment, found = steps(folder, *words, "finetune.lr=0.01", stage="finetune")
+    untrained = keys(folder, *WORDS, "train.epochs=0")["train"]
+    assert [side.key for step in found for side in step.sides] == [untrained] * 2
+    for step, state in zip(found, started, strict=True):
+        made = experiment.cache.read(step.key)
+        assert made.lineage["rewind_0"] == untrained
+        initial = surgery.replay(experiment.cache.read(untrained).network(), made.plan)
+        for name, value in initial.state_dict().items():
+            assert torch.equal(value, state[name]), name
+    assert len(started[0]["layer3.0.conv1.weight"]) == 24
+    assert len(started[1]["layer3.0.conv1.weight"]) == 16
+
+
+def test_a_rewound_training_of_a_network_that_lost_nothing_is_the_dense_one(folder):
+    """Without momentum nothing is lost with the optimizer: same weights, schedule, images."""
+    words = (
+        "prune=none", "train.epochs=3", "train.optimizer=sgd", "train.momentum=0",
+        "train.schedule=cosine", "train.select=last", "finetune=rewind", "finetune.epochs=3",
+        "finetune.rewind_epoch=1",
+    )  # fmt: skip
+    done = run(folder, "rewound", *WORDS, *words)
+    assert done["points"]["final"] == done["points"]["dense"]
+    experiment, (last,) = steps(folder, *words, stage="finetune")
+    dense, final = (experiment.cache.read(k).network() for k in (experiment.steps[0].key, last.key))
+    for name, value in dense.state_dict().items():
+        assert torch.equal(value, final.state_dict()[name]), name
+    coming = run(folder, "coming", *WORDS, *words, "seed=1", "plan_only=true")["plan"]
+    titles = {stage["title"]: stage["epochs"] for stage in coming["stages"]}
+    assert titles["train"] == 3 and titles["train (rewind_1)"] == 1 and titles["finetune"] == 2
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prune.rounds=0"], "prune.rounds=0"),
+        (["prune.rounds=40"], "round [0-9]+ of 40 would cut nothing"),
+        (["prune.keep_rates=[0.5,0.75]"], "keep_rates"),
+        (["prune.keep_rates=[0.7]", "prune.ratio=0.2"], "both say how much goes"),
+        (["prune.finetune_per_layer_epochs=-1"], "finetune_per_layer_epochs=-1"),
+        (["finetune.mode=again"], "finetune.mode=again"),
+        (["finetune=rewind", "finetune.rewind_epoch=9"], "rewind_epoch=9 lies beyond"),
+        (["finetune=scratch_b", "prune.rounds=2"], "finetune=scratch_b takes the widths"),
+        (["finetune=rewind", "prune.rounds=2", "prune.round_epochs=1"], "prune.round_epochs"),
+        (
+            ["prune=none", "prune._target_=doubles.HalfOfTheFirst", "prune.rounds=2"],
+            "owns its stage",
+        ),
+    ],
+)
+def test_a_schedule_that_no_run_can_follow_is_refused_before_anything_runs(
+    folder, overrides, message
+):
+    with pytest.raises(UsageError, match=message) as caught:
+        run(folder, "refused", *WORDS, *overrides)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize("statistics", ["dense", "sequential"])
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [("mode", "mode of 'layer1.0.conv1'"), ("flags", "requires_grad of 'layer1.0.conv1.weight'")],
+)
+def test_a_criterion_that_changes_a_layers_state_is_found_out(folder, statistics, harm, message):
+    words = ("prune=none", "prune._target_=doubles.Careless", f"+prune.harm={harm}")
+    with pytest.raises(RunError, match=message):
+        run(folder, "careless", *WORDS, *words, f"prune.statistics={statistics}")
