@@ -146,12 +146,13 @@ class Experiment:
         for term in self.config["distill"]["terms"].values():
             make(term)
         compress_stage.check(self.config["prune"])
-        schedule, _ = Schedule.split(self.config["prune"])
+        schedule, final = Schedule.split(self.config["prune"])
+        once = schedule.one_shot or compress_stage.is_none(final)
         finetune.check(
             self.config["finetune"],
             self.config["train"]["epochs"],
-            one_shot=schedule.one_shot,
-            again=not schedule.layerwise and schedule.round_epochs is None,
+            one_shot=once,
+            again=once or schedule.epochs is None,
         )
         recalibrate.check(self.config["recalibrate"])
         self._check_stages(list(self.config["stages"]))
@@ -209,7 +210,7 @@ class Experiment:
             return found
         schedule, final = Schedule.split(self.config["prune"])
         if compress_stage.is_none(final):
-            targets = [final]  # the dense control of a sweep is one experiment
+            targets = [final]  # the dense control has nothing to do in rounds
         else:
             targets = schedule.targets(final, lambda: self._layers(final))
         for number, target in enumerate(targets, 1):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_pipeline import compose, keys, run
 
 import compressor
@@ -131,8 +132,10 @@ def test_layers_are_cut_one_by_one_on_the_network_fine_tuned_so_far(folder):
 
 def composed(*words):
     menu = Menu(read_command(words))
-    overrides = configuration.check(read_command(words), menu)
-    return configuration.plain(configuration.compose(overrides, menu))
+    config = configuration.compose(configuration.check(read_command(words), menu), menu)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return configuration.plain(config)
 
 
 @pytest.mark.parametrize("mode", ["scratch_e", "scratch_b", "rewind"])

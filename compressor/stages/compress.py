@@ -41,7 +41,8 @@ def check(options: Mapping[str, Any]) -> None:
     """Make the method and read the shared options: their ranges are refused here."""
     schedule, final = Schedule.split(options)
     _, own = SelectOptions.split(final)
-    if hasattr(make(own), "run") and not schedule.one_shot:
+    method = make(own)
+    if hasattr(method, "run") and not (schedule.one_shot or isinstance(method, NoPruning)):
         raise UsageError(
             f"prune._target_={own['_target_']} owns its stage and cuts once: leave prune.rounds, "
             "prune.keep_rates and prune.finetune_per_layer_epochs as they are"
