@@ -14,6 +14,7 @@ from compressor.instantiation import make
 from compressor.stages._budget import solve
 from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
+from compressor.stages._schedule import Schedule
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
 from compressor.stages._select import select
@@ -82,7 +83,8 @@ def method_of(name):
     from compressor.configuration import Menu, read_command
 
     command = read_command([f"prune={name}"])
-    return make(SelectOptions.split(Menu(command).compose(command.overrides)["prune"])[1])
+    _, tree = Schedule.split(Menu(command).compose(command.overrides)["prune"])
+    return make(SelectOptions.split(tree)[1])
 
 
 @pytest.mark.parametrize("statistics", ["dense", "sequential"])
