@@ -143,6 +143,11 @@ class Cache:
     def _make(self, key: str, stage: str, make: Callable[[Path], None], lock: Any) -> None:
         # a damaged entry, or one that a cache without reuse replaces
         shutil.rmtree(self.folder(key), ignore_errors=True)
+        if self.folder(key).exists():
+            raise RunError(
+                f"{self.folder(key)} is damaged and cannot be taken away: ask its owner to remove "
+                "it, or set cache.dir= to another folder"
+            )
         with self._unfinished(key) as folder:
             try:
                 make(folder)

@@ -6,6 +6,8 @@ or be cut off without being noticed.
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,6 +36,10 @@ def seal(folder: Path, about: Mapping[str, Any] | None = None) -> None:
     }
     body = {"format": FORMAT, "about": dict(about or {}), "files": files}
     (folder / NAME).write_text(_signed(body), encoding="utf-8")
+    # safetensors writes for its owner alone, whatever the umask: others share the cache
+    mode = stat.S_IMODE((folder / NAME).stat().st_mode)
+    for name in files:
+        os.chmod(folder / name, mode)
 
 
 def verify(folder: Path) -> frozenset[str]:
@@ -68,7 +74,13 @@ def verify(folder: Path) -> frozenset[str]:
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise RunError(f"{path} is missing: restore the folder or make it again")
-        if path.stat().st_size != entry.get("bytes") or digest(path) != entry.get("sha256"):
+        try:
+            whole = path.stat().st_size == entry.get("bytes") and digest(path) == entry.get(
+                "sha256"
+            )
+        except OSError as error:
+            raise RunError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
+        if not whole:
             raise RunError(
                 f"{path} is damaged (its size or checksum differs): restore it or make it again"
             )

@@ -61,3 +61,11 @@ def test_a_link_in_place_of_a_file_is_not_followed(folder, tmp_path_factory):
     (folder / "a.json").symlink_to(elsewhere)
     with pytest.raises(RunError, match="is missing"):
         manifest.verify(folder)
+
+
+def test_whoever_may_read_the_manifest_may_read_every_file(tmp_path):
+    (tmp_path / "weights").write_bytes(b"w")
+    (tmp_path / "weights").chmod(0o600)  # as safetensors leaves it
+    manifest.seal(tmp_path)
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes["weights"] == modes[manifest.NAME]
