@@ -6,10 +6,8 @@ Exit codes: 0 done, 1 a failure while running, 2 the command or its configuratio
 
 from __future__ import annotations
 
-import errno
 import functools
 import gc
-import json
 import logging
 import os
 import shlex
@@ -25,11 +23,11 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from compressor import launching, members, objective
-from compressor.errors import RunError, UsageError
+from compressor import launching, members, multirun, objective
+from compressor.errors import RunError
+from compressor.verdicts import INTERRUPTED, folder_line, verdict
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-_FOLDER_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC)
 # what joblib, concurrent.futures and submitit raise for a worker that was killed
 _LOST_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError")
 _OUTPUT = "output.log"  # what a member printed that ran in a process of its own
@@ -75,9 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
         except BaseException as error:
-            code, line = _verdict(error)
+            code, line = verdict(error)
             if line is None:
                 return code
+            if line == INTERRUPTED:
+                line = _interrupted_line()
             if wants_traceback:
                 traceback.print_exc()
             elif code == 1:
@@ -152,13 +152,13 @@ def _run_member(
     from compressor.configuration import plain
 
     values = plain(config)
-    sources = _own_sources(values)
+    sources = multirun.own_sources(values)
     if members.lives(members.read_status(folder)):
         print("another process still runs this member: waiting for it", flush=True)
         while members.lives(members.read_status(folder)):
             time.sleep(1)
     report = members.kept_report(folder, values, sources)
-    if report is not None and report.get("data") != _data_now(values):
+    if report is not None and report.get("data") != multirun.data_now(values):
         print("done before, but with other data: again", flush=True)
         report = None
     done = {"state": "done", "sweep": sweep, "sources": sources}
@@ -196,12 +196,12 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
         if command.shows_job:
             print(configuration.job_text(command, menu), end="")
             return 0
-        _admit_users_folder()
+        multirun.admit_users_folder()
         overrides = configuration.check(command, menu)
         if not command.shows:
             pinned = _prepare(command, menu, overrides)
     Sweep.current, Sweep.command, _Failure.error = None, command.overrides, None
-    _DATA.clear()
+    multirun.DATA.clear()
     if command.completes:
         with _arguments([*command.flags, *overrides]):
             print(_help.completions(_application()), end="")
@@ -215,7 +215,7 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
             # what a job raises does not come this way: it is Hydra that made no folder
             if error.filename is None:
                 raise
-            raise RunError(_folder_line(error)) from error
+            raise RunError(folder_line(error)) from error
         except Exception as error:
             progress = Sweep.current
             if progress is None:
@@ -223,13 +223,14 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
             if type(error).__name__ in _LOST_WORKER and progress.outlast():
                 # a worker is gone, of joblib the whole pool: the members that it ran are taken up
                 # once more, and what was done is found done
-                overrides = _in_the_same_folder(overrides, progress.folder)
+                overrides = multirun.in_the_same_folder(overrides, progress.folder)
                 print("compress-run: a worker process was killed; its members run once more")
                 continue
             if not progress.tally().finished:
                 raise
             progress.stop()
-            if _finish_multirun(progress, wants_traceback) and not progress.tally().done:
+            failed = multirun.finish(progress, Sweep.command, wants_traceback)
+            if failed and not progress.tally().done:
                 return 1  # nothing to look for among failed members: that has been said
             raise
         finally:
@@ -237,7 +238,9 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
                 Sweep.current.stop()
     if _Failure.error is not None:
         raise _Failure.error
-    return 0 if Sweep.current is None else _finish_multirun(Sweep.current, wants_traceback)
+    if Sweep.current is None:
+        return 0
+    return multirun.finish(Sweep.current, Sweep.command, wants_traceback)
 
 
 def _application() -> Any:
@@ -275,18 +278,6 @@ def _prepare(command: Any, menu: Any, overrides: list[str]) -> list[str]:
     return [*extra, f"++hydra.callbacks.sweep={{_target_:{__name__}.Sweep,sweep:'{sweep}'}}"]
 
 
-def _in_the_same_folder(overrides: list[str], folder: Path) -> list[str]:
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    kept = [word for word in overrides if not word.lstrip("+").startswith("hydra.sweep.dir=")]
-    return [*kept, f"hydra.sweep.dir='{quoted}'"]
-
-
-def _admit_users_folder() -> None:
-    """Classes of the user's own, after everything installed; worker processes inherit the path."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-
-
 def _run_experiment(
     config: DictConfig, settings: DictConfig, folder: Path
 ) -> dict[str, Any] | None:
@@ -300,7 +291,7 @@ def _run_experiment(
         values["machine"]["progress"] = False  # bars of many processes on one terminal
     # Idle threads that spin in wait of work slow a busy machine tenfold; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    _admit_users_folder()
+    multirun.admit_users_folder()
     _import_once()
     from compressor.pipeline import run_experiment
 
@@ -345,33 +336,6 @@ def _figures(
     return values[0] if len(values) == 1 else values
 
 
-def _own_sources(values: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the user's own classes, which a kept member must share; most runs have none."""
-    text = json.dumps(values)
-    if text.count('"_target_"') == text.count('"_target_": "compressor.'):
-        return {}
-    _admit_users_folder()
-    from compressor.instantiation import sources
-
-    return sources(values)
-
-
-_DATA: dict[str, dict[str, str]] = {}
-
-
-def _data_now(values: Mapping[str, Any]) -> dict[str, str]:
-    """Keys of a member's data as it lies there now; read once for all members that share it."""
-    shared = [values.get(group) for group in ("dataset", "task", "scale", "model")]
-    # of noise the keys hold a class of the user's own alone
-    shared.append((values.get("noise") or {}).get("_target_"))
-    name = json.dumps(shared, sort_keys=True)
-    if name not in _DATA:
-        from compressor.pipeline import data_keys
-
-        _DATA[name] = data_keys(values)
-    return _DATA[name]
-
-
 def _output(folder: Path) -> Any:
     """A member in a process of its own prints into its folder: the terminal is the progress's."""
     return nullcontext() if Sweep.current is not None else members.output_to(folder / _OUTPUT)
@@ -387,7 +351,7 @@ def _alone(folder: Path, lost: bool) -> Any:
 
 
 def _record_failure(folder: Path, error: BaseException, status: dict[str, Any]) -> None:
-    code, line = _verdict(error)
+    code, line = verdict(error)
     if code == 130 and status:
         line = "interrupted"  # the sweep says once what to do
     status = {"state": "failed", "error": line, **status}
@@ -398,113 +362,12 @@ def _record_failure(folder: Path, error: BaseException, status: dict[str, Any]) 
         members.write_status(folder, status)
 
 
-def _finish_multirun(progress: members.Progress, wants_traceback: bool) -> int:
-    """Write and print the multirun's table; 1 when a member failed."""
-    from rich.console import Console
-
-    from compressor.report import sweep
-
-    folder = progress.folder
-    if progress.beside or progress.tally().kept:
-        _measure_what_was_left(folder)
-    if any(folder.rglob("report.json")):
-        Console().print(sweep.table(sweep.summarise(folder)))
-    tally = progress.tally()
-    with suppress(OSError):
-        members.write_sweep(folder, Sweep.command, "failed" if tally.failed else "done")
-    if not tally.failed:
-        return 0
-    if wants_traceback:
-        for name in tally.failed:
-            print(members.read_status(folder / name).get("traceback", ""), file=sys.stderr)
-    print(
-        f"compress-run: {len(tally.failed)} of {tally.finished} members failed: "
-        f"{', '.join(tally.failed)} (status.json of each in {folder} says why; the same command "
-        "with hydra.sweep.dir= that folder runs only those again)",
-        file=sys.stderr,
-    )
-    return 1
-
-
-def _measure_what_was_left(folder: Path) -> None:
-    """Latencies of members that ran side by side, in this command or before: now, alone."""
-    from compressor import latency
-
-    try:
-        latency.complete(folder, lambda line: print(line, flush=True))
-    except Exception as error:
-        # without them the table still has every other figure
-        _, line = _verdict(error)
-        print(f"compress-run: latency was not measured: {line}", file=sys.stderr)
-
-
-def _verdict(error: BaseException) -> tuple[int, str | None]:
-    """The exit code of an exception and its line; no line for an ordinary exit."""
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from compressor.configuration import one_line
-
-    if _is_interrupt(error):
-        return 130, _interrupted_line()
-    cause = error.__cause__
-    if isinstance(error, InstantiationException) and cause is not None:
-        if isinstance(cause, ImportError):
-            return 2, f"a _target_ cannot be found: {one_line(cause)}"
-        if not isinstance(cause, TypeError):
-            # what a constructor said; Hydra only quotes it
-            return _verdict(cause)
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        return code, error.code if isinstance(error.code, str) else None
-    if isinstance(error, BrokenPipeError):
-        # the reader of our output went away (`| head`): say nothing, and nothing at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1, None
-    if isinstance(error, (UsageError, HydraException, OmegaConfBaseException)):
-        return 2, one_line(error)
-    if isinstance(error, RunError):
-        return 1, one_line(error)
-    if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS and error.filename:
-        return 1, _folder_line(error)
-    if _is_out_of_memory(error):
-        return 1, (
-            f"out of memory ({one_line(error)[:200]}); lower train.batch_size, finetune.batch_size "
-            "or machine.eval_batch_size, or run fewer members at once"
-        )
-    return 1, f"{type(error).__name__}: {one_line(error)}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # by name and text: torch is not imported for this, and raises RuntimeError on the CPU
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )
-
-
 def _interrupted_line() -> str:
-    line = "interrupted; finished stages are kept in the cache: the same command goes on"
     if Sweep.current is None or not Sweep.current.tally().done:
-        return line
-    return f"{line}, with hydra.sweep.dir={Sweep.current.folder} without its finished members"
-
-
-def _folder_line(error: OSError) -> str:
+        return INTERRUPTED
     return (
-        f"cannot write to '{error.filename}': {error.strerror}; choose another folder with "
-        "paths.outputs=FOLDER (everything) or hydra.run.dir=FOLDER (this run)"
+        f"{INTERRUPTED}, with hydra.sweep.dir={Sweep.current.folder} without its finished members"
     )
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    # Lightning answers Ctrl-C in a training with exit(1): the interrupt is that exit's context
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__context__ if isinstance(error, SystemExit) else None
-    return False
 
 
 def _command(settings: DictConfig) -> str:

@@ -1,0 +1,92 @@
+"""What a multirun needs around its members: what a kept one must share, and how a sweep ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from compressor import members
+from compressor.verdicts import verdict
+
+DATA: dict[str, dict[str, str]] = {}
+
+
+def own_sources(values: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the user's own classes, which a kept member must share; most runs have none."""
+    text = json.dumps(values)
+    if text.count('"_target_"') == text.count('"_target_": "compressor.'):
+        return {}
+    admit_users_folder()
+    from compressor.instantiation import sources
+
+    return sources(values)
+
+
+def data_now(values: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a member's data as it lies there now; read once for all members that share it."""
+    shared = [values.get(group) for group in ("dataset", "task", "scale", "model")]
+    # of noise the keys hold a class of the user's own alone
+    shared.append((values.get("noise") or {}).get("_target_"))
+    name = json.dumps(shared, sort_keys=True)
+    if name not in DATA:
+        from compressor.pipeline import data_keys
+
+        DATA[name] = data_keys(values)
+    return DATA[name]
+
+
+def admit_users_folder() -> None:
+    """Classes of the user's own, after everything installed; worker processes inherit the path."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def in_the_same_folder(overrides: list[str], folder: Path) -> list[str]:
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    kept = [word for word in overrides if not word.lstrip("+").startswith("hydra.sweep.dir=")]
+    return [*kept, f"hydra.sweep.dir='{quoted}'"]
+
+
+def finish(progress: members.Progress, command: Sequence[str], wants_traceback: bool) -> int:
+    """Write and print the multirun's table; 1 when a member failed."""
+    from rich.console import Console
+
+    from compressor.report import sweep
+
+    folder = progress.folder
+    if progress.beside or progress.tally().kept:
+        _measure_what_was_left(folder)
+    if any(folder.rglob("report.json")):
+        Console().print(sweep.table(sweep.summarise(folder)))
+    tally = progress.tally()
+    with suppress(OSError):
+        members.write_sweep(folder, command, "failed" if tally.failed else "done")
+    if not tally.failed:
+        return 0
+    if wants_traceback:
+        for name in tally.failed:
+            print(members.read_status(folder / name).get("traceback", ""), file=sys.stderr)
+    print(
+        f"compress-run: {len(tally.failed)} of {tally.finished} members failed: "
+        f"{', '.join(tally.failed)} (status.json of each in {folder} says why; the same command "
+        "with hydra.sweep.dir= that folder runs only those again)",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _measure_what_was_left(folder: Path) -> None:
+    """Latencies of members that ran side by side, in this command or before: now, alone."""
+    from compressor import latency
+
+    try:
+        latency.complete(folder, lambda line: print(line, flush=True))
+    except Exception as error:
+        # without them the table still has every other figure
+        _, line = verdict(error)
+        print(f"compress-run: latency was not measured: {line}", file=sys.stderr)
