@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor import members
+from compressor.errors import RunError, UsageError
 from compressor.verdicts import verdict
 
 DATA: dict[str, dict[str, str]] = {}
@@ -27,8 +28,18 @@ def own_sources(values: Mapping[str, Any]) -> dict[str, str]:
     return sources(values)
 
 
-def data_now(values: Mapping[str, Any]) -> dict[str, str]:
-    """Keys of a member's data as it lies there now; read once for all members that share it."""
+def has_same_data(report: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a done member's data are those that lie there now, as far as they can be read."""
+    try:
+        return report.get("data") == _data_now(values)
+    except (UsageError, RunError) as error:
+        # data that were moved away since make no result wrong
+        print(f"its data are not compared: {error}", flush=True)
+        return True
+
+
+def _data_now(values: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a member's data, read once for all members that share it."""
     shared = [values.get(group) for group in ("dataset", "task", "scale", "model")]
     # of noise the keys hold a class of the user's own alone
     shared.append((values.get("noise") or {}).get("_target_"))

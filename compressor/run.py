@@ -158,7 +158,7 @@ def _run_member(
         while members.lives(members.read_status(folder)):
             time.sleep(1)
     report = members.kept_report(folder, values, sources)
-    if report is not None and report.get("data") != multirun.data_now(values):
+    if report is not None and not multirun.has_same_data(report, values):
         print("done before, but with other data: again", flush=True)
         report = None
     done = {"state": "done", "sweep": sweep, "sources": sources}

@@ -288,6 +288,19 @@ def test_a_member_whose_data_files_changed_is_run_again(experiments, capfd, monk
     assert len(experiments.calls) == 4 and len(looks) == 1  # read once for both members
 
 
+def test_a_member_whose_data_were_moved_away_is_kept(experiments, capfd, monkeypatch):
+    words = ["-m", "seed=0", "hydra.sweep.dir=sweep"]
+    assert run.main(words) == 0
+
+    def gone(config):
+        raise UsageError("dataset.root=/gone is no folder")
+
+    monkeypatch.setattr(sys.modules["compressor.pipeline"], "data_keys", gone)
+    assert run.main(words) == 0
+    assert len(experiments.calls) == 1
+    assert "not compared: dataset.root=/gone is no folder" in capfd.readouterr().out
+
+
 def test_an_old_report_is_gone_while_its_member_runs_again(experiments):
     assert run.main(["-m", "seed=0", "hydra.sweep.dir=sweep"]) == 0
     experiments.ends.append(RunError("broke"))
