@@ -58,6 +58,7 @@ def check(command: Command, menu: Menu) -> list[str]:
     overrides = [menu.without_globs(parse(text)) for text in texts]
     groups, values = _checked_groups(overrides, command, menu)
     _check_hydra([o for o in overrides if o.is_hydra_override() and o not in groups], groups, menu)
+    _check_one_target(values)
     handed = {override.input_line: override.input_line for override in overrides}
     for selection in _selections(groups) if values else ():
         base = menu.compose(selection)
@@ -155,6 +156,7 @@ def job_text(command: Command, menu: Menu) -> str:
     """
     overrides = [parse(text) for text in command.overrides]
     groups, values = _checked_groups(overrides, command, menu)
+    _check_one_target(values)
     config = menu.compose(next(_selections(groups)))
     handed = [parse(_checked_value(override, config, menu)) for override in values]
     hydras = [o for o in overrides if o.is_hydra_override() and o not in groups]
@@ -287,6 +289,18 @@ def _check_hydra(overrides: list[Override], groups: list[Override], menu: Menu) 
             node = _value(node, part)
         for value in _raw_values(override):
             _ranges.check(override.key_or_group, value)
+
+
+def _check_one_target(values: list[Override]) -> None:
+    """A typed ratio beside a typed budget: once composed, a default is no longer told from it."""
+    ratio = next((o.input_line for o in values if o.key_or_group == "prune.ratio"), None)
+    for override in values:
+        if ratio and override.key_or_group.startswith("prune.budget"):
+            given = [v.values() if isinstance(v, dict) else [v] for v in _raw_values(override)]
+            if any(value is not None for values in given for value in values):
+                raise UsageError(
+                    f"{ratio} and {override.input_line} both say how much goes: give one of them"
+                )
 
 
 def _raw_values(override: Override) -> Iterator[Any]:

@@ -25,6 +25,7 @@ from compressor.locks import Locks
 
 if TYPE_CHECKING:
     from compressor.pipeline import Experiment
+    from compressor.stages import Machine
 
 VERSION = 2
 
@@ -89,6 +90,35 @@ def _measure(
     reused = cache.obtain(key, "latency", take)
     measured = manifest.read_json(cache.folder(key) / "latency.json")
     return {name: measured[shape] for name, shape in shapes.items()}, reused
+
+
+def in_turns(
+    dense: nn.Module,
+    small: nn.Module,
+    input_size: tuple[int, int, int],
+    machine: "Machine",
+    note: Callable[[str], None],
+) -> dict[str, float]:
+    """Median milliseconds a batch of two networks on the CPU, {"dense", "small"}."""
+    with alone(note):
+        measured = measure.latency(
+            {"dense": dense, "small": small},
+            input_size,
+            batch_size=machine.latency_batch_size,
+            threads=torch.get_num_threads(),
+            seconds=machine.latency_seconds,
+        )
+    return {name: spread["median"] for name, spread in measured.items()}
+
+
+def facts(machine: "Machine") -> dict[str, Any]:
+    """What a decision by latency depends on beside the networks; plain values, for a key."""
+    return {
+        "machine": _machine(),
+        "threads": torch.get_num_threads(),
+        "batch_size": machine.latency_batch_size,
+        "seconds": machine.latency_seconds,
+    }
 
 
 def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -> None:

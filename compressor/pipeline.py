@@ -274,7 +274,7 @@ class Experiment:
         null_distill = {"label_weight": 1.0, "terms": {}}
         null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
         if stage == "compress":
-            return {"prune": dict(prune)}
+            return compress_stage.reads(prune, self.machine)
         if stage == "recalibrate":
             return dict(self.config["recalibrate"])
         robust = self.config["robust"]
@@ -383,21 +383,8 @@ class Experiment:
         self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact], folder: Path
     ) -> None:
         start = time.perf_counter()
-        context = Context(
-            seed=derive(self.seed, *step.seeded),
-            folder=folder,
-            data=self.data,
-            task=self.task,
-            machine=self.machine,
-            precision=self.precision,
-            targets=self.labels.given,
-            clean_targets=self.labels.clean,
-            cache=self.cache,
-            data_key=self.data_key,
-            trust=self.trust,
-            roles={role: made[key] for role, key in step.roles.items()},
-            note=self.note,
-        )
+        roles = {role: made[key] for role, key in step.roles.items()}
+        context = self.context(step.seeded, folder, roles)
         outcome = RUNNERS[step.stage][1](Given(self.spec, parent), step.options, context)
         lineage = {"parent": parent.key if parent else "", **step.roles}
         if step.stage == "train":
@@ -411,6 +398,29 @@ class Experiment:
             net=outcome.net,
             lineage=lineage,
             notes={**outcome.notes, "made_seconds": round(seconds, 3)},
+        )
+
+    def context(
+        self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]
+    ) -> Context:
+        """What a stage may use beside its options; it writes into `folder`.
+
+        seeded: as in `Step`.
+        """
+        return Context(
+            seed=derive(self.seed, *seeded),
+            folder=folder,
+            data=self.data,
+            task=self.task,
+            machine=self.machine,
+            precision=self.precision,
+            targets=self.labels.given,
+            clean_targets=self.labels.clean,
+            cache=self.cache,
+            data_key=self.data_key,
+            trust=self.trust,
+            roles=roles,
+            note=self.note,
         )
 
     def _metrics(self, made: Artefact) -> dict[str, Any]:
@@ -481,7 +491,7 @@ def run_experiment(
     side_by_side: other members run at the same time, so that latency is left to be measured when
     they are done. Returns the report (the plan alone with plan_only).
     """
-    from compressor import latency, preview, run_folder
+    from compressor import latency, preview, run_folder, sensitivity
 
     start = time.perf_counter()
     experiment = Experiment(config, run_dir, lambda line: print(line, flush=True))
@@ -495,10 +505,13 @@ def run_experiment(
         return {"plan": coming}
     run_folder.make(run_dir)
     records, artefacts = experiment.walk()
+    layers = sensitivity.of_run(experiment, artefacts)
     latencies, known = ({}, False) if side_by_side else latency.of_run(experiment, artefacts)
     report = run_folder.report(experiment, command, records, artefacts, latencies)
     report["latency_reused"] = known
     run_folder.keep(experiment, artefacts, report, run_dir, member)
+    if layers:
+        report["sensitivity"] = sensitivity.write(layers, run_dir)
     report["seconds"] = round(time.perf_counter() - start, 3)
     run_folder.write(run_dir, report)
     run_folder.present(run_dir, report, member)

@@ -10,7 +10,9 @@ from rich.table import Table
 
 from compressor import measure, surgery
 from compressor.errors import UsageError
-from compressor.stages import compress, finetune
+from compressor.stages import _sensitivity, compress, finetune
+from compressor.stages._timed import Bench
+from compressor.surgery import EMPTY_PLAN
 
 if TYPE_CHECKING:
     from compressor.pipeline import Experiment, Step
@@ -28,6 +30,8 @@ def preview(experiment: "Experiment") -> dict[str, Any]:
         "cut": None,
         "seconds": None,
     }
+    if compress.wants_table(experiment.config["prune"]):
+        _sensitivity.check(experiment.data)
     cutting = [s for s in experiment.steps if s.stage == "compress" and not s.identity]
     if cutting:
         net = experiment.spec.build(experiment.trust)
@@ -35,8 +39,12 @@ def preview(experiment: "Experiment") -> dict[str, Any]:
         measure.count_macs(net, experiment.spec.input_size)
         examples = experiment.task.example_inputs(experiment.spec.input_size, 2)
         structure = surgery.analyse(net, examples)
+        bench = Bench(
+            net, experiment.spec, EMPTY_PLAN, experiment.cache, experiment.machine, experiment.note
+        )
         cuts = [
-            compress.preview(net, step.options["prune"], examples, structure) for step in cutting
+            compress.preview(net, step.options["prune"], examples, structure, bench)
+            for step in cutting
         ]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
@@ -145,6 +153,11 @@ def show(coming: Mapping[str, Any]) -> None:
     console.print(stages)
     cut = coming["cut"]
     if cut:
+        if cut["decided"]:
+            console.print(
+                f"prune.allocation={cut['decided']} chooses the widths after the training; with "
+                "one ratio for all layers they would be"
+            )
         console.print(_cut_table(cut))
         dense, small = cut["macs"]
         console.print(

@@ -68,6 +68,7 @@ def report(
         "kept": final.plan.kept,
         "widths": cut.get("widths", {}),
         "ratio": cut.get("ratio"),
+        "allocation": cut.get("allocation"),
         "selection": selection,
         "data": experiment.data_keys,
         "labels": {"key": experiment.labels.key, "flip_rate": experiment.labels.flip_rate},
@@ -130,7 +131,7 @@ def _clear(run_dir: Path) -> None:
     """Take away what an earlier run left in a folder of the user's choice: no mixture of two."""
     for name in ("model", "history", "tensorboard", "figures"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("model.onnx", "report.json", "report.md"):
+    for name in ("model.onnx", "report.json", "report.md", "sensitivity.csv"):
         (run_dir / name).unlink(missing_ok=True)
 
 

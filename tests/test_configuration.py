@@ -62,7 +62,7 @@ def test_an_unknown_key_is_answered_with_the_keys_of_the_chosen_option():
 
 
 def test_a_misspelt_key_is_answered_with_the_near_one():
-    assert "did you mean prune.ratio or prune.ratios?" in refusal("prune.ration=0.5")
+    assert "did you mean prune.ratio or prune.ratios" in refusal("prune.ration=0.5")
 
 
 def test_a_key_without_its_group_is_answered_with_its_full_names():
@@ -117,6 +117,22 @@ def test_a_value_of_the_wrong_type_names_the_type_that_is_expected(override, exp
 )
 def test_a_value_of_the_right_type_is_handed_on_unchanged(override):
     assert checked(override) == [override]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("prune.ratio=0.5", "prune.budget.macs=0.5"),
+     ("prune.budget.latency=0.5", "prune.ratio=0.5"),
+     ("prune.ratio=0.5", "prune.budget={params:0.3}"),
+     ("prune.ratio=0.3,0.5", "prune.budget.macs=0.5,0.7", "-m")],
+)  # fmt: skip
+def test_a_typed_ratio_beside_a_budget_is_refused_the_default_too(words):
+    assert "both say how much goes: give one of them" in refusal(*words)
+
+
+def test_a_budget_of_nothing_may_stand_beside_a_ratio():
+    checked("prune.ratio=0.5", "prune.budget.macs=null")
+    checked("prune.budget.macs=0.5")
 
 
 def test_every_value_of_a_sweep_is_checked():

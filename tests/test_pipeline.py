@@ -14,6 +14,7 @@ from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
 from compressor.pipeline import Experiment, run_experiment
+from compressor.stages import _case
 
 SMALL = (
     "model=resnet20", "model.width=0.5", "dataset.image_size=8", "train.epochs=2",
@@ -245,11 +246,81 @@ def test_a_stage_says_what_it_cost_whoever_made_it(folder, report):
         assert second["made_seconds"] == first["made_seconds"] <= first["seconds"]
 
 
-def test_several_ratios_share_one_pass_of_statistics(folder, report):
-    for ratio in (0.3, 0.4):
-        run(folder, f"apoz{ratio}", "prune=apoz", f"prune.ratio={ratio}", "finetune.epochs=0")
-    found = list((folder / "cache").glob("*/statistics.safetensors"))
-    assert len(found) == 1
+def test_several_ratios_share_one_pass_of_statistics(folder, report, monkeypatch):
+    passes = []
+    collect = _case.collect
+    monkeypatch.setattr(_case, "collect", lambda *args: passes.append(1) or collect(*args))
+    words = ["prune=apoz", "prune.images=200", "finetune.epochs=0"]
+    for target in ("prune.ratio=0.3", "prune.ratio=0.4", "prune.budget.macs=0.5"):
+        run(folder, f"apoz {target}", *words, target)
+    assert len(passes) == 1
+    # a threshold and a table judge the channels by the same pass
+    words += ["prune.allocation=global", "prune.sensitivity.table=true"]
+    run(folder, "apoz global", *words, "prune.sensitivity.ratios=[0.5]")
+    assert len(passes) == 1
+
+
+def test_a_table_of_sensitivity_comes_alone_and_is_used_by_the_allocation(folder, report):
+    few = ["prune.sensitivity.ratios=[0.3,0.6]", "prune=weight_sum", "finetune.epochs=0"]
+    alone = run(folder, "alone", "stages=[train]", "prune.sensitivity.table=true", *few)
+    assert [stage["name"] for stage in alone["stages"]] == ["train"]
+    assert alone["stages"][0]["reused"]
+    told = alone["sensitivity"]
+    assert told["metric"] == "accuracy" and told["images"] == 135
+    rows = (folder / "alone" / told["file"]).read_text().splitlines()
+    assert rows[0] == "layer,channels,ratio,kept,value,drop" and len(rows) == 1 + 9 * 2
+    assert "Sensitivity of the layers" in (folder / "alone" / "report.md").read_text()
+    entry = list((folder / "cache").glob("*/sensitivity.json"))
+    words = ["prune.allocation=sensitivity", "prune.budget.macs=0.5", "export.figures=true", *few]
+    cut = run(folder, "allocated", *words)
+    assert list((folder / "cache").glob("*/sensitivity.json")) == entry
+    assert cut["allocation"] == {"by": "sensitivity"}
+    assert (folder / "allocated" / "sensitivity.csv").read_text().splitlines() == rows
+    assert (folder / "allocated" / "figures" / "sensitivity.png").is_file()
+    shares = {after / before for before, after in cut["widths"].values()}
+    assert max(shares) - min(shares) > 0.2
+    macs = [cut["points"][name]["macs"] for name in ("final", "dense")]
+    assert macs[0] / macs[1] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_budget_of_latency_is_measured_and_remembered(folder, report, monkeypatch):
+    timed = []
+
+    def in_turns(dense, small, *rest):
+        params = [sum(p.numel() for p in net.parameters()) for net in (dense, small)]
+        timed.append(params)
+        return {"dense": 1.0, "small": 0.2 + 0.8 * params[1] / params[0]}
+
+    monkeypatch.setattr(latency, "in_turns", in_turns)
+    words = ["prune=weight_sum", "prune.budget.latency=0.7", "finetune.epochs=0"]
+    cut = run(folder, "timed", *words)
+    told = cut["allocation"]["latency"]
+    assert told["share"] == pytest.approx(0.7, rel=0.1)
+    assert told["threads"] == torch.get_num_threads() and told["machine"]["cores"]
+    assert len(told["points"]) == len(timed)
+    made = compressor.artefact.read(folder / "cache" / cut["stages"][1]["key"])
+    assert made.notes["allocation"]["latency"] == told and made.notes["budget"] == {"latency": 0.7}
+    # the same widths where no clock is: by the share of the MACs that was found
+    again = run(folder, "by macs", *words[::2], f"prune.budget.macs={told['macs']}")
+    assert again["kept"] == cut["kept"]
+    # another criterion at the same budget is cut to the same widths without a measurement
+    before = len(timed)
+    other = run(folder, "random", "prune=random", *words[1:])
+    assert len(timed) == before and other["widths"] == cut["widths"]
+    assert keys(folder, *words) != keys(folder, *words, "machine.latency_batch_size=2")
+    assert keys(folder, *words[::2]) == keys(folder, *words[::2], "machine.latency_batch_size=2")
+    with pytest.raises(UsageError, match="cannot be reached.* of its latency on this machine"):
+        run(folder, "refused", "prune=weight_sum", "prune.budget.latency=0.01")
+
+
+def test_what_an_allocation_does_not_read_is_in_no_key(folder):
+    plain = keys(folder)
+    assert plain == keys(folder, "prune.normalize=cost", "prune.sensitivity.images=9")
+    assert plain == keys(folder, "prune.sensitivity.table=true")
+    shares = ["prune.allocation=sensitivity"]
+    assert keys(folder, *shares) == keys(folder, *shares, "prune.sensitivity.table=true")
+    assert keys(folder, *shares) != keys(folder, *shares, "prune.sensitivity.images=9")
+    assert plain["compress"] != keys(folder, "prune.allocation=global")["compress"]
 
 
 def test_distillation_and_noise_and_a_robust_loss_run_together(folder):
@@ -345,6 +416,14 @@ def test_the_plan_alone_trains_nothing(folder, capsys):
         (["machine.threads=0"], "threads=0"),
         (["precision=12-true"], "precision=12-true"),
         (["recalibrate.images=0"], "recalibrate.images=0"),
+        (["prune.ratio=0.95"], "ratio=0.95 leaves 0 of 8 channels"),
+        (["prune.budget.latency=1.5"], "budget.latency=1.5"),
+        (["prune.budget.latency=0.5", "machine.latency_seconds=0"], "latency_seconds=0 forbids"),
+        (["prune.budget.macs=0.01"], "budget.macs=0.01 cannot be reached"),
+        (["prune.allocation=local"], "allocation='local' is unknown"),
+        (["prune.normalize=max"], "normalize='max' is unknown"),
+        (["prune.sensitivity.ratios=[0.5,0.1]"], "sensitivity.ratios"),
+        (["prune.allocation=sensitivity", "dataset.validation=0"], "dataset.validation=0 leaves"),
     ],
 )
 def test_a_value_out_of_range_is_refused_before_anything_runs(folder, overrides, message):

@@ -25,7 +25,8 @@ class Ranking:
     order: Tensor
     """(C,) int64 class ids in keep order."""
     cost: Tensor | None = None
-    """(C,) float64: what the objective grows by when order[i] goes after order[i+1:] have gone."""
+    """(C,) float64: what the objective grows by when order[i] goes after order[i+1:] have gone; of
+    a criterion that looks at channels one by one, the score. What the allocation compares."""
 
     def keep(self, count: int) -> Tensor:
         """(count,) sorted class ids."""
@@ -101,7 +102,8 @@ def by_score(score: Tensor) -> Ranking:
             f"channel {int((~torch.isfinite(score)).nonzero()[0])} scores "
             "something that is no number; look for NaN in the network's weights and activations"
         )
-    return Ranking(order=torch.argsort(score, stable=True).flip(0))
+    order = torch.argsort(score, stable=True).flip(0)
+    return Ranking(order, score.double()[order])
 
 
 def part(statistics: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

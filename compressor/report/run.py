@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import RunError
-from compressor.report import figures
+from compressor.report import figures, sensitivity
 from compressor.report.drawing import scale
 from compressor.report.files import publish
 
@@ -23,6 +23,7 @@ _CAPTIONS = {
     "points.png": "Test accuracy and MACs at each point of the run",
     "channels.png": "Channels of each layer before and after",
     "training.png": "Loss and accuracy of each training by epoch",
+    "sensitivity.png": "Accuracy when one layer alone is cut, without fine-tuning",
 }
 
 
@@ -149,6 +150,8 @@ def _draw(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     if curves:
         figures.training(curves, folder / "training.png")
         drawn.append("training.png")
+    if sensitivity.draw(run_dir, report, folder / "sensitivity.png"):
+        drawn.append("sensitivity.png")
     return drawn
 
 
@@ -287,6 +290,7 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
         parts.append(f"![{_CAPTIONS[name]}](figures/{name})")
     parts += _load_section(run_dir)
     parts += _channel_section(report)
+    parts += _sensitivity_section(run_dir, report)
     parts += _stage_section(report)
     parts += _environment_section(report)
     return "\n\n".join(parts) + "\n"
@@ -316,6 +320,15 @@ def _channel_section(report: Mapping[str, Any]) -> list[str]:
         markdown_table(["layer", "before", "after", "kept"], rows),
         "The original indices of the kept channels are in `report.json` under `kept`.",
     ]
+
+
+def _sensitivity_section(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
+    layers = sensitivity.read(run_dir, report)
+    if not layers:
+        return []
+    heads, rows = sensitivity.rows(layers)
+    title = "## Sensitivity of the layers"
+    return [title, sensitivity.words(report), markdown_table(heads, rows)]
 
 
 def _stage_section(report: Mapping[str, Any]) -> list[str]:

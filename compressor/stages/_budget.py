@@ -1,66 +1,88 @@
 """How many channels stay so that a stated share of the MACs or parameters does, solved on plans.
 
-No network is cut here: the figures of a plan follow from its widths, thousands a second.
+No network is cut here: the figures of a plan follow from its widths, thousands a second. What is
+solved for is one number, from which an allocation (`_allocate`) makes the widths of all layers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from compressor import surgery
 from compressor.errors import RunError, UsageError
+from compressor.stages._allocate import Family, by_ratio, free
 from compressor.stages._counts import copies, uniform
 from compressor.stages._options import SelectOptions
 from compressor.surgery import Group, Structure
 
 TOLERANCE, ROUNDED = 0.01, 0.02  # of the dense figure; with prune.round_to
+TIMED = 0.1  # of the latency that is asked for
 
 
-def solve(structure: Structure, groups: Sequence[Group], options: SelectOptions) -> dict[str, int]:
-    """Group -> channels that it keeps: one ratio for all layers, met by single steps at the end.
+def solve(
+    structure: Structure,
+    groups: Sequence[Group],
+    options: SelectOptions,
+    family: Family | None = None,
+) -> dict[str, int]:
+    """Group -> channels that it keeps: the family's member that meets the ratio or the budget.
 
-    Layers with a ratio of their own (prune.ratios) keep it. Without a budget it is `uniform`.
+    family: by default one ratio for all layers. Layers with a ratio of their own (prune.ratios)
+    keep it. A budget of latency is solved by measuring: `_latency.solve`.
     """
     if options.budget is None:
-        return uniform(groups, options)
+        if options.allocation == "uniform":
+            return uniform(groups, options)
+        loose = free(groups, options)
+        goal = (1 - options.ratio) * sum(group.size for group in loose)
+        channels = lambda counts: sum(counts[group.name] for group in loose)  # noqa: E731
+        return _meet(groups, options, family, channels, goal)
     name, share = options.budget
-    figure = getattr(structure, name)
-    goal = share * figure({})
-    least = _at(groups, options, 1 - 1e-9)
     low, high = reach(structure, groups, options)[name]
     if not low - tolerance(options) <= share <= high + tolerance(options):
-        raise UsageError(
-            f"prune.budget.{name}={share} cannot be reached: with prune.scope={options.scope} this "
-            f"network keeps {low:.3f} to {high:.3f} of its {name}; choose "
-            "a budget in that range, or cut more layers"
-        )
-    above, below = 0.0, 1 - 1e-9
-    for _ in range(40):
-        middle = (above + below) / 2
-        if figure(_at(groups, options, middle)) > goal:
-            above = middle
-        else:
-            below = middle
-    return _between(
-        _at(groups, options, above), _at(groups, options, below), figure, goal,
-        {group.name: _step(group, options) for group in groups},
-        {group.name: (least[group.name], group.size) for group in groups
-         if options.ratio_of(group) is None},
-    )  # fmt: skip
+        raise UsageError(unreachable(options, low, high))
+    return at_share(structure, groups, options, family or by_ratio(groups, options), name, share)
+
+
+def at_share(
+    structure: Structure,
+    groups: Sequence[Group],
+    options: SelectOptions,
+    family: Family,
+    name: str,
+    share: float,
+) -> dict[str, int]:
+    """The widths whose MACs or parameters (name) are this share of the dense network's."""
+    figure = getattr(structure, name)
+    return _meet(groups, options, family, figure, share * figure({}))
 
 
 def reach(
     structure: Structure, groups: Sequence[Group], options: SelectOptions
 ) -> dict[str, tuple[float, float]]:
     """The shares of the dense MACs and parameters that these layers leave at least and at most."""
-    least, most = _at(groups, options, 1 - 1e-9), _at(groups, options, 0.0)
+    family = by_ratio(groups, options)
+    least, most = family(1.0), family(0.0)
     figures = {"macs": structure.macs, "params": structure.params}
     return {n: (f(least) / f({}), f(most) / f({})) for n, f in figures.items()}
 
 
+def unreachable(options: SelectOptions, low: float, high: float, where: str = "") -> str:
+    """The line that refuses a budget outside [low, high] of the dense figure."""
+    name, share = options.budget
+    return (
+        f"prune.budget.{name}={share} cannot be reached: with prune.scope={options.scope} this "
+        f"network keeps {low:.3f} to {high:.3f} of its {name}{where}; choose "
+        "a budget in that range, or cut more layers"
+    )
+
+
 def tolerance(options: SelectOptions) -> float:
+    """By how much of the dense figure the result may miss the budget."""
+    if options.budget and options.budget[0] == "latency":
+        return TIMED * options.budget[1]
     return TOLERANCE if options.round_to is None else ROUNDED
 
 
-def check(options: SelectOptions, dense: Mapping[str, int], small: Mapping[str, int]) -> None:
+def check(options: SelectOptions, dense: Mapping[str, float], small: Mapping[str, float]) -> None:
     """Refuse a result that misses its budget; dense, small: the measured figures by name."""
     if options.budget is None:
         return
@@ -74,8 +96,28 @@ def check(options: SelectOptions, dense: Mapping[str, int], small: Mapping[str, 
         )
 
 
-def _at(groups: Sequence[Group], options: SelectOptions, ratio: float) -> dict[str, int]:
-    return uniform(groups, options, ratio)
+def _meet(
+    groups: Sequence[Group],
+    options: SelectOptions,
+    family: Family,
+    figure: Callable[[Mapping[str, int]], int],
+    goal: float,
+) -> dict[str, int]:
+    """The member of the family whose figure is the goal, met by single steps at the end."""
+    above, below = 0.0, 1.0
+    for _ in range(40):
+        middle = (above + below) / 2
+        if figure(family(middle)) > goal:
+            above = middle
+        else:
+            below = middle
+    least = family(1.0)
+    loose = free(groups, options)
+    return _between(
+        family(above), family(below), figure, goal,
+        {group.name: _step(group, options) for group in loose},
+        {group.name: (least[group.name], group.size) for group in loose},
+    )  # fmt: skip
 
 
 def _step(group: Group, options: SelectOptions) -> int:

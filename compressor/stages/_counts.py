@@ -1,6 +1,7 @@
 """What is going to be cut, before any data is seen: the groups in scope and how much of each."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 
 from compressor import surgery
@@ -50,7 +51,9 @@ def _nothing(structure: Structure, options: SelectOptions) -> str:
             hints.setdefault(len(more), hint)
     if hints:
         return f"{seen}; {', '.join(hints.values())}"
-    return f"{seen}; skip less" if options.skip else f"{seen}, nor has any other scope some"
+    if options.skip:
+        return f"{seen}; skip less"
+    return f"{seen}, nor has any other scope some; type prune=none for it"
 
 
 def running(groups: Sequence[Group], calls: Mapping[str, int]) -> tuple[Group, ...]:
@@ -67,17 +70,33 @@ def uniform(
 ) -> dict[str, int]:
     """Group -> channels that it keeps when every layer loses the same fraction.
 
-    ratio: by default options.ratio; layers named in options.ratios have their own.
+    ratio: by default options.ratio; layers named in options.ratios have their own. A stated ratio
+    that leaves a layer none of its channels is refused, unless prune.min_channels says how many.
     """
-    common = options.ratio if ratio is None else ratio
     counts = {}
     for group in groups:
         own = options.ratio_of(group)
-        counts[group.name] = surgery.keep_count(
-            group.size, common if own is None else own, options.round_to, options.min_channels,
-            groups=copies(group),
-        )  # fmt: skip
+        share = own if own is not None else options.ratio if ratio is None else ratio
+        if own is not None or ratio is None:
+            _check_left(group, options, share, "prune.ratio" if own is None else "prune.ratios")
+        counts[group.name] = count(group, options, share)
     return counts
+
+
+def count(group: Group, options: SelectOptions, ratio: float) -> int:
+    """Channels that a group keeps when it loses this fraction of them."""
+    return surgery.keep_count(
+        group.size, min(ratio, 1 - 1e-9), options.round_to, options.least, groups=copies(group)
+    )
+
+
+def _check_left(group: Group, options: SelectOptions, ratio: float, stated: str) -> None:
+    told = options.min_channels is not None or options.round_to is not None
+    if not told and math.floor(group.size * (1 - ratio) + 1e-6) < 1:
+        raise UsageError(
+            f"{stated}={ratio} leaves 0 of {group.size} channels in '{group.name}'; lower it, or "
+            "type prune.min_channels=1"
+        )
 
 
 def copies(group: Group) -> int:

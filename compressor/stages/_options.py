@@ -1,12 +1,32 @@
 """What every option of the config group `prune` shares (configs/prune/_base.yaml), checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from compressor.errors import UsageError
 from compressor.instantiation import parameters
 from compressor.surgery import Group
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """prune.sensitivity: how every layer alone is tried out, without fine-tuning."""
+
+    table: bool = False
+    ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    images: int = 512
+
+    def __post_init__(self) -> None:
+        ratios = tuple(self.ratios)
+        object.__setattr__(self, "ratios", ratios)
+        numbers = all(isinstance(ratio, int | float) and 0 < ratio < 1 for ratio in ratios)
+        if not ratios or not numbers or list(ratios) != sorted(set(ratios)):
+            raise UsageError(
+                f"prune.sensitivity.ratios={list(ratios)} must rise, each above 0 and below 1"
+            )
+        if self.images < 1:
+            raise UsageError(f"prune.sensitivity.images={self.images} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -16,7 +36,7 @@ class SelectOptions:
     ratio: float = 0.5
     scope: str = "interior"
     round_to: int | None = None
-    min_channels: int = 1
+    min_channels: int | None = None
     reconstruct: str = "none"
     ridge: float = 0.01
     positions: int = 10
@@ -26,6 +46,9 @@ class SelectOptions:
     ratios: Mapping[str, float] | None = None
     budget: tuple[str, float] | None = None
     """What of the dense network is kept, and which share: ("macs", 0.5)."""
+    allocation: str = "uniform"
+    normalize: str = "mean"
+    sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
@@ -44,6 +67,8 @@ class SelectOptions:
         _one_of("scope", self.scope, ("interior", "all", "mixing"))
         _one_of("reconstruct", self.reconstruct, ("none", "rescale", "refit"))
         _one_of("statistics", self.statistics, ("dense", "sequential"))
+        _one_of("allocation", self.allocation, ("uniform", "global", "sensitivity"))
+        _one_of("normalize", self.normalize, ("none", "mean", "cost"))
         for name in ("round_to", "min_channels", "images", "positions"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -52,6 +77,11 @@ class SelectOptions:
             raise UsageError(
                 f"prune.ridge={self.ridge} must be above 0: the pull towards the present weights"
             )
+
+    @property
+    def least(self) -> int:
+        """Channels that every layer keeps."""
+        return self.min_channels or 1
 
     def ratio_of(self, group: Group) -> float | None:
         """The ratio that `ratios` gives this group, by its own or the longest name that fits."""
@@ -69,6 +99,8 @@ class SelectOptions:
         names = {f.name for f in fields(cls)}
         shared = {k: v for k, v in tree.items() if k in names}
         strange = not names.intersection(tree) or "_target_" not in tree
+        if "sensitivity" in shared:
+            shared["sensitivity"] = SensitivityOptions(**shared["sensitivity"])
         shared["budget"] = _budget(shared.get("budget") or {}, shared.get("ratio", cls.ratio))
         taken = set() if strange else parameters(tree["_target_"])
         return cls(**shared), {k: v for k, v in tree.items() if k not in names or k in taken}

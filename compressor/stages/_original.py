@@ -17,8 +17,9 @@ from compressor.surgery import EMPTY_PLAN, Group, Structure
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The dense network's structure, and its measured MACs and parameters."""
+    """The dense network (its weights do not count), its structure, measured MACs and parameters."""
 
+    net: nn.Module
     structure: Structure
     figures: Mapping[str, int]
 
@@ -36,7 +37,7 @@ class Original:
             with torch.random.fork_rng(devices=[]):
                 net = given.spec.build(trust).eval()
             structure = surgery.analyse(net, tuple(x.cpu() for x in examples))
-        return cls(structure, figures_of(net, given.spec.input_size))
+        return cls(net, structure, figures_of(net, given.spec.input_size))
 
     def size(self, group: Group) -> int:
         return self.structure.group(group.name).size
@@ -47,19 +48,27 @@ class Original:
         """The same target in terms of the given network, whose groups and figures these are.
 
         Widths that follow from the dense ones become the layers' own ratios, so that several rounds
-        end in the very widths of one.
+        end in the very widths of one. Where layers share what goes (prune.allocation), only those
+        with ratios of their own are so pinned. A latency is timed beside the dense network anyway.
         """
         if figures == self.figures:
             return options
         dense = [self.structure.group(group.name) for group in groups]
         named = [group for group in dense if options.ratio_of(group) is not None]
-        counts = uniform(dense if options.budget is None else named, options)
+        shared = options.budget is not None or options.allocation != "uniform"
+        counts = uniform(named if shared else dense, options)
         now = {group.name: group.size for group in groups}
         ratios = {name: 1 - min(count, now[name]) / now[name] for name, count in counts.items()}
         if options.budget is None:
-            return replace(options, ratios=ratios)
+            loose = [group for group in dense if group.name not in ratios]
+            left = (1 - options.ratio) * sum(group.size for group in loose)
+            ratio = 1 - left / max(1, sum(now[group.name] for group in loose))
+            return replace(
+                options, ratios=ratios, ratio=max(ratio, 1e-9) if loose else options.ratio
+            )
         name, share = options.budget
-        share = share * self.figures[name] / figures[name]
+        if name != "latency":
+            share = share * self.figures[name] / figures[name]
         return replace(options, ratios=ratios, budget=(name, share))
 
 

@@ -26,25 +26,27 @@ class Selection:
     """Group -> ||y - X_S w||^2 / ||y||^2 after rescaling, the largest over its consumers."""
 
 
-def select(
+def judge(
     net: nn.Module,
     groups: Sequence[Group],
     selector: Selector,
     statistics: Mapping[str, Tensor],
-    counts: Mapping[str, int],
     seed: int,
-) -> Selection:
-    """Rank every group and keep a prefix of counts[group.name] channels.
-
-    net: the network whose weights are judged.
-    """
+) -> dict[str, Ranking]:
+    """Rank every group. net: the network whose weights are judged."""
     weights = net.state_dict()
-    rankings = {g.name: rank(g, selector, mine(g, statistics), weights, seed) for g in groups}
+    return {g.name: rank(g, selector, mine(g, statistics), weights, seed) for g in groups}
+
+
+def prefixes(
+    groups: Sequence[Group], rankings: Mapping[str, Ranking], counts: Mapping[str, int]
+) -> Selection:
+    """The first counts[group.name] channels of every ranking."""
     keep = {}
     for group in groups:
         if counts[group.name] < group.size:
             keep[group.name] = rankings[group.name].keep(counts[group.name])
-    return Selection(keep, rankings)
+    return Selection(keep, dict(rankings))
 
 
 def rank(

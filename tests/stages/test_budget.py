@@ -66,30 +66,77 @@ def stages_of_resnet56(shares, skipped):
 
 
 @pytest.mark.parametrize(
-    "shares, skipped, macs, params",
-    [((0.1, 0.1, 0.1), (16, 20, 38, 54), 10.4, 9.4),
-     ((0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54), 27.6, 13.7)],
+    "shares, skipped, widths, params, macs, share",
+    [((0.1, 0.1, 0.1), (16, 20, 38, 54), (14, 28, 57), 773_336, 112_435_840, 10.4),
+     ((0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54), (6, 22, 57), 735_712, 90_907_264, 27.6)],
     ids="AB",
 )  # fmt: skip
-def test_resnet56_a_and_b_of_li_et_al(shares, skipped, macs, params):
+def test_resnet56_a_and_b_of_li_et_al(shares, skipped, widths, params, macs, share):
+    # the paper's table 1: 1.25e8, 1.12e8 and 9.09e7 MACs; 0.85, 0.77 and 0.73 million parameters
     structure = structure_of(resnet56(10, (3, 32, 32), shortcut="A"), (3, 32, 32))
     counts = ratios(structure, ratios=stages_of_resnet56(shares, skipped))
-    dense, small = figures(structure, {}), figures(structure, counts)
-    assert dense[0] == 853_018
-    assert 100 * (1 - small[1] / dense[1]) == pytest.approx(macs, abs=0.6)
-    assert 100 * (1 - small[0] / dense[0]) == pytest.approx(params, abs=0.6)
+    whole = {f"layer{s}.{b}.conv1": 16 * 2 ** (s - 1) for s in (1, 2, 3) for b in range(9)}
+    expected = {name: widths[int(name[5]) - 1] for name in whole}
+    for number in skipped:
+        stage, block = divmod(number // 2 - 1, 9)
+        name = f"layer{stage + 1}.{block}.conv1"
+        expected[name] = whole[name]
+    assert counts == expected
+    assert figures(structure, {}) == (853_018, 125_485_696)
+    assert figures(structure, counts) == (params, macs)
+    assert round(100 * (1 - macs / 125_485_696), 1) == share
 
 
-def test_thinet_conv_of_vgg16_and_thinet50_of_resnet50():
+@pytest.mark.parametrize(
+    "shares, params, macs",
+    [((0.3, 0.3, 0.3, 0), 20_151_764, 3_100_184_576),
+     ((0.5, 0.6, 0.4, 0), 19_469_372, 2_782_269_440)],
+    ids="AB",
+)  # fmt: skip
+def test_resnet34_a_and_b_of_li_et_al(shares, params, macs):
+    # the paper's table 1: 3.08e9 and 2.76e9 MACs of 3.64e9, 20.1 and 19.3 million parameters
+    models = pytest.importorskip("torchvision.models")
+    structure = structure_of(models.resnet34(), (3, 224, 224))
+    blocks = [f"layer{s + 1}.{b}" for s, n in enumerate((3, 4, 6, 3)) for b in range(n)]
+    skipped = {blocks[number // 2 - 1]: 0 for number in (2, 8, 14, 16, 26, 28, 30, 32)}
+    stages = {f"layer{s + 1}": share for s, share in enumerate(shares)}
+    counts = ratios(structure, ratios={**stages, **skipped})
+    assert figures(structure, counts) == (params, macs)
+
+
+@pytest.mark.parametrize(
+    "ratio, widths, params, macs",
+    [(0.3, (44, 89, 179, 358), 16_945_246, 2_601_392_356),
+     (0.5, (32, 64, 128, 256), 12_381_864, 1_822_031_872),
+     (0.7, (19, 38, 76, 153), 8_665_318, 1_166_283_835)],
+    ids=["ThiNet-70", "ThiNet-50", "ThiNet-30"],
+)  # fmt: skip
+def test_thinet_of_resnet50(resnet50, ratio, widths, params, macs):
+    # the paper's table 3: 16.94, 12.38 and 8.66 million parameters; its stride stands elsewhere
+    assert figures(resnet50, {}) == (25_557_032, 4_089_184_256)
+    counts = ratios(resnet50, ratio=ratio)
+    for name, count in counts.items():
+        assert count == widths[int(name[5]) - 1], name
+    assert len(counts) == 32
+    assert figures(resnet50, counts) == (params, macs)
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    models = pytest.importorskip("torchvision.models")
+    return structure_of(models.resnet50(), (3, 224, 224))
+
+
+def test_thinet_conv_of_vgg16():
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     structure = structure_of(models.vgg16(init_weights=False), (3, 224, 224))
     last = [f"features.{i}" for i in (24, 26, 28)]
-    assert figures(structure, ratios(structure, skip=last)) == (131_452_552, 4_791_205_888)
+    counts = ratios(structure, skip=last)
+    assert list(counts.values()) == [32, 32, 64, 64, 128, 128, 128, 256, 256, 256]
+    assert figures(structure, counts) == (131_452_552, 4_791_205_888)
     named = ratios(structure, ratios=dict.fromkeys(last, 0.0))
     assert figures(structure, named) == (131_452_552, 4_791_205_888)
-    structure = structure_of(models.resnet50(), (3, 224, 224))
-    assert figures(structure, ratios(structure)) == (12_381_864, 1_822_031_872)
 
 
 # --- budgets --------------------------------------------------------------------------------------
@@ -144,10 +191,23 @@ def test_a_measured_figure_that_misses_the_budget_is_an_error():
     _budget.check(SelectOptions(), dense, {"macs": 1, "params": 1})
 
 
+@pytest.mark.parametrize("name", ["macs", "params", "latency"])
 @pytest.mark.parametrize("share", [0, 1, 1.5, -1])
-def test_a_budget_outside_zero_and_one_is_refused(share):
-    with pytest.raises(UsageError, match=f"prune.budget.macs={share} .*KEPT"):
-        SelectOptions.split({"budget": {"macs": share, "params": None}})
+def test_a_budget_outside_zero_and_one_is_refused(name, share):
+    with pytest.raises(UsageError, match=f"prune.budget.{name}={share} .*KEPT"):
+        SelectOptions.split({"budget": {"macs": None, "params": None, name: share}})
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"ratio": 0.95}, "prune.ratio=0.95 leaves 0 of 16 channels in 'layer1.0.conv1'"),
+     ({"ratios": {"layer1": 0.95}}, "prune.ratios=0.95 leaves 0 of 16 .* prune.min_channels=1")],
+)  # fmt: skip
+def test_a_ratio_that_empties_a_layer_is_refused(small, options, message):
+    with pytest.raises(UsageError, match=message):
+        ratios(small, **options)
+    assert ratios(small, min_channels=1, **options)["layer1.0.conv1"] == 1
+    assert ratios(small, round_to=4, **options)["layer1.0.conv1"] == 4
 
 
 def test_one_target_at_a_time():

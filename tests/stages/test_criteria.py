@@ -14,10 +14,10 @@ from compressor.instantiation import make
 from compressor.stages._budget import solve
 from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
-from compressor.stages._schedule import Schedule
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
-from compressor.stages._select import select
+from compressor.stages._schedule import Schedule
+from compressor.stages._select import judge, prefixes
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect, count_calls
 
@@ -107,7 +107,7 @@ def test_it_meets_a_budget_in_every_scope_with_every_repair(
         plan = surgery.plan_cut(structure, done.keep)
     else:
         found = collect(net, groups, method, reconstruct, batches(), 0, loss)
-        done = select(net, groups, method, found, counts, 0)
+        done = prefixes(groups, judge(net, groups, method, found, 0), counts)
         plan = surgery.plan_cut(structure, done.keep)
         surgery.replay(small, plan)
         if reconstruct == "rescale":
@@ -150,5 +150,5 @@ def test_where_nothing_can_be_cut_the_scopes_that_have_something_are_named():
 def test_where_no_scope_has_anything_that_is_said():
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     structure = surgery.analyse(net, (torch.zeros(1, 3, 2, 2),))
-    with pytest.raises(UsageError, match="nor has any other scope"):
+    with pytest.raises(UsageError, match="nor has any other scope some; type prune=none"):
         choose(structure, SelectOptions())

@@ -12,7 +12,7 @@ from compressor.prune import Gate
 from compressor.prune.taylor import Taylor
 from compressor.stages._counts import choose, uniform
 from compressor.stages._options import SelectOptions
-from compressor.stages._select import select
+from compressor.stages._select import judge, prefixes
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect
 
@@ -207,7 +207,8 @@ def test_sequential_judges_every_layer_on_the_network_already_cut(net, batches, 
     for name in [g.name for g in groups] if reconstruct == "none" else []:
         group = surgery.analyse(small, (batches[0][0][:1],)).group(name)
         sums = collect(small, [group], Taylor(), "none", batches, 0, loss)
-        keep = select(small, [group], Taylor(), sums, counts, 0).keep[name]
+        ranked = judge(small, [group], Taylor(), sums, 0)
+        keep = prefixes([group], ranked, counts).keep[name]
         assert torch.equal(found.keep[name], keep)
         surgery.cut_group(small, group, keep)
     planned = surgery.replay(deepcopy(net), surgery.plan_cut(structure, found.keep))

@@ -12,7 +12,7 @@ from compressor.prune.thinet import ThiNet
 from compressor.stages._counts import choose, running, uniform
 from compressor.stages._options import SelectOptions
 from compressor.stages._refit import refit
-from compressor.stages._select import select
+from compressor.stages._select import judge, prefixes
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect, count_calls
 
@@ -150,7 +150,7 @@ def test_every_selector_is_repaired_on_shared_and_grouped_layers(selector, limit
         rest = done.residual
     else:
         found = collect(net, groups, selector, "refit", [x], 0)
-        done = select(net, groups, selector, found, counts, 0)
+        done = prefixes(groups, judge(net, groups, selector, found, 0), counts)
         plan = surgery.plan_cut(structure, done.keep)
         small = surgery.replay(deepcopy(net), plan)
         rest = refit(small, net, groups, plan, [x], options, 0, memory_limit=limit)
@@ -177,6 +177,6 @@ def test_heads_that_only_run_in_training_are_no_obstacle():
         options = SelectOptions(scope="all")
         counts = uniform(groups, options)
         found = collect(net, groups, selector, "rescale", [x], 0)
-        keep = select(net, groups, selector, found, counts, 0).keep
+        keep = prefixes(groups, judge(net, groups, selector, found, 0), counts).keep
         small = surgery.replay(deepcopy(net), surgery.plan_cut(structure, keep))
         assert small.train()(x).aux_logits1.shape == (4, 3)

@@ -67,7 +67,8 @@ def groups_of_cnn():
 
 
 def select(net, groups, selector, statistics, options, seed):
-    return _select.select(net, groups, selector, statistics, uniform(groups, options), seed)
+    rankings = _select.judge(net, groups, selector, statistics, seed)
+    return _select.prefixes(groups, rankings, uniform(groups, options))
 
 
 def sequential(net, groups, selector, options, batches, seed, **more):
@@ -388,7 +389,8 @@ class Backwards:
 
 
 def test_any_selector_fits(net):
-    found = select(net, groups_of_cnn(), Backwards(), {}, SelectOptions(ratio=0.9), 0)
+    options = SelectOptions(ratio=0.9, min_channels=1)
+    found = select(net, groups_of_cnn(), Backwards(), {}, options, 0)
     assert [v.tolist() for v in found.keep.values()] == [[0], [0], [0]]
 
 
@@ -398,7 +400,7 @@ def test_counts_follow_round_to_and_min_channels(net):
         return [len(v) for v in found.keep.values()]
 
     assert counts(ratio=0.5, round_to=4) == [4, 4, 8] or counts(ratio=0.5, round_to=4) == [4, 4, 4]
-    assert counts(ratio=0.99) == [1, 1, 1]
+    assert counts(ratio=0.99, min_channels=1) == [1, 1, 1]
     assert counts(ratio=0.99, min_channels=3) == [3, 3, 3]
     # A layer that has no channel to spare is left out of the plan.
     assert counts(ratio=0.5, min_channels=9) == [9, 9]

@@ -1,0 +1,151 @@
+"""One network that is to be cut: its groups, and what its channels are judged by on the dense one.
+
+Sums and orders are entries of the cache: they know nothing of ratios and budgets, so that all of a
+sweep, its tables of sensitivity and its processes share one pass of statistics.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compressor import surgery
+from compressor.cache import key_of
+from compressor.instantiation import make, sources
+from compressor.prune import Ranking, Selector
+from compressor.robust.none import CrossEntropy
+from compressor.seeding import derive
+from compressor.stages import Context, Given
+from compressor.stages._counts import choose, running
+from compressor.stages._options import SelectOptions
+from compressor.stages._select import judge
+from compressor.stages._statistics import collect, count_calls, watched
+from compressor.surgery import Group, Structure
+
+VERSION = 2
+# Images in a batch of the statistics: a constant, because the rows that are drawn depend on it.
+BATCH = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """groups: what is cut. idle: names of groups in scope that nothing reads in eval mode."""
+
+    given: Given
+    context: Context
+    options: SelectOptions
+    own: Mapping[str, Any]
+    """The selector's part of the `prune` sub-tree."""
+    selector: Selector
+    net: nn.Module
+    examples: tuple[Tensor, ...]
+    structure: Structure
+    groups: tuple[Group, ...]
+    idle: tuple[str, ...]
+
+    @classmethod
+    def of(cls, given: Given, prune: Mapping[str, Any], context: Context) -> "Case":
+        """prune: the whole sub-tree of a selector."""
+        options, own = SelectOptions.split(prune)
+        device = context.machine.device
+        net = given.network(context.trust).to(device)
+        examples = context.task.example_inputs(given.spec.input_size, 2)
+        examples = tuple(x.to(device) for x in examples)
+        structure = surgery.analyse(net, examples)
+        chosen = choose(structure, options)
+        groups = running(chosen, count_calls(net, examples[0]))
+        idle = tuple(group.name for group in chosen if group not in groups)
+        return cls(given, context, options, own, make(own), net, examples, structure, groups, idle)
+
+    @cached_property
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        return list(_batches(self.context, self.options.images))
+
+    def loss(self, answer: Any, targets: Tensor) -> Tensor:
+        """The sum over the images of each one's cross-entropy."""
+        outputs, index = self.context.task.outputs(answer), torch.arange(len(targets))
+        return len(targets) * CrossEntropy().loss(outputs, targets, index)
+
+    @cached_property
+    def statistics(self) -> dict[str, Tensor]:
+        """One pass over the dense network, kept for every ratio of the same selector."""
+        reconstruct = self.options.reconstruct
+        if not any(watched(self.net, self.groups, self.selector, reconstruct).values()):
+            return {}
+
+        def take(folder: Path) -> None:
+            tensors = {name: value.contiguous() for name, value in self._collect().items()}
+            save_file(tensors, folder / "statistics.safetensors")
+
+        key = self.key("statistics", rows=reconstruct == "rescale")
+        self.context.cache.obtain(key, "statistics", take)
+        return load_file(self.context.cache.folder(key) / "statistics.safetensors")
+
+    @cached_property
+    def rankings(self) -> dict[str, Ranking]:
+        """Every group judged on the dense network."""
+
+        def take(folder: Path) -> None:
+            tensors = {}
+            for group, ranking in self._rank().items():
+                tensors[f"{group}/order"] = ranking.order.cpu().contiguous()
+                if ranking.cost is not None:
+                    tensors[f"{group}/cost"] = ranking.cost.cpu().double().contiguous()
+            save_file(tensors, folder / "rankings.safetensors")
+
+        key = self.key("rankings")
+        self.context.cache.obtain(key, "rankings", take)
+        found = load_file(self.context.cache.folder(key) / "rankings.safetensors")
+        return {
+            g.name: Ranking(found[f"{g.name}/order"], found.get(f"{g.name}/cost"))
+            for g in self.groups
+        }
+
+    def key(self, stage: str, **more: Any) -> str:
+        """The key of an entry that depends on the network and the selector, on no target."""
+        return key_of(
+            stage=stage,
+            version=VERSION,
+            parent=self.given.parent.key if self.given.parent else "",
+            selector=dict(self.own),
+            code=sources(self.own),
+            groups=[group.name for group in self.groups],
+            images=self.options.images,
+            data=self.context.data_key,
+            seed=self.context.seed,
+            **more,
+        )
+
+    def _rank(self) -> dict[str, Ranking]:
+        # the sums of a wide network are large: they are kept only where a cut needs them again
+        kept = self.options.statistics == "dense"
+        statistics = self.statistics if kept else self._collect("none")
+        return judge(self.net, self.groups, self.selector, statistics, self.context.seed)
+
+    def _collect(self, reconstruct: str | None = None) -> dict[str, Tensor]:
+        return collect(
+            self.net, self.groups, self.selector, reconstruct or self.options.reconstruct,
+            self.batches, self.context.seed, self.loss,
+        )  # fmt: skip
+
+
+def _batches(context: Context, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `images` of the train part and their clean labels, in the stage's own order.
+
+    Not augmented.
+    """
+    loader = context.data.loader(
+        "train", BATCH, seed=derive(context.seed, "images"), shuffle=True,
+        targets=context.clean_targets, workers=context.machine.workers,
+    )  # fmt: skip
+    left = images
+    for inputs, targets, _ in loader:
+        yield inputs[:left], targets[:left]
+        left -= len(inputs)
+        if left <= 0:
+            return
