@@ -99,7 +99,8 @@ class Cache:
 
     def holds(self, key: str) -> bool:
         """Whether an undamaged entry is there; a damaged one is reported."""
-        if not self.reuse or not self.folder(key).is_dir():
+        # without reuse nothing of others is looked up; what this very run has made is its own
+        if not (self.reuse or key in self._checked) or not self.folder(key).is_dir():
             return False
         if key not in self._checked:
             try:

@@ -104,6 +104,8 @@ def test_a_cache_without_reuse_finds_nothing_and_replaces(tmp_path):
         cache = Cache(tmp_path, reuse=False)
         assert not cache.holds("k")
         assert cache.obtain("k", "train", write(text)) is False
+        # what one run asks for twice it makes once
+        assert cache.obtain("k", "train", write("again")) is True
     assert (tmp_path / "k" / "metrics.json").read_text() == "second"
 
 

@@ -14,7 +14,7 @@ from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
 from compressor.pipeline import Experiment, run_experiment
-from compressor.stages import _case
+from compressor.stages import _case, _sensitivity
 
 SMALL = (
     "model=resnet20", "model.width=0.5", "dataset.image_size=8", "train.epochs=2",
@@ -283,6 +283,28 @@ def test_a_table_of_sensitivity_comes_alone_and_is_used_by_the_allocation(folder
     assert macs[0] / macs[1] == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_table_that_was_killed_goes_on_after_its_last_layer(folder, report, monkeypatch):
+    words = ["prune=weight_sum", "stages=[train]", "prune.sensitivity.table=true"]
+    words += ["prune.sensitivity.ratios=[0.5]"]
+    seen = []
+    layer = _sensitivity._layer
+
+    def killed(net, structure, group, *rest):
+        if group.name == "layer2.0.conv1" and "layer2.0.conv1" not in seen:
+            seen.append(group.name)
+            raise KeyboardInterrupt
+        seen.append(group.name)
+        return layer(net, structure, group, *rest)
+
+    monkeypatch.setattr(_sensitivity, "_layer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "killed", *words)
+    assert len(seen) == 4
+    run(folder, "killed", *words)
+    assert seen[4:] == [f"layer{s}.{b}.conv1" for s in (2, 3) for b in range(3)]
+    assert len((folder / "killed" / "sensitivity.csv").read_text().splitlines()) == 10
+
+
 def test_a_budget_of_latency_is_measured_and_remembered(folder, report, monkeypatch):
     timed = []
 
@@ -421,6 +443,7 @@ def test_the_plan_alone_trains_nothing(folder, capsys):
         (["prune.budget.latency=0.5", "machine.latency_seconds=0"], "latency_seconds=0 forbids"),
         (["prune.budget.macs=0.01"], "budget.macs=0.01 cannot be reached"),
         (["prune.allocation=local"], "allocation='local' is unknown"),
+        (["prune=random", "prune.allocation=global"], "gives none for 'layer1.0.conv1'"),
         (["prune.normalize=max"], "normalize='max' is unknown"),
         (["prune.sensitivity.ratios=[0.5,0.1]"], "sensitivity.ratios"),
         (["prune.allocation=sensitivity", "dataset.validation=0"], "dataset.validation=0 leaves"),

@@ -113,8 +113,9 @@ def solve(
 ) -> dict[str, Any]:
     """The widths whose measured latency is options.budget's share of the dense one.
 
-    timed: widths -> milliseconds of the "dense" network and of the "small" one, in turns. dense:
-    the dense network's MACs, where this one has been cut before. Returns {"counts": group -> channels kept, "share", "macs": of the dense network's, "dense",
+    timed: widths -> milliseconds of the "dense" network and of the "small" one, in turns.
+    dense: the dense network's MACs, where this one has been cut before.
+    Returns {"counts": group -> channels kept, "share", "macs": of the dense network's, "dense",
     "small": milliseconds, "points": all that was measured}.
     """
     share = options.budget[1]

@@ -22,7 +22,7 @@ from compressor.stages._original import Original, check_widths, figures_of
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
 from compressor.stages._schedule import Schedule
-from compressor.stages._select import Selection, prefixes
+from compressor.stages._select import Selection, judge, prefixes
 from compressor.stages._sensitivity import table
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import count_calls, watched
@@ -102,7 +102,10 @@ def preview(
     groups = running(choose(structure, options), count_calls(net, example_inputs[0]))
     method = make(own)
     if hasattr(method, "observers"):
-        watched(net, groups, method, options.reconstruct)  # layers that it cannot judge are refused
+        # layers that it cannot judge are refused, and so is a threshold on scores that it lacks
+        seen = watched(net, groups, method, options.reconstruct)
+        if options.allocation == "global" and not any(seen.values()):
+            by_threshold(groups, options, judge(net, groups, method, {}, 0), structure)
     family = by_ratio(groups, options)
     if options.budget and options.budget[0] == "latency":
         counts = bench.widths(structure, groups, options, family)["counts"]
