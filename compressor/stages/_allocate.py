@@ -130,4 +130,17 @@ def normalized(costs: Tensor, group: Group, options: SelectOptions, structure: S
         name = "params" if options.budget and options.budget[0] == "params" else "macs"
         figure = getattr(structure, name)
         return costs / max(1, figure({}) - figure({group.name: group.size - 1}))
+    if options.normalize == "lamp":
+        return lamp(costs)
     return costs
+
+
+def lamp(rising: Tensor) -> Tensor:
+    """s_i^2 over the sum of s_j^2 of all that are not smaller: how much of what is left would go.
+
+    rising: (C,) scores, the lowest first. Returns (C,) in [0, 1]; the last channel's is 1, so that
+    no layer is emptied. Lee et al. 2021, arXiv:2010.07611, eq. (4), over channels for weights.
+    """
+    square = rising.double().square()
+    rest = square.flip(0).cumsum(0).flip(0)
+    return square / rest.clamp(min=torch.finfo(rest.dtype).tiny)

@@ -68,7 +68,7 @@ class SelectOptions:
         _one_of("reconstruct", self.reconstruct, ("none", "rescale", "refit"))
         _one_of("statistics", self.statistics, ("dense", "sequential"))
         _one_of("allocation", self.allocation, ("uniform", "global", "sensitivity"))
-        _one_of("normalize", self.normalize, ("none", "mean", "cost"))
+        _one_of("normalize", self.normalize, ("none", "mean", "cost", "lamp"))
         for name in ("round_to", "min_channels", "images", "positions"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -51,8 +51,8 @@ def check(options: Mapping[str, Any]) -> None:
             else "budget.latency"
         )
         raise UsageError(
-            f"prune.finetune_per_layer_epochs needs every layer's width before the first epoch, and "
-            f"prune.{named} does not say it; take prune.rounds, or prune.budget.macs"
+            f"prune.finetune_per_layer_epochs needs every layer's width before the first epoch, "
+            f"and prune.{named} does not say it; take prune.rounds, or prune.budget.macs"
         )
 
 

@@ -5,7 +5,7 @@ from compressor import surgery
 from compressor.errors import UsageError
 from compressor.models.resnet_cifar import resnet20
 from compressor.prune import Ranking
-from compressor.stages._allocate import by_drop, by_ratio, by_threshold, slopes
+from compressor.stages._allocate import by_drop, by_ratio, by_threshold, lamp, slopes
 from compressor.stages._budget import solve
 from compressor.stages._counts import choose
 from compressor.stages._options import SelectOptions
@@ -79,7 +79,14 @@ def test_cost_divides_by_what_a_channel_takes(small):
     assert max(kept) - min(kept) < 0.13
 
 
-@pytest.mark.parametrize("normalize", ["none", "mean", "cost"])
+def test_lamp_divides_by_what_stays_longer():
+    found = lamp(torch.tensor([1.0, 2.0, 2.0, 4.0]))
+    assert found.tolist() == pytest.approx([1 / 25, 4 / 24, 4 / 20, 1.0])
+    assert torch.equal(found, lamp(3 * torch.tensor([1.0, 2.0, 2.0, 4.0])))
+    assert lamp(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("normalize", ["none", "mean", "cost", "lamp"])
 @pytest.mark.parametrize("name, share", [("macs", 0.5), ("macs", 0.15), ("params", 0.3)])
 @pytest.mark.parametrize("round_to, slack", [(None, 0.01), (4, 0.02)])
 def test_a_threshold_meets_a_budget(small, normalize, name, share, round_to, slack):
