@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from test_pipeline import compose, keys, run
 
 import compressor
-from compressor import configuration, surgery
+from compressor import configuration, latency, surgery
 from compressor.configuration import Menu, read_command
 from compressor.errors import RunError, UsageError
 from compressor.pipeline import Experiment
@@ -255,3 +255,43 @@ def test_a_criterion_that_changes_a_layers_state_is_found_out(folder, statistics
     words = ("prune=none", "prune._target_=doubles.Careless", f"+prune.harm={harm}")
     with pytest.raises(RunError, match=message):
         run(folder, "careless", *WORDS, *words, f"prune.statistics={statistics}")
+
+
+# --- rounds whose widths the trained network decides ----------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["prune.ratio=0.5", "prune.budget.macs=0.4"])
+def test_rounds_of_a_threshold_end_at_the_target_of_the_dense_network(folder, target):
+    words = ("prune.allocation=global", "prune.rounds=2", "finetune.epochs=0", target)
+    found = run(folder, f"global {target}", *WORDS, *words)
+    widths = found["widths"].values()
+    if "ratio" in target:
+        assert found["ratio"]["achieved"] == 0.5
+        assert sum(after for _, after in widths) == sum(before for before, _ in widths) // 2
+    else:
+        macs = [found["points"][name]["macs"] for name in ("final", "dense")]
+        assert macs[0] / macs[1] == pytest.approx(0.4, abs=0.01)
+    assert len({after / before for before, after in widths}) > 2
+
+
+def test_rounds_of_a_latency_are_timed_beside_the_dense_network(folder, monkeypatch):
+    dense = []
+
+    def in_turns(whole, small, *rest):
+        params = [sum(p.numel() for p in net.parameters()) for net in (whole, small)]
+        dense.append(params[0])
+        return {"dense": 1.0, "small": 0.2 + 0.8 * params[1] / params[0]}
+
+    monkeypatch.setattr(latency, "in_turns", in_turns)
+    words = ("prune.budget.latency=0.6", "prune.rounds=2", "finetune.epochs=0")
+    found = run(folder, "timed", *WORDS, *words, "machine.latency_seconds=0.05")
+    told = found["allocation"]["latency"]
+    assert len(set(dense)) == 1 and told["share"] == pytest.approx(0.6, rel=0.1)
+    macs = [found["points"][name]["macs"] for name in ("final", "dense")]
+    assert told["macs"] == pytest.approx(macs[0] / macs[1])
+
+
+@pytest.mark.parametrize("late", ["allocation=global", "budget.latency=0.5"])
+def test_layer_by_layer_needs_widths_that_are_known_before(folder, late):
+    with pytest.raises(UsageError, match=f"prune.{late} finds out later; take prune.rounds"):
+        steps(folder, "prune.finetune_per_layer_epochs=1", f"prune.{late}")

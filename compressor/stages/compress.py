@@ -43,16 +43,13 @@ def check(options: Mapping[str, Any]) -> None:
             f"prune._target_={own['_target_']} owns its stage and cuts once: leave prune.rounds, "
             "prune.keep_rates and prune.finetune_per_layer_epochs as they are"
         )
-    late = shared.allocation != "uniform" or (shared.budget or ("",))[0] == "latency"
+    late = f"allocation={shared.allocation}" if shared.allocation != "uniform" else ""
+    if shared.budget and shared.budget[0] == "latency":
+        late = late or f"budget.latency={shared.budget[1]}"
     if schedule.layerwise and late:
-        named = (
-            f"allocation={shared.allocation}"
-            if shared.allocation != "uniform"
-            else "budget.latency"
-        )
         raise UsageError(
-            f"prune.finetune_per_layer_epochs needs every layer's width before the first epoch, "
-            f"and prune.{named} does not say it; take prune.rounds, or prune.budget.macs"
+            "prune.finetune_per_layer_epochs needs every layer's width before the first epoch, "
+            f"which prune.{late} finds out later; take prune.rounds, or prune.budget.macs"
         )
 
 
