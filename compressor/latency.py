@@ -35,7 +35,7 @@ def of_run(
 ) -> tuple[dict[str, dict[str, Any]], bool]:
     """Milliseconds a batch of every distinct network of a run, measured in turns, by its key.
 
-    And whether an earlier run measured them.
+    And whether another run measured them before.
     """
     machine = experiment.machine
     if not machine.latency_seconds:

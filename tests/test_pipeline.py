@@ -198,7 +198,7 @@ def test_latency_is_remembered_for_this_machine_and_its_threads(folder, report):
     for name, point in report["points"].items():
         assert again["points"][name]["latency_ms"] == point["latency_ms"]
     assert (report["latency_reused"], again["latency_reused"]) == (False, True)
-    assert "measured by an earlier run" in (folder / "again" / "report.md").read_text()
+    assert "measured by another run before" in (folder / "again" / "report.md").read_text()
     other = run(folder, "longer", "machine.latency_seconds=0.06")
     assert other["points"]["final"]["latency_ms"] != report["points"]["final"]["latency_ms"]
 

@@ -243,7 +243,7 @@ def _latency_line(report: Mapping[str, Any]) -> str:
     spread = next((p["latency_ms"] for p in report["points"].values() if p.get("latency_ms")), None)
     if spread is None:
         return ""
-    earlier = "; measured by an earlier run, not again" if report.get("latency_reused") else ""
+    earlier = "; measured by another run before" if report.get("latency_reused") else ""
     return (
         f"Latency: median (10th-90th percentile) at batch {spread['batch_size']}, "
         f"{spread['threads']} thread{'' if spread['threads'] == 1 else 's'}{earlier}."
