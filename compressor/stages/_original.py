@@ -10,17 +10,23 @@ from compressor import surgery
 from compressor.errors import RunError
 from compressor.measure import count_macs, count_params
 from compressor.stages import Given
-from compressor.stages._counts import uniform
+from compressor.stages._counts import choose, copies, running, uniform
 from compressor.stages._options import SelectOptions
-from compressor.surgery import EMPTY_PLAN, Group, Structure
+from compressor.stages._statistics import count_calls
+from compressor.surgery import EMPTY_PLAN, Group, Plan, Structure
 
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The dense network (its weights do not count), its structure, measured MACs and parameters."""
+    """The dense network (its weights do not count), its structure, measured MACs and parameters.
 
+    given: whether it is the given network itself, which no round has cut; groups: those in scope.
+    """
+
+    given: bool
     net: nn.Module
     structure: Structure
+    groups: Mapping[str, Group]
     figures: Mapping[str, int]
 
     @classmethod
@@ -29,31 +35,46 @@ class Original:
         given: Given,
         net: nn.Module,
         structure: Structure,
+        groups: Sequence[Group],
         examples: tuple[Tensor, ...],
+        options: SelectOptions,
         trust: tuple[str, ...],
     ) -> "Original":
-        """net, structure: the given network's, which is the dense one before the first cut."""
-        if given.plan != EMPTY_PLAN:
+        """net, structure, groups: the given network's."""
+        whole = given.plan == EMPTY_PLAN
+        if not whole:
             with torch.random.fork_rng(devices=[]):
                 net = given.spec.build(trust).eval()
-            structure = surgery.analyse(net, tuple(x.cpu() for x in examples))
-        return cls(net, structure, figures_of(net, given.spec.input_size))
+            examples = tuple(x.cpu() for x in examples)
+            structure = surgery.analyse(net, examples)
+            groups = running(choose(structure, options), count_calls(net, examples[0]))
+        figures = figures_of(net, given.spec.input_size)
+        return cls(whole, net, structure, {group.name: group for group in groups}, figures)
 
-    def size(self, group: Group) -> int:
-        return self.structure.group(group.name).size
+    def known(self, groups: Sequence[Group]) -> tuple[Group, ...]:
+        """Those of a cut network's groups that are the dense one's, with fewer channels.
+
+        A grouped convolution with one channel a group is a depthwise one: its channels are another
+        kind of thing then, which this target does not speak of.
+        """
+        return tuple(
+            group
+            for group in groups
+            if group.name in self.groups and copies(group) == copies(self.groups[group.name])
+        )
 
     def here(
-        self, options: SelectOptions, groups: Sequence[Group], figures: Mapping[str, int]
+        self, options: SelectOptions, groups: Sequence[Group], structure: Structure
     ) -> SelectOptions:
-        """The same target in terms of the given network, whose groups and figures these are.
+        """The same target in terms of the given network; groups: what of it is `known`.
 
         Widths that follow from the dense ones become the layers' own ratios, so that several rounds
         end in the very widths of one. Where layers share what goes (prune.allocation), only those
         with ratios of their own are so pinned. A latency is timed beside the dense network anyway.
         """
-        if figures == self.figures:
+        if self.given:
             return options
-        dense = [self.structure.group(group.name) for group in groups]
+        dense = [self.groups[group.name] for group in groups]
         named = [group for group in dense if options.ratio_of(group) is not None]
         shared = options.budget is not None or options.allocation != "uniform"
         counts = uniform(named if shared else dense, options)
@@ -68,8 +89,18 @@ class Original:
             )
         name, share = options.budget
         if name != "latency":
-            share = share * self.figures[name] / figures[name]
+            share = share * self.figures[name] / getattr(structure, name)({})
         return replace(options, ratios=ratios, budget=(name, share))
+
+    def removed(self, plan: Plan) -> float:
+        """The fraction of the channels in scope that a plan has taken away."""
+        gone = 0.0
+        for group in self.groups.values():
+            slot = group.producers[0]
+            kept = plan.by_slot.get((slot.parameter, slot.dim))
+            if kept is not None:
+                gone += (len(slot.classes) - len(kept)) / copies(group)
+        return gone / sum(group.size for group in self.groups.values())
 
 
 def figures_of(net: nn.Module, input_size: tuple[int, int, int]) -> dict[str, int]:

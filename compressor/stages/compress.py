@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -127,8 +127,10 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         return method.run(given, context)
     device = context.machine.device
     case = Case.of(given, options["prune"], context)
-    shared, net, groups, structure = case.options, case.net, case.groups, case.structure
-    dense = Original.of(given, net, structure, case.examples, context.trust)
+    shared, net, structure = case.options, case.net, case.structure
+    dense = Original.of(given, net, structure, case.groups, case.examples, shared, context.trust)
+    case = replace(case, groups=dense.known(case.groups))
+    groups = case.groups
     aim = _aim(case, dense)
     if shared.statistics == "sequential":
         small = given.network(context.trust).to(device)
@@ -175,9 +177,9 @@ class Aim:
 
 
 def _aim(case: Case, dense: Original) -> Aim:
-    context, size = case.context, case.given.spec.input_size
+    context = case.context
     # what refers to the dense network, in terms of the one that earlier rounds have left
-    here = dense.here(case.options, case.groups, figures_of(case.net, size))
+    here = dense.here(case.options, case.groups, case.structure)
     family = _family(case, here)
     notes: dict[str, Any] = {"by": here.allocation}
     if here.allocation == "global":
@@ -210,14 +212,12 @@ def _notes(case: Case, aim: Aim, done: Selection, plan: Plan, dense: Original) -
         for slot in group.producers:
             if slot.parameter.endswith(".weight") and slot.module in kept:
                 widths[slot.module] = [len(slot.classes), len(kept[slot.module])]
-    whole = sum(dense.size(g) for g in case.groups)
-    left = sum(len(done.keep.get(g.name, range(g.size))) for g in case.groups)
     notes = {
         "widths": widths,
         "budget": dict([options.budget]) if options.budget else None,
         "ratio": {
             "asked": None if options.budget else options.ratio,
-            "achieved": (whole - left) / whole,
+            "achieved": dense.removed(plan),
         },
         "allocation": dict(aim.notes),
         "statistics": options.statistics,

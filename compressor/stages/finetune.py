@@ -60,8 +60,8 @@ def check(options: Mapping[str, Any], trained: int, *, one_shot: bool, again: bo
         )
     if mode == "rewind" and epoch >= (min(epochs, trained) if epoch else epochs):
         raise UsageError(
-            f"finetune.rewind_epoch={epoch} lies beyond the training, which has {trained} epochs, "
-            f"of which finetune.epochs={epochs} are to be done in all: choose an earlier one"
+            f"finetune.rewind_epoch={epoch} lies beyond the training, with train.epochs={trained} "
+            f"and finetune.epochs={epochs} (both count from its start): choose an earlier one"
         )
 
 

@@ -121,8 +121,11 @@ BUILDERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("scope", ["interior", "all"])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [("resnet20", "interior"), ("resnet20", "all"), ("chain", "all"), ("mobilenet", "all"),
+     ("densenet", "all")],
+)  # fmt: skip
 def test_rounds_end_in_the_widths_of_one_shot_with_original_indices(name, scope):
     build, size = BUILDERS[name], (3, 16, 16)
     x = torch.zeros(2, *size)
@@ -136,8 +139,9 @@ def test_rounds_end_in_the_widths_of_one_shot_with_original_indices(name, scope)
     for options in (SelectOptions(ratio=0.25, scope=scope), final):
         here = surgery.analyse(net, (x,))
         groups = choose(here, options)
-        original = Original.of(Given(build, plan, size), net, here, (x,), ())
-        counts = solve(here, groups, original.here(options, groups, figures_of(net, size)))
+        original = Original.of(Given(build, plan, size), net, here, groups, (x,), options, ())
+        groups = original.known(groups)
+        counts = solve(here, groups, original.here(options, groups, here))
         keep = {
             g.name: torch.randperm(g.size)[: counts[g.name]].sort().values for g in groups
         }  # fmt: skip
@@ -148,6 +152,9 @@ def test_rounds_end_in_the_widths_of_one_shot_with_original_indices(name, scope)
         kept.append(plan.kept)
         widths.append(counts)
     assert widths[-1] == wanted
+    gone = sum(g.size - wanted[g.name] for g in original.groups.values())
+    whole = sum(g.size for g in original.groups.values())
+    assert original.removed(plan) == pytest.approx(gone / whole)
     assert figures_of(net, size)["macs"] == structure.macs(wanted)
     assert all(
         set(kept[1][module]) <= set(kept[0].get(module, kept[1][module])) for module in kept[1]
@@ -170,12 +177,33 @@ def test_a_budget_of_a_later_round_is_a_share_of_the_dense_network(figure):
         options = SelectOptions(budget=(figure, share), ratios={"layer1.0": 0.25})
         here = surgery.analyse(net, (x,))
         groups = choose(here, options)
-        original = Original.of(Given(build, plan, size), net, here, (x,), ())
-        counts = solve(here, groups, original.here(options, groups, figures_of(net, size)))
+        original = Original.of(Given(build, plan, size), net, here, groups, (x,), options, ())
+        groups = original.known(groups)
+        counts = solve(here, groups, original.here(options, groups, here))
         step = surgery.plan_cut(here, {name: torch.arange(n) for name, n in counts.items()})
         net, plan = surgery.replay(copy.deepcopy(net), step), plan.then(step)
         assert counts["layer1.0.conv1"] == 12
         assert figures_of(net, size)[figure] / whole[figure] == pytest.approx(share, abs=0.01)
+
+
+def test_a_grouped_layer_that_has_become_depthwise_is_left_alone():
+    def build():
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.ReLU(),
+            nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(600, 4),
+        )  # fmt: skip
+
+    size, x = (3, 16, 16), torch.zeros(2, 3, 16, 16)
+    net = build().eval()
+    structure = surgery.analyse(net, (x,))
+    options = SelectOptions(ratio=0.5, scope="all")
+    first = {"0": torch.tensor([0]), "2": torch.tensor([0])}  # positions within the four groups
+    plan = surgery.plan_cut(structure, first)
+    small = surgery.replay(net, plan)
+    here = surgery.analyse(small, (x,))
+    original = Original.of(Given(build, plan, size), small, here, (), (x,), options, ())
+    assert max(g.size for g in here.groups if g.name != "4") == 4  # channels now
+    assert [g.name for g in original.known(choose(here, options))] == ["4"]
 
 
 def test_a_layer_that_did_not_lose_what_it_was_to_lose_is_named():
