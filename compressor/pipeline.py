@@ -20,14 +20,26 @@ from compressor.errors import RunError, UsageError
 from compressor.instantiation import make, sources
 from compressor.regularize.none import NoRegularizer
 from compressor.seeding import derive
-from compressor.stages import Context, Given, Machine, Outcome, finetune, recalibrate, train
+from compressor.stages import (
+    Context,
+    Given,
+    Machine,
+    Outcome,
+    baseline,
+    finetune,
+    pretrain,
+    recalibrate,
+    train,
+)
 from compressor.stages import compress as compress_stage
 from compressor.stages import noise as noise_stage
+from compressor.stages._labels import LABELS, check_labels, resolve
 from compressor.stages._schedule import Layers, Schedule
 from compressor.tasks import Task
 
 # The name of the point at which a stage's artefact is measured; the last one is always "final".
 POINTS = {
+    "pretrain": "pretrained",
     "train": "dense",
     "compress": "compressed",
     "recalibrate": "recalibrated",
@@ -36,7 +48,10 @@ POINTS = {
 # Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MEASURE_VERSION = 1
+TRAININGS = ("pretrain", "train", "finetune", "baseline")
 RUNNERS: Mapping[str, tuple[int, Callable[..., Outcome]]] = {
+    "pretrain": (pretrain.VERSION, pretrain.pretrain),
+    "baseline": (baseline.VERSION, baseline.baseline),
     "train": (train.VERSION, train.train),
     "compress": (compress_stage.VERSION, compress_stage.compress),
     "recalibrate": (recalibrate.VERSION, recalibrate.recalibrate),
@@ -91,15 +106,24 @@ class Experiment:
         self._start_machine()
         self.task: Task = make(config["task"])
         self.trust = models.trusted(config["model"]["_target_"])
-        self._check_methods()
+        self.robust = self._check_methods()
         self.data, self.spec = self._data_and_spec()
         self.data.prepare()
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
         self.data_key, self.test_key = self.data_keys["train"], self.data_keys["test"]
-        self.labels = noise_stage.labels(config["noise"], self.data, self.data_key, self.cache)
+        dataset = config["dataset"]
+        self.labels = noise_stage.labels(
+            config["noise"],
+            self.data,
+            self.data_key,
+            self.cache,
+            (dataset["labelled_fraction"], dataset["labelled_seed"]),
+        )
+        self._check_labels()
         self.steps = self._plan()
+        self.baselines = self._plan_baselines()
         self.told: set[str] = set()  # keys whose reuse the plan's one line has told
 
     def _start_machine(self) -> None:
@@ -110,22 +134,30 @@ class Experiment:
                 )
             torch.set_num_threads(self.machine.threads)
 
-    def _check_methods(self) -> None:
-        """Constructors hold the ranges: make every method once before any data is read."""
-        from compressor.stages._fit import plain
+    def _check_methods(self) -> Any:
+        """Constructors hold the ranges: make every method once before any data is read.
 
-        for stage in ("train", "finetune"):
+        Returns the remedy.
+        """
+        from compressor.stages._fit import SELECT, plain
+
+        for stage in ("pretrain", "train", "finetune"):
             try:
                 plain(self.config[stage])
             except UsageError as error:
                 raise UsageError(f"{stage}.{error}") from None  # it begins with the key
             select = self.config[stage]["select"]
-            if select not in ("best", "last"):
-                raise UsageError(f"{stage}.select={select} is not known: choose best or last")
-        if self.config["finetune"]["labels"] not in finetune.LABELS:
+            if select not in SELECT:
+                raise UsageError(
+                    f"{stage}.select={select} is not known: choose one of {', '.join(SELECT)}"
+                )
+            patience = self.config[stage]["patience"]
+            if patience is not None and patience < 1:
+                raise UsageError(f"{stage}.patience={patience} must be at least 1, or null")
+        if self.config["finetune"]["labels"] not in LABELS:
             raise UsageError(
                 f"finetune.labels={self.config['finetune']['labels']} is not known: "
-                f"choose one of {', '.join(finetune.LABELS)}"
+                f"choose one of {', '.join(LABELS)}"
             )
         if self.config["finetune"]["robust"] not in ("none", "same"):
             raise UsageError(
@@ -139,7 +171,7 @@ class Experiment:
             raise UsageError(
                 "distill.at=train has no dense network to learn from yet: use distill.at=finetune"
             )
-        make(self.config["robust"])
+        robust = make(self.config["robust"])
         make(self.config["regularize"])
         make(self.config["noise"])
         make(self.config["scale"])
@@ -154,14 +186,26 @@ class Experiment:
             one_shot=once,
             again=once or schedule.epochs is None,
         )
+        if self.config["pretrain"]["pretext"] and self.config["finetune"]["mode"] == "rewind":
+            raise UsageError(
+                "finetune=rewind goes back into a training from initial weights: type pretrain=none"
+            )
         recalibrate.check(self.config["recalibrate"])
         self._check_stages(list(self.config["stages"]))
+        return robust
+
+    def _check_labels(self) -> None:
+        """What the methods ask of the labels, once it is known which there are."""
+        options = {**self.config["finetune"], "labels": self._finetune_labels()}
+        check_labels(options, self.robust, self.labels.known)
+        train.check(self.robust, self.labels.injected)
 
     def _check_stages(self, stages: list[str]) -> None:
-        if any(name not in RUNNERS for name in stages) or stages[:1] != ["train"]:
+        known = [name for name in RUNNERS if name not in ("pretrain", "baseline")]
+        if any(name not in known for name in stages) or stages[:1] != ["train"]:
             raise UsageError(
-                f"stages={stages} must begin with train and hold only {', '.join(RUNNERS)}; "
-                "train.epochs=0 skips the training"
+                f"stages={stages} must begin with train and hold only {', '.join(known)}; "
+                "train.epochs=0 skips the training, pretrain=rotnet comes before it by itself"
             )
         if stages.count("compress") > 1 or stages.count("train") > 1:
             raise UsageError(f"stages={stages} holds train or compress twice: give each once")
@@ -179,6 +223,7 @@ class Experiment:
         steps: list[Step] = []
         counts: dict[str, int] = {}
         dense: str | None = None
+        trained: str | None = None
         unrolled = self._unrolled()
         for position, (stage, options) in enumerate(unrolled):
             counts[stage] = occurrence = counts.get(stage, 0) + 1
@@ -188,6 +233,8 @@ class Experiment:
             if stage == "compress" and dense is None:
                 dense = parent
             roles = {"teacher": dense} if self._distills(stage) and dense else {}
+            if stage == "finetune" and options["finetune"]["labels"].startswith("corrected"):
+                roles["corrected"] = trained
             seeded, sides = (stage, occurrence), ()
             if stage == "finetune" and options["finetune"]["mode"] == "rewind":
                 # the dense training goes on: it sees the images in its own order
@@ -196,6 +243,8 @@ class Experiment:
             identity = bool(steps) and self._is_identity(stage, options, steps)
             if not identity:
                 parent = self._key(stage, occurrence, options, parent, roles)
+            if stage == "train":
+                trained = parent
             steps.append(
                 Step(stage, occurrence, point, options, parent, identity, seeded, roles, sides)
             )
@@ -204,6 +253,8 @@ class Experiment:
     def _unrolled(self) -> list[tuple[str, dict[str, Any]]]:
         """The stages with their options; what stands from compress on comes once a round."""
         names = list(self.config["stages"])
+        if self.config["pretrain"]["pretext"] is not None:
+            names = ["pretrain", *names]
         place = names.index("compress") if "compress" in names else len(names)
         found = [(name, self._options(name, {})) for name in names[:place]]
         if place == len(names):
@@ -263,7 +314,7 @@ class Experiment:
             seed=self.seed,
             precision=self.precision,
             # batches are per process: more of them are another training
-            devices=self.machine.devices if stage in ("train", "finetune") else 1,
+            devices=self.machine.devices if stage in TRAININGS else 1,
         )
 
     def _options(self, stage: str, prune: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,6 +328,10 @@ class Experiment:
             return compress_stage.reads(prune, self.machine)
         if stage == "recalibrate":
             return dict(self.config["recalibrate"])
+        if stage == "pretrain":
+            own = dict(self.config["pretrain"])
+            del own["frozen"]  # the training's business
+            return {"pretrain": own}
         robust = self.config["robust"]
         if stage == "finetune" and self.config["finetune"]["robust"] == "none":
             robust = null_robust
@@ -286,12 +341,22 @@ class Experiment:
         own = dict(self.config[stage])
         if stage == "finetune":
             own = finetune.reads(own)
+            own["labels"] = self._finetune_labels()
         options = {stage: own, "robust": robust, "distill": distill}
+        pretrained = self.config["pretrain"]
+        if stage == "train" and pretrained["pretext"] is not None and pretrained["frozen"]:
+            options["frozen"] = True
+        if stage == "train" and self.robust.content:
+            options["content"] = self.robust.content
         regularizer = make(self.config["regularize"])
         if stage == "train" and not isinstance(regularizer, NoRegularizer):
             regularizer.penalties(self.meta_network())  # refuses what it finds nothing to act on
             options["regularize"] = dict(self.config["regularize"])
         return options
+
+    def _finetune_labels(self) -> str:
+        asked = self.config["finetune"]["labels"]
+        return resolve(asked, self.labels.known, self.labels.injected, self.robust.corrects)
 
     def _distills(self, stage: str) -> bool:
         distill = self.config["distill"]
@@ -322,9 +387,25 @@ class Experiment:
 
     def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
         """A stage that reads no label, or the clean ones, does not depend on the noise."""
-        if stage == "train" or (stage == "finetune" and options["finetune"]["labels"] == "given"):
+        if stage in ("train", "baseline"):
             return self.labels.key
-        return "clean"
+        if stage != "finetune":
+            return "clean"
+        clean = options["finetune"]["labels"] == "clean"
+        return self.labels.clean_key if clean else self.labels.key
+
+    def _plan_baselines(self) -> tuple[Step, ...]:
+        """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""
+        if not self.config["baselines"]:
+            return ()
+        root = key_of(spec=self.spec.to_json(), code=sources({"_target_": self.spec.factory}))
+        steps = []
+        for kind in baseline.KINDS:
+            options = baseline.options(kind, self._options("train", {}), self.config["finetune"])
+            key = self._key("baseline", 1, options, root, {})
+            # it begins with the weights that the training began with
+            steps.append(Step("baseline", 1, kind, options, key, False, ("train", 1)))
+        return tuple(steps)
 
     # -- the walk -------------------------------------------------------------------------------
 
@@ -362,6 +443,15 @@ class Experiment:
             )
         return records, artefacts
 
+    def walk_baselines(self) -> dict[str, dict[str, Any]]:
+        """Figures of the baselines, by name."""
+        found = {}
+        for step in self.baselines:
+            self._obtain(step, None, {})
+            made = self.cache.read(step.key)
+            found[step.point] = {**self._metrics(made), "key": step.key}
+        return found
+
     def _obtain(self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact]) -> bool:
         """Reuse or make the artefact of one step; whether it was reused."""
 
@@ -387,7 +477,7 @@ class Experiment:
         context = self.context(step.seeded, folder, roles)
         outcome = RUNNERS[step.stage][1](Given(self.spec, parent), step.options, context)
         lineage = {"parent": parent.key if parent else "", **step.roles}
-        if step.stage == "train":
+        if step.stage in ("train", "baseline"):
             lineage["labels"] = self.labels.key
         # a killed maker's share of the time is told by the one who went on
         seconds = time.perf_counter() - start + outcome.notes.get("earlier_seconds", 0.0)
@@ -418,6 +508,11 @@ class Experiment:
             clean_targets=self.labels.clean,
             cache=self.cache,
             data_key=self.data_key,
+            labels_key=self.labels.key,
+            truth_known=self.labels.known,
+            transition=self.labels.transition if self.labels.injected else None,
+            labelled=self.labels.labelled,
+            damage=self.labels.damage,
             trust=self.trust,
             roles=roles,
             note=self.note,
@@ -456,7 +551,9 @@ class Experiment:
 
 def _scaled(config: Mapping[str, Any]) -> tuple[ImageData, str, Mapping[str, Any]]:
     """The data at the size that `scale` asks for, and the network's builder and arguments."""
-    data: ImageData = make(config["dataset"])
+    options = dict(config["dataset"])
+    del options["labelled_fraction"], options["labelled_seed"]  # the labels' business
+    data: ImageData = make(options)
     model = dict(config["model"])
     factory = model.pop("_target_")
     arguments, size = make(config["scale"]).scale(model, data.input_size)
@@ -467,6 +564,8 @@ def _scaled(config: Mapping[str, Any]) -> tuple[ImageData, str, Mapping[str, Any
 
 def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
     code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
+    if config["noise"].get("file"):
+        code = {**code, "noise.file": make(config["noise"]).content}
     return {part: key_of(data=data.fingerprint(part), code=code) for part in ("train", "test")}
 
 
@@ -509,6 +608,8 @@ def run_experiment(
     latencies, known = ({}, False) if side_by_side else latency.of_run(experiment, artefacts)
     report = run_folder.report(experiment, command, records, artefacts, latencies)
     report["latency_reused"] = known
+    if experiment.baselines:
+        report["baselines"] = experiment.walk_baselines()
     run_folder.keep(experiment, artefacts, report, run_dir, member)
     if layers:
         report["sensitivity"] = sensitivity.write(layers, run_dir)

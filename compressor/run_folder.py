@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import manifest
+from compressor import label_record, manifest
 from compressor.artefact import Artefact
 from compressor.errors import RunError
 
@@ -42,6 +42,8 @@ def report(
 
     points = {}
     for record, made in zip(records, artefacts, strict=True):
+        if record["name"] == "pretrain":
+            continue  # under its fresh head it knows no class yet
         points[record["point"]] = {**made.metrics, "latency_ms": latencies.get(made.key)}
     for name in ("dense", "compressed", "recalibrated"):  # also where the list lacks the stage
         points.setdefault(name, points["final"])
@@ -71,7 +73,7 @@ def report(
         "allocation": cut.get("allocation"),
         "selection": selection,
         "data": experiment.data_keys,
-        "labels": {"key": experiment.labels.key, "flip_rate": experiment.labels.flip_rate},
+        "labels": label_record.figures(experiment, records, artefacts),
         "training": {name: notes[name] for name in notes if "picked_epoch" in notes[name]},
         # the worst of all rounds
         "parity": {"surgery": max(c["parity"] for c in cuts)} if "parity" in cut else {},
@@ -89,6 +91,7 @@ def keep(
 ) -> None:
     """Put what belongs to the user into the run folder: the network, its exports, its curves."""
     _clear(run_dir)
+    label_record.keep(experiment, report["stages"], artefacts, run_dir)
     final = artefacts[-1]
     names = [record["name"] for record in report["stages"]]
     for record, made in zip(report["stages"], artefacts, strict=True):
@@ -122,7 +125,8 @@ def keep(
 
 def _save_model(final: Artefact, folder: Path) -> None:
     """What a user ships: the network with its figures, without the curves of its making."""
-    shutil.copytree(final.folder, folder, ignore=shutil.ignore_patterns("tensorboard", "*.csv"))
+    unwanted = shutil.ignore_patterns("tensorboard", "*.csv", "*.npy")
+    shutil.copytree(final.folder, folder, ignore=unwanted)
     manifest.write_json(folder / "metrics.json", final.metrics)
     manifest.seal(folder, {"stage": "model"})
 
@@ -131,7 +135,8 @@ def _clear(run_dir: Path) -> None:
     """Take away what an earlier run left in a folder of the user's choice: no mixture of two."""
     for name in ("model", "history", "tensorboard", "figures"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("model.onnx", "report.json", "report.md", "sensitivity.csv"):
+    written = ("report.json", "report.md", "sensitivity.csv", "labels.npz", "changed.npz")
+    for name in ("model.onnx", *written):
         (run_dir / name).unlink(missing_ok=True)
 
 

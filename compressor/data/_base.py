@@ -5,7 +5,7 @@ import hashlib
 import json
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,9 @@ class Augment:
     crop: int = 0  # pixels of zero padding before a random crop back to the image size
     flip: bool = False  # horizontal flip of half of the images
     scale: float = 1.0  # smallest share of the area kept by a random resized crop; 1 = off
+
+
+Damage = Callable[[Tensor, Tensor, int], Tensor]  # images, positions, epoch -> images
 
 
 class Draw(NamedTuple):
@@ -167,6 +170,7 @@ class _Part(Dataset):
         std: Tensor,
         channels: int,
         seed: int | None,
+        damage: Damage | None,
     ) -> None:
         self.source = source
         self.rows = rows
@@ -175,6 +179,7 @@ class _Part(Dataset):
         self.std = std
         self.channels = channels
         self.seed = seed  # None: no augmentation
+        self.damage = damage
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -194,6 +199,8 @@ class _Part(Dataset):
         if c != self.channels:
             # grey images are stored once and repeated here, after the arithmetic
             image = image.repeat(1, self.channels, 1, 1)
+        if self.damage is not None:
+            image = self.damage(image, index, epoch)
         return image, self.targets[index], index
 
 
@@ -208,6 +215,8 @@ class ImageData(ABC):
     """
 
     name: str
+    class_names: tuple[str, ...] = ()  # where the source has names; the position is the label
+    superclasses: tuple[int, ...] = ()  # of each class, where the source groups them
 
     def __init__(
         self,
@@ -335,6 +344,22 @@ class ImageData(ABC):
         source, rows = self._part(part)
         return source.labels[rows]
 
+    def rows(self, part: str) -> Tensor:
+        """(n,) int64: the images' places in the source's own list, before val was split off."""
+        return self._part(part)[1]
+
+    def listed(self, part: str) -> int:
+        """Number of images in the source's own list that the part comes from."""
+        return len(self._part(part)[0].labels)
+
+    def pixels(self, part: str, index: Tensor) -> Tensor:
+        """Un-augmented images as bytes, to be looked at.
+
+        index: (m,) positions within the part. Returns (m, C or 1, H, W) uint8.
+        """
+        source, rows = self._part(part)
+        return source.images(rows[index], None)
+
     def loader(
         self,
         part: str,
@@ -346,6 +371,7 @@ class ImageData(ABC):
         drop_last: bool = False,
         targets: Tensor | None = None,
         indices: Tensor | None = None,
+        damage: Damage | None = None,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -354,7 +380,8 @@ class ImageData(ABC):
 
         seed: order and augmentation depend on (seed, epoch, index); the epoch is set through
         `loader.sampler.set_epoch`. targets: (n, ...) replaces the clean labels of the whole part.
-        indices: (m,) positions within the part, visited instead of all.
+        indices: (m,) positions within the part, visited instead of all. damage: (images, index,
+        epoch) -> images, done to normalised images in the loader.
         """
         source, rows = self._part(part)
         n = len(rows)
@@ -377,6 +404,7 @@ class ImageData(ABC):
             torch.tensor(self.std),
             self.channels,
             seed if augment else None,
+            damage,
         )
         sampler = EpochSampler(
             indices, seed=seed, shuffle=shuffle, pad=part == "train", rank=rank, world=world

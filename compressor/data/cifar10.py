@@ -20,6 +20,9 @@ class CIFAR10(ImageData):
     """Colour images; `channels=1` keeps their luma."""
 
     name = "cifar10"
+    class_names = (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
 
     def __init__(
         self,

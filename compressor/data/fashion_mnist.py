@@ -28,6 +28,10 @@ class FashionMNIST(ImageData):
     """Grey images; `channels=3` repeats the one channel."""
 
     name = "fashion_mnist"
+    class_names = (
+        "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+        "ankle boot",
+    )  # fmt: skip
 
     def __init__(
         self,

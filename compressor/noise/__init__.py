@@ -1,20 +1,57 @@
-"""Label noise: what is wrong with the given labels. One file each, named by the kind.
+"""Noise: what is wrong with the data that training is given. One file each, named by the kind.
 
 Run: compress-run noise=symmetric noise.rate=0.4
 Callers corrupt the train part only, once, before training; validation and test stay clean.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class Noise(Protocol):
-    """Chosen by the config group `noise`."""
+@dataclass(frozen=True)
+class Part:
+    """The train part as a kind of noise sees it, in canonical order.
 
-    def corrupt(self, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-        """labels: (n,) int64, clean. Returns the given labels (n,) and `transition` of the two."""
+    labels: (n,) int64, clean. rows: (n,) int64, the images' places in the data set's own training
+    list of `listed` images, before validation was split off it; None: the part is the whole list.
+    superclasses: (K,) int64, where the data set groups its classes.
+    images: positions (m,) -> batches of un-augmented normalised images, in that order.
+    """
+
+    labels: Tensor
+    num_classes: int
+    dataset: str = ""
+    class_names: tuple[str, ...] = ()
+    superclasses: Tensor | None = None
+    rows: Tensor | None = None
+    listed: int | None = None
+    images: Callable[[Tensor], Iterator[Tensor]] | None = None
+
+
+class Noise(Protocol):
+    """Chosen by the config group `noise`.
+
+    reads_images: whether `corrupt` costs a pass over the images, so that its answer is kept.
+    injects: whether labels are changed, in a way whose matrix is then known.
+    known: whether the data set's own labels are the true ones.
+    """
+
+    reads_images: bool
+    injects: bool
+    known: bool
+
+    def corrupt(self, part: Part) -> Tensor:
+        """The given labels (n,) int64, a function of the options and the part alone."""
+
+    def damage(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Damaged images; only kinds that act on images have this method.
+
+        images: (B, C, H, W) normalised; index: (B,) positions within the part.
+        """
 
 
 def transition(clean: Tensor, given: Tensor, num_classes: int) -> Tensor:

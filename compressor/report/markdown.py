@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compressor.report import tables
+from compressor.report.agreement import agreements
 from compressor.report.comparisons import caution
 from compressor.report.run import markdown_table
 
@@ -18,6 +19,7 @@ def markdown(summary: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]
         parts += ["## Comparisons", f"Against {summary['baseline'].name}, paired by seed."]
         parts.append("\n".join(f"- {each['text']}" for each in summary["comparisons"]))
         parts += [text for text in [caution(summary["comparisons"])] if text]
+    parts += agreement_section(summary["members"])
     if summary["dense"]:
         parts += ["## Dense networks", _table(tables.dense(summary))]
     for name, title in (("failed", "Failed members"), ("unfinished", "Unfinished members")):
@@ -31,6 +33,27 @@ def markdown(summary: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]
         parts += ["## Measured on", "\n".join(f"- {line}" for line in facts)]
     parts.append("Every figure of every member is in `summary.csv`.")
     return "\n\n".join(parts) + "\n"
+
+
+def agreement_section(members: list[Mapping[str, Any]]) -> list[str]:
+    """Whether channels that are kept follow the labels, where a sweep has noise in it."""
+    found = agreements(members)
+    if not found:
+        return []
+    fields = list(found[0]["fields"])
+    rows = [
+        [
+            *(each["fields"].get(f, "") for f in fields),
+            tables.estimate_text(each["agreement"], None),
+        ]
+        for each in found
+    ]
+    return [
+        "## Channels kept, against clean labels",
+        "Agreement with the network of clean labels and plain cross-entropy, same criterion and "
+        "seed: 1 = the same channels, 0 = as many common ones as by chance.",
+        markdown_table([*fields, "agreement"], rows),
+    ]
 
 
 def _table(table: tables.Table) -> str:

@@ -36,7 +36,7 @@ def members(sweep_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 def is_seed(field: str) -> bool:
     """Whether members that differ in this field alone are repetitions of one configuration."""
-    return field.rsplit(".", 1)[-1] in ("seed", "split_seed")
+    return field.rsplit(".", 1)[-1] in ("seed", "split_seed", "clean_seed", "labelled_seed")
 
 
 def number(text: str) -> float | None:

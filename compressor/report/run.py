@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import RunError
-from compressor.report import figures, sensitivity
+from compressor.report import figures, label_figures, sensitivity
 from compressor.report.drawing import scale
 from compressor.report.files import publish
 
@@ -23,6 +23,8 @@ _CAPTIONS = {
     "points.png": "Test accuracy and MACs at each point of the run",
     "channels.png": "Channels of each layer before and after",
     "training.png": "Loss and accuracy of each training by epoch",
+    "labels.png": "Which labels were changed, and how the training met them",
+    "changed.png": "Images whose labels were changed",
     "sensitivity.png": "Accuracy when one layer alone is cut, without fine-tuning",
 }
 
@@ -152,6 +154,7 @@ def _draw(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
         drawn.append("training.png")
     if sensitivity.draw(run_dir, report, folder / "sensitivity.png"):
         drawn.append("sensitivity.png")
+    drawn += label_figures.draw(run_dir, curves.get("train", {}), folder)
     return drawn
 
 
@@ -251,8 +254,25 @@ def _latency_line(report: Mapping[str, Any]) -> str:
 
 
 def _labels_line(report: Mapping[str, Any]) -> str:
-    rate = (report.get("labels") or {}).get("flip_rate")
-    return f"Labels: {rate:.1%} of the train part's labels were flipped." if rate else ""
+    labels = report.get("labels") or {}
+    parts = []
+    if labels.get("flip_rate"):
+        parts.append(f"{labels['flip_rate']:.1%} of the train part's labels were flipped")
+    if labels.get("known") is False:
+        parts.append("they come from a file, and which are right is unknown")
+    if labels.get("changed") is not None:
+        text = f"the remedy changed {labels['changed']:.1%}"
+        if labels.get("wrong_corrected") is not None:
+            text += (
+                f", which puts {labels['wrong_corrected']:.1%} of the wrong ones right and leaves "
+                f"{labels['right']:.1%} of all right"
+            )
+        parts.append(text)
+    if labels.get("finetune") not in (None, "clean"):
+        parts.append(f"fine-tuning used the {labels['finetune']} ones")
+    elif labels.get("clean_fraction", 1) < 1:
+        parts.append(f"fine-tuning used {labels['clean_fraction']:.3g} of the clean ones")
+    return f"Labels: {'; '.join(parts)}." if parts else ""
 
 
 def _stage_line(report: Mapping[str, Any]) -> str:

@@ -1,13 +1,21 @@
-"""Robust losses: what training does about wrong labels. One file each, named by the method.
+"""Remedies: what training does about wrong labels. One file each, named by the method.
 
 Run: compress-run robust=gce noise=symmetric
+A plain loss overrides `Remedy.loss` and nothing else; the other hooks are for methods that keep
+something for every sample, change the training set, or train a second network.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from compressor.errors import UsageError
+
+if TYPE_CHECKING:
+    from compressor.robust._store import LabelStore
 
 
 @dataclass(frozen=True)
@@ -15,22 +23,108 @@ class Phase:
     """One fit of a training: a run of epochs with one loss and one learning-rate schedule."""
 
     epochs: int
-    loss: object  # has `loss` and `after_backward`, as Robust does
+    loss: "Remedy"
     lr_scale: float = 1.0  # factor on the stage's learning rate
     schedule: str | None = None  # None: the stage's own
+    milestones: tuple[float, ...] | None = None  # None: the stage's own; of schedule "step"
 
 
-class Robust(Protocol):
-    """The criterion of a training, chosen by the config group `robust`."""
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What a remedy may know of the training set before the training begins; never the truth.
+
+    targets: (n,) int64, given labels. index: (m,) positions that are trained on, None for all.
+    transition: (K, K), the realised matrix of injected noise, None where it is unknown.
+    probabilities: (folds, epochs) -> (n, K), of networks trained with cross-entropy: those of a
+    fold's samples come from a network that has not seen them; with one fold from one that has.
+    """
+
+    targets: Tensor
+    num_classes: int
+    batch_size: int
+    epochs: int
+    index: Tensor | None = None
+    transition: Tensor | None = None
+    probabilities: Callable[[int, int], Tensor] | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """(m,) positions that are trained on."""
+        import torch
+
+        return torch.arange(len(self.targets)) if self.index is None else self.index
+
+
+@dataclass(frozen=True)
+class Change:
+    """A training set as a remedy wants it. None leaves a part as it was.
+
+    corrected: (n,) int64, what the method takes the labels to be; notes: figures for the report.
+    """
+
+    targets: Tensor | None = None
+    index: Tensor | None = None
+    corrected: Tensor | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Remedy:
+    """The criterion of a training, chosen by the config group `robust`.
+
+    corrects: the forms of corrected labels that it leaves behind, of "soft" and "hard".
+    train_only: whether `finetune.robust=same` makes no sense with it. needs_known: whether it needs
+    the transition matrix of injected noise.
+    store: per-sample rows, a sidecar of the checkpoint. content: digest of a file that its options
+    name: another file under the same name is another training.
+    """
+
+    corrects: tuple[str, ...] = ()
+    train_only: bool = False
+    needs_known: bool = False
+    store: "LabelStore | None" = None
+    content: str = ""
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
         """Scalar. outputs: the task's; targets: given labels; index: positions in the part."""
+        raise NotImplementedError
 
     def after_backward(self, index: Tensor) -> None:
-        """Update per-sample state, if there is any."""
+        """Update per-sample state."""
+
+    def before_epoch(self, epoch: int) -> None:
+        """epoch: 0-based, over all phases."""
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
         """How the epochs of a training are shared out."""
+        return (Phase(epochs, self),)
+
+    def begin(self, samples: Samples) -> Change | None:
+        """Called once, before the training: estimates and cleaning happen here."""
+        return None
+
+    def open(self, folder: Path, saved: Path | None) -> None:
+        """Make the per-sample state in `folder`, from the sidecar `saved` of a killed training."""
+
+    def networks(self, net: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+        """The module to train. build: makes another network like `net`, freshly initialised."""
+        return net
+
+    def chosen(self, net: nn.Module) -> nn.Module:
+        """The network that goes on, of what `networks` made."""
+        return net
+
+    def figures(self, targets: Tensor, clean: Tensor | None) -> dict[str, float]:
+        """Columns of the epoch's row in history.csv. targets, clean: (n,), given and true."""
+        return {}
+
+    def corrected(self, path: Path) -> bool:
+        """Write what became of the labels as a .npy, (n, K) soft or (n,) hard; whether it did."""
+        return False
+
+
+def listed(T: Tensor) -> dict[str, Any]:
+    """A transition matrix as a note, where it is small enough to be read."""
+    return {"transition": T.tolist()} if len(T) <= 20 else {}
 
 
 def with_auxiliary(outputs: Mapping[str, object], loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -42,3 +136,14 @@ def with_auxiliary(outputs: Mapping[str, object], loss: Callable[[Tensor], Tenso
     for weight, logits in outputs.get("aux", ()):
         total = total + weight * loss(logits.float())
     return total
+
+
+def within(key: str, value: float, low: float, high: float, meaning: str) -> float:
+    """`value` as a number of at least `low` and at most `high`, or a usage error."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        upper = f" and at most {high:g}" if high != float("inf") else ""
+        raise UsageError(
+            f"robust.{key}={value} is out of range: give {meaning}, at least {low:g}{upper}"
+        )
+    return value

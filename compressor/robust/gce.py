@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
-from compressor.robust import Phase, with_auxiliary
+from compressor.robust import Phase, Remedy, with_auxiliary, within
 
 
 def gce(logits: Tensor, targets: Tensor, q: float = 0.7, k: float | None = None) -> Tensor:
@@ -28,15 +28,17 @@ def gce(logits: Tensor, targets: Tensor, q: float = 0.7, k: float | None = None)
     return loss.mean()
 
 
-class GCE:
-    """The L_q loss. The truncated form is stateless: every batch asks p_y > k afresh.
+class GCE(Remedy):
+    """The L_q loss; with `truncated` the truncated one after the first `warmup` of the epochs.
 
-    The authors' release instead trains on all samples for 40 epochs and then recomputes the kept
-    set every few epochs; truncating from the first step, as here, can leave an untrained network
-    of many classes without a gradient, since p_y starts near 1/K < k.
+    The authors' release recomputes the kept set p_y > k every ten epochs, here every batch asks
+    afresh. An untrained network's p_y starts near 1/K < k: without a warm-up nothing has a
+    gradient.
     """
 
-    def __init__(self, q: float = 0.7, truncated: bool = False, k: float = 0.5) -> None:
+    def __init__(
+        self, q: float = 0.7, truncated: bool = False, k: float = 0.5, warmup: float = 0.33
+    ) -> None:
         if not 0 < q <= 1:
             raise UsageError(f"robust.q={q} is out of range: give an exponent in (0, 1]")
         if not 0 < k < 1:
@@ -44,13 +46,16 @@ class GCE:
         self.q = q
         self.truncated = truncated
         self.k = k
-
-    def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
-        k = self.k if self.truncated else None
-        return with_auxiliary(outputs, lambda logits: gce(logits, targets, self.q, k))
-
-    def after_backward(self, index: Tensor) -> None:
-        pass
+        self.warmup = within("warmup", warmup, 0, 1, "a fraction of the epochs")
+        self._from_epoch = self._epoch = 0
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
+        self._from_epoch = round(self.warmup * epochs)
         return (Phase(epochs, self),)
+
+    def before_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        k = self.k if self.truncated and self._epoch >= self._from_epoch else None
+        return with_auxiliary(outputs, lambda logits: gce(logits, targets, self.q, k))

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
-from compressor.robust import Phase, with_auxiliary
+from compressor.robust import Remedy, with_auxiliary
 
 
-class CrossEntropy:
-    """-log p_y, averaged over the batch."""
+class CrossEntropy(Remedy):
+    """-log p_y, averaged over the batch; with distributions for targets -sum_k t_k log p_k."""
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         if not 0 <= label_smoothing < 1:
@@ -29,9 +29,3 @@ class CrossEntropy:
             outputs,
             lambda logits: F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing),
         )
-
-    def after_backward(self, index: Tensor) -> None:
-        pass
-
-    def phases(self, epochs: int) -> tuple[Phase, ...]:
-        return (Phase(epochs, self),)

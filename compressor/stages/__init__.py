@@ -99,7 +99,10 @@ class Context:
 
     seed: the stage's own, derived from the run's seed, the stage's name and occurrence.
     folder: where it may write; it becomes the artefact.
-    targets: given labels of the train part, (n,) int64; clean_targets: the true ones.
+    targets: given labels of the train part, (n,) int64; clean_targets: the true ones, equal to
+    them where nobody knows the truth (truth_known). transition: (K, K), of injected noise.
+    labelled: positions whose labels a training may read, None for all. damage: what noise does to
+    the images of the training. labels_key: digest of all of these.
     trust: dotted class names that the run's own model config names.
     roles: artefacts of other stages that this one declared.
     note: tells the user what happens, a line each.
@@ -115,6 +118,11 @@ class Context:
     clean_targets: Tensor
     cache: Cache
     data_key: str
+    labels_key: str = ""
+    truth_known: bool = True
+    transition: Tensor | None = None
+    labelled: Tensor | None = None
+    damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None

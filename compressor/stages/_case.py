@@ -141,7 +141,7 @@ def _batches(context: Context, images: int) -> Iterator[tuple[Tensor, Tensor]]:
     """
     loader = context.data.loader(
         "train", BATCH, seed=derive(context.seed, "images"), shuffle=True,
-        targets=context.clean_targets, workers=context.machine.workers,
+        targets=context.clean_targets, indices=context.labelled, workers=context.machine.workers,
     )  # fmt: skip
     left = images
     for inputs, targets, _ in loader:

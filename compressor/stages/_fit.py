@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
@@ -35,6 +35,24 @@ from compressor.tasks.training import Distillation, Training
 COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds",
 )  # fmt: skip
+# How an epoch is picked: the figure and its direction, None for the task's headline.
+SELECT = ("best", "last", "clean_peak")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """What a fit trains on, of the train part.
+
+    targets: (n,) int64 or (n, K) distributions. index: positions that are visited, None for all.
+    clean: (n,) int64, the true labels where they are known and not the targets. damage: done to
+    the images. norms_rest: batch norms keep their statistics.
+    """
+
+    targets: Tensor | None = None
+    index: Tensor | None = None
+    clean: Tensor | None = None
+    damage: Any = None
+    norms_rest: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,14 +70,14 @@ class StageData(LightningDataModule):
         self,
         data: ImageData,
         options: OptimizerOptions,
-        targets: Tensor | None,
+        training: TrainingSet,
         context: Context,
         first_epoch: int,
     ) -> None:
         super().__init__()
         self.data = data
         self.batch_size = options.batch_size
-        self.targets = targets
+        self.training = training
         # Lightning counts the epochs of each phase from 0: a seed of its own keeps a later phase
         # from repeating the first one's order and augmentation
         self.seed = derive(context.seed, "images", first_epoch)
@@ -74,7 +92,9 @@ class StageData(LightningDataModule):
             seed=self.seed,
             shuffle=True,
             augment=True,
-            targets=self.targets,
+            targets=self.training.targets,
+            indices=self.training.index,
+            damage=self.training.damage,
             workers=self.workers,
             rank=trainer.global_rank,
             world=trainer.world_size,
@@ -109,11 +129,20 @@ class History(Callback):
         # Callbacks come before the module's own hook, so its train metrics are not logged yet.
         # Every rank computes: the metrics are exchanged.
         train = module.train_metrics.compute()
+        clean = None if module.clean_metric is None else module.clean_metric.compute()
         if not trainer.is_global_zero:
             return
         values = {f"train_{name}": value for name, value in train.items()}
         for name in train:
             values[f"val_{name}"] = trainer.callback_metrics.get(f"val/{name}", "")
+        if clean is not None:
+            values["train_clean_accuracy"] = clean
+        if module.robust.store is not None:
+            figures = module.robust.figures(module.given, module.clean)
+            step = self.first_epoch + trainer.current_epoch
+            for name, value in figures.items():
+                module.logger.experiment.add_scalar(f"train/{name}", value, step)
+            values |= figures
         row = {
             "epoch": self.first_epoch + trainer.current_epoch + 1,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -122,7 +151,8 @@ class History(Callback):
         }
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            others = tuple(name for name in row if name not in COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS + others)
             if new:
                 writer.writeheader()
             writer.writerow(row)
@@ -149,6 +179,13 @@ class LaterOfEquals(ModelCheckpoint):
         return bool(trainer.strategy.reduce_boolean_decision(bool(good)))
 
 
+class Stop(EarlyStopping):
+    """Ends a training that no longer gets better; one that went on after a kill ends there too."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
 def fit(
     net: nn.Module,
     options: OptimizerOptions,
@@ -159,16 +196,23 @@ def fit(
     robust: Any,
     distillation: Distillation,
     regularizer: Regularizer | None = None,
-    targets: Tensor | None = None,
+    training: TrainingSet | None = None,
+    patience: int | None = None,
     start: int = 0,
     stop: int | None = None,
 ) -> Fitted:
     """Train `net` for options.epochs in the phases that `robust` asks for, one fit each.
 
+    select: best | last | clean_peak, of the last phase; the phases before go on from their last
+    epoch. patience: epochs without a better figure after which the training ends.
     start, stop: epochs of these that are done before, and after which to leave; schedules, the
     order of the images and the phases stay those of the whole.
     """
+    training = training or TrainingSet()
     module_options = {
+        "clean": training.clean,
+        "given": training.targets,
+        "norms_rest": training.norms_rest,
         "task": context.task,
         "num_classes": context.data.num_classes,
         "distillation": distillation,
@@ -180,9 +224,11 @@ def fit(
     progress = Progress.find(context.folder)
     if progress.epochs:
         context.note(f"{name}: goes on after epoch {progress.epochs} of {options.epochs}")
+    robust.open(progress.folder, progress.state(progress.first))
     first = 0
     metrics: dict[str, Any] = {}
-    for phase in robust.phases(options.epochs):
+    phases = [phase for phase in robust.phases(options.epochs) if phase.epochs]
+    for phase in phases:
         done = max(0, start - first)
         end = phase.epochs if stop is None else min(phase.epochs, stop - first)
         if done >= end or first < progress.first:  # the latter: a finished phase of a killed fit
@@ -200,7 +246,17 @@ def fit(
             if hasattr(term, "loop"):  # a method that owns the loop brings its own module
                 module = term.loop(module)
         metrics = _fit_phase(
-            module, done, end, first, options, context, name, select, targets, progress
+            module,
+            done,
+            end,
+            first,
+            options,
+            context,
+            name,
+            select if phase is phases[-1] else "last",
+            training,
+            progress,
+            patience,
         )
         first += phase.epochs
     if progress.epochs:
@@ -214,6 +270,8 @@ def _phase_options(options: OptimizerOptions, phase: Phase) -> OptimizerOptions:
     changes: dict[str, Any] = {"lr": options.lr * phase.lr_scale, "epochs": phase.epochs}
     if phase.schedule is not None:
         changes["schedule"] = phase.schedule
+    if phase.milestones is not None:
+        changes["milestones"] = phase.milestones
     return replace(options, **changes)
 
 
@@ -226,25 +284,31 @@ def _fit_phase(
     context: Context,
     name: str,
     select: str,
-    targets: Tensor | None,
+    training: TrainingSet,
     progress: Progress,
+    patience: int | None,
 ) -> dict[str, Any]:
     machine = context.machine
     headline, direction = context.task.headline
+    peak = select == "clean_peak" and training.clean is not None
+    monitor = f"train/clean_{headline}" if peak else f"val/{headline}"
     checkpoint = LaterOfEquals(
         dirpath=progress.folder / f"picked-{first}",
         filename=f"{name}-{{epoch}}",
-        monitor=f"val/{headline}" if select == "best" else None,
+        monitor=None if select == "last" else monitor,
         mode=direction,
         save_top_k=1,
         save_weights_only=True,
         auto_insert_metric_name=False,
+        save_on_train_epoch_end=True if peak else None,
     )
     history = context.folder / "history.csv"
     callbacks: list[Callback] = [checkpoint, History(history, first), Resume(progress, first)]
+    if patience is not None:
+        callbacks.append(Stop(monitor, min_delta=0.0, patience=patience, mode=direction))
     if machine.progress:
         callbacks.append(_progress(name, first))
-    data = StageData(context.data, options, targets, context, first)
+    data = StageData(context.data, options, training, context, first)
     with _quiet():
         trainer = Trainer(
             max_epochs=end,

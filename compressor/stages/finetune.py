@@ -20,11 +20,11 @@ from compressor.instantiation import make
 from compressor.measure import count_macs
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._fit import fit, plain
+from compressor.stages._labels import training_set
 from compressor.stages._scratch import fresh
 from compressor.stages.train import distillation
 
 VERSION = 2
-LABELS = ("clean", "given")
 MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
 # Keys that one mode alone reads.
 _OWN = {"epoch_cap": "scratch_b", "rewind_epoch": "rewind"}
@@ -78,9 +78,11 @@ def is_none(options: Mapping[str, Any]) -> bool:
 def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
     """Train the parent's network as the mode says.
 
-    options: finetune (configs/finetune), robust (none, or the train stage's), distill.
+    options: finetune (configs/finetune; its labels are resolved), robust (none, or the train
+    stage's), distill.
     """
     own = options["finetune"]
+    training = training_set(own, context)
     fitting = plain(own)
     if own["mode"] == "scratch_b":
         dense = count_macs(given.spec.build(context.trust), given.spec.input_size)
@@ -95,10 +97,13 @@ def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         select=own["select"],
         robust=make(options["robust"]),
         distillation=distillation(options["distill"], context),
-        targets=context.clean_targets if own["labels"] == "clean" else context.targets,
+        training=training,
+        patience=own["patience"],
         start=own.get("rewind_epoch", 0),
     )
-    return Outcome(net=fitted.net, plan=given.plan, notes={"mode": own["mode"], **fitted.metrics})
+    n = len(context.targets) if training.index is None else len(training.index)
+    notes = {"mode": own["mode"], "labels": own["labels"], "images": n}
+    return Outcome(net=fitted.net, plan=given.plan, notes={**notes, **fitted.metrics})
 
 
 def scratch_b_epochs(epochs: int, macs_full: int, macs_small: int, cap: float | None = None) -> int:

@@ -3,48 +3,138 @@
 Drawn once per data set and noise options, on the train part only, never inside a loader.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compressor.cache import Cache, key_of
-from compressor.data import ImageData
+from compressor.data import ImageData, stratified_split
+from compressor.errors import UsageError
 from compressor.instantiation import make
+from compressor.noise import Part, transition
 
 CLEAN = "clean"
+_BATCH = 256  # images a batch of a kind that looks at them
 
 
 @dataclass(frozen=True)
 class Labels:
-    """clean, given: (n,) int64 of the train part. transition: (K, K), rows = clean classes."""
+    """clean, given: (n,) int64 of the train part. transition: (K, K), rows = clean classes.
+
+    known: whether `clean` is the truth; where nobody knows it, it equals `given`. injected:
+    whether a kind of label noise was asked for, so that its matrix is known. clean_key: digest of
+    what a stage on clean labels reads. labelled:
+    positions whose labels a supervised stage may read, None for all. damage: done to the images
+    of the training.
+    """
 
     key: str
     clean: Tensor
     given: Tensor
     transition: Tensor
+    known: bool = True
+    injected: bool = False
+    clean_key: str = CLEAN
+    labelled: Tensor | None = None
+    damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
     @property
-    def flip_rate(self) -> float:
-        """Fraction of the labels that were changed."""
-        return (self.clean != self.given).double().mean().item()
+    def flip_rate(self) -> float | None:
+        """Fraction of the labels that were changed, None where the truth is unknown."""
+        return (self.clean != self.given).double().mean().item() if self.known else None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a report has something to say about the labels."""
+        return not self.known or not torch.equal(self.clean, self.given)
 
 
-def labels(options: Mapping[str, Any], data: ImageData, data_key: str, cache: Cache) -> Labels:
-    """Damage the train part's labels as the noise group says."""
+def labels(
+    options: Mapping[str, Any],
+    data: ImageData,
+    data_key: str,
+    cache: Cache,
+    labelled: tuple[float, int] = (1.0, 0),
+) -> Labels:
+    """Damage the train part as the noise group says.
+
+    labelled: the fraction of the train part whose labels may be read, and the seed of the choice.
+    """
+    noise = make(options)
     clean = data.labels("train")
-    given, transition = make(options).corrupt(clean, data.num_classes)
-    if torch.equal(given, clean):
-        return Labels(CLEAN, clean, clean, transition)
+    part = Part(
+        clean,
+        data.num_classes,
+        data.name,
+        data.class_names,
+        torch.tensor(data.superclasses) if data.superclasses else None,
+        data.rows("train"),
+        data.listed("train"),
+        lambda index: _images(data, index),
+    )
+    if noise.reads_images:
+        given = _remembered(options, data_key, cache, lambda: noise.corrupt(part))
+    else:
+        given = noise.corrupt(part)
+    key, damage = CLEAN, getattr(noise, "damage", None)
+    if not noise.known:
+        clean = given
+    if damage is not None or not torch.equal(given, data.labels("train")):
+        # by content: two ways to the same labels are one
+        digest = hashlib.sha256(given.numpy()).hexdigest()
+        pixels = dict(options) if damage is not None else None
+        key = key_of(stage="noise", given=digest, pixels=pixels, data=data_key)
+    matrix = transition(clean, given, data.num_classes)
+    if key != CLEAN:
+
+        def make_labels(folder: Path) -> None:
+            tensors = {"clean": clean.clone(), "given": given, "transition": matrix}
+            save_file(tensors, folder / "labels.safetensors")
+
+        cache.obtain(key, "noise", make_labels)
+    chosen = _labelled(clean, *labelled)
+    clean_key = CLEAN
+    if chosen is not None:
+        digest = hashlib.sha256(chosen.numpy()).hexdigest()
+        key, clean_key = (key_of(labels=each, labelled=digest) for each in (key, CLEAN))
+    injected = noise.injects and noise.known
+    return Labels(key, clean, given, matrix, noise.known, injected, clean_key, chosen, damage)
+
+
+def _labelled(clean: Tensor, fraction: float, seed: int) -> Tensor | None:
+    """The positions of a stratified share, None for all of them."""
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise UsageError(
+            f"dataset.labelled_fraction={fraction} is out of range: give the fraction of the train "
+            "part whose labels may be read, in (0, 1]"
+        )
+    if fraction == 1:
+        return None
+    chosen = stratified_split(clean, fraction, seed)[1]
+    if not len(chosen):
+        raise UsageError(
+            f"dataset.labelled_fraction={fraction} leaves no label of {len(clean)}: raise it"
+        )
+    return chosen
+
+
+def _images(data: ImageData, index: Tensor) -> Iterator[Tensor]:
+    for images, _, _ in data.loader("train", _BATCH, indices=index):
+        yield images
+
+
+def _remembered(
+    options: Mapping[str, Any], data_key: str, cache: Cache, draw: Callable[[], Tensor]
+) -> Tensor:
+    """What costs a pass over the images is drawn once for all runs."""
     key = key_of(stage="noise", options=dict(options), data=data_key)
-
-    def make_labels(folder: Path) -> None:
-        tensors = {"clean": clean, "given": given, "transition": transition.contiguous()}
-        save_file(tensors, folder / "labels.safetensors")
-
-    cache.obtain(key, "noise", make_labels)
-    return Labels(key, clean, given, transition)
+    cache.obtain(
+        key, "noise", lambda folder: save_file({"given": draw()}, folder / "given.safetensors")
+    )
+    return load_file(cache.folder(key) / "given.safetensors")["given"]

@@ -12,7 +12,10 @@ AUXILIARY_WEIGHT = 0.3
 
 
 class Accuracy(Metric):
-    """Fraction of samples whose largest logit is the target's, in [0, 1]."""
+    """Fraction of samples whose largest logit is the target's, in [0, 1].
+
+    Targets are labels, or distributions (floats), whose largest entry counts.
+    """
 
     full_state_update = False
     higher_is_better = True
@@ -23,8 +26,9 @@ class Accuracy(Metric):
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, outputs: dict[str, Any], targets: Tensor) -> None:
-        self.correct += (outputs["logits"].argmax(dim=1) == targets).sum()
-        self.total += targets.numel()
+        labels = targets.argmax(dim=1) if targets.is_floating_point() else targets
+        self.correct += (outputs["logits"].argmax(dim=1) == labels).sum()
+        self.total += labels.numel()
 
     def compute(self) -> Tensor:
         return self.correct.double() / self.total
@@ -44,7 +48,7 @@ class CrossEntropy(Metric):
     def update(self, outputs: dict[str, Any], targets: Tensor) -> None:
         loss = F.cross_entropy(outputs["logits"].float(), targets, reduction="sum")
         self.sum += loss.double()
-        self.total += targets.numel()
+        self.total += len(targets) if targets.is_floating_point() else targets.numel()
 
     def compute(self) -> Tensor:
         return self.sum / self.total

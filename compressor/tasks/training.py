@@ -42,6 +42,8 @@ class Training(LightningModule):
     seed: dropout and other draws of the network are reseeded from (seed, epoch).
     first_epoch: epochs that earlier phases of the same stage took; done: those of this phase that
     are over already, for the schedule to begin behind.
+    given, clean: (n,) labels of the train part: what it trains on, and the true ones if they are
+    known and others. norms_rest: batch norms keep the statistics that they have.
     """
 
     def __init__(
@@ -58,6 +60,9 @@ class Training(LightningModule):
         first_epoch: int = 0,
         done: int = 0,
         channels_last: bool = True,
+        given: Tensor | None = None,
+        clean: Tensor | None = None,
+        norms_rest: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
@@ -72,6 +77,10 @@ class Training(LightningModule):
         self.channels_last = channels_last
         self.train_metrics = task.metrics(num_classes)
         self.val_metrics = task.metrics(num_classes)
+        self.given = given
+        self.clean = clean
+        self.clean_metric = None if clean is None else task.metrics(num_classes)[task.headline[0]]
+        self.norms_rest = norms_rest
         if channels_last:
             net.to(memory_format=torch.channels_last)
 
@@ -79,11 +88,19 @@ class Training(LightningModule):
         teacher = self.distillation.teacher
         if teacher is not None:
             teacher.to(self.device).eval().requires_grad_(False)
+        self._clean = None if self.clean is None else self.clean.to(self.device)
 
     def on_train_epoch_start(self) -> None:
         epoch = self.first_epoch + self.current_epoch
         torch.manual_seed(derive(self.seed, "dropout", epoch, self.global_rank))
         self.train_metrics.reset()
+        if self.clean_metric is not None:
+            self.clean_metric.reset()
+        self.robust.before_epoch(epoch)
+        if self.norms_rest:
+            for module in self.net.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.eval()
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         inputs, targets, index = self.task.loss_inputs(batch)
@@ -102,6 +119,8 @@ class Training(LightningModule):
             loss = loss + penalty
         self._index = index
         self.train_metrics.update(outputs, targets)
+        if self.clean_metric is not None:
+            self.clean_metric.update(outputs, self._clean[index])
         # Not every step: a logged value costs about as much as a small network's layer.
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.log("train/step_loss", loss.detach())
@@ -119,6 +138,10 @@ class Training(LightningModule):
                     f"the training loss is {value.item()} in epoch {epoch}: lower lr "
                     f"(now {self.options.lr:g}) or set clip_norm"
                 )
+
+        if self.clean_metric is not None:
+            name = f"train/clean_{self.task.headline[0]}"
+            self.log(name, self.clean_metric.compute().float())
 
     def validation_step(self, batch: Any, _: int) -> None:
         inputs, targets, _ = self.task.loss_inputs(batch)

@@ -155,7 +155,7 @@ def test_there_is_a_file_of_every_method_and_a_test():
     package = config_dir().parent / "compressor"
     if not package.is_dir():
         package = config_dir().parent
-    for room in ("prune", "robust", "regularize", "noise", "distill", "scale"):
+    for room in ("prune", "robust", "regularize", "noise", "distill", "scale", "pretrain"):
         methods = {p.stem for p in (package / room).glob("[a-z]*.py")}
         options = {p.stem for p in (config_dir() / room).glob("[a-z]*.yaml")}
         assert methods <= options, f"methods of {room} without a YAML file"

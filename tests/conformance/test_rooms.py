@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "compressor"
-METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale")
+METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale", "pretrain")
 # What a room may import of this package, beside itself, errors and seeding.
 ALLOWED = {
     "surgery": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "regularize": set(),
     "distill": {"taps"},
     "noise": set(),
+    "pretrain": set(),
     "scale": {"models"},
     "tasks": {"taps"},
     "report": set(),

@@ -3,10 +3,15 @@ import pytest
 import torch
 
 from compressor.errors import UsageError
-from compressor.noise import transition
+from compressor.noise import Part, transition
 from compressor.noise.symmetric import Symmetric
 
 CLEAN = torch.arange(50_000) % 10
+
+
+def corrupt(noise, clean=CLEAN, classes=10):
+    given = noise.corrupt(Part(clean, classes))
+    return given, transition(clean, given, classes)
 
 
 def changed(given, clean=CLEAN):
@@ -14,7 +19,7 @@ def changed(given, clean=CLEAN):
 
 
 def test_exact_symmetric_changes_exactly_its_share():
-    given, t = Symmetric(0.4).corrupt(CLEAN, 10)
+    given, t = corrupt(Symmetric(0.4))
     assert changed(given) == 20_000
     off = t[~torch.eye(10, dtype=torch.bool)]
     assert (off - 0.4 / 9).abs().max() < 0.012
@@ -23,19 +28,19 @@ def test_exact_symmetric_changes_exactly_its_share():
 
 def test_include_true_in_bernoulli_mode_changes_nine_tenths_of_its_share():
     noise = Symmetric(0.4, mode="bernoulli", include_true=True)
-    given, _ = noise.corrupt(CLEAN, 10)
+    given, _ = corrupt(noise)
     assert abs(changed(given) / 50_000 - 0.36) < 0.0065
     assert noise.flip_rate(10) == pytest.approx(0.36)
 
 
 def test_bernoulli_mode_is_within_three_sigma():
-    given, _ = Symmetric(0.4, mode="bernoulli").corrupt(CLEAN, 10)
+    given, _ = corrupt(Symmetric(0.4, mode="bernoulli"))
     assert 0 < abs(changed(given) / 50_000 - 0.4) < 3 * 0.0022
 
 
 def test_stratified_changes_the_same_share_of_every_class():
     clean = torch.cat([torch.zeros(30), torch.ones(70), torch.full((101,), 2)]).long()
-    given, t = Symmetric(0.3, stratified=True).corrupt(clean, 3)
+    given, t = corrupt(Symmetric(0.3, stratified=True), clean, 3)
     flips = [int(((given != clean) & (clean == k)).sum()) for k in range(3)]
     assert flips == [9, 21, 30]
     assert t.diagonal().tolist() == pytest.approx([0.7, 0.7, 71 / 101])
@@ -44,30 +49,30 @@ def test_stratified_changes_the_same_share_of_every_class():
 def test_labels_depend_on_the_noise_seed_alone():
     torch.manual_seed(0)
     np.random.seed(0)
-    one = Symmetric(0.4, seed=3).corrupt(CLEAN, 10)[0]
+    one = corrupt(Symmetric(0.4, seed=3))[0]
     torch.manual_seed(1)
     np.random.seed(1)
     state = torch.get_rng_state()
-    again = Symmetric(0.4, seed=3).corrupt(CLEAN, 10)[0]
+    again = corrupt(Symmetric(0.4, seed=3))[0]
     assert one.numpy().tobytes() == again.numpy().tobytes()
     assert torch.equal(torch.get_rng_state(), state)
-    assert changed(Symmetric(0.4, seed=4).corrupt(CLEAN, 10)[0], one) > 20_000
+    assert changed(corrupt(Symmetric(0.4, seed=4))[0], one) > 20_000
 
 
 def test_clean_labels_are_left_as_they_are():
     clean = CLEAN.clone()
-    Symmetric(0.4).corrupt(clean, 10)
+    corrupt(Symmetric(0.4), clean)
     assert torch.equal(clean, CLEAN)
 
 
 def test_rate_zero_changes_nothing():
-    given, t = Symmetric(0.0).corrupt(CLEAN, 10)
+    given, t = corrupt(Symmetric(0.0))
     assert torch.equal(given, CLEAN) and torch.equal(t, torch.eye(10, dtype=t.dtype))
 
 
 def test_a_rate_that_drowns_the_true_class_warns():
     with pytest.warns(UserWarning, match="noise.rate=0.9 changes 0.9 of the labels"):
-        Symmetric(0.9).corrupt(CLEAN, 10)
+        corrupt(Symmetric(0.9))
 
 
 def test_transition_counts_rows_by_clean_class():
@@ -94,4 +99,4 @@ def test_an_option_out_of_range_is_named_in_one_line(options, text):
 
 def test_a_single_class_cannot_be_corrupted():
     with pytest.raises(UsageError, match="needs 2 classes"):
-        Symmetric(0.1).corrupt(torch.zeros(5, dtype=torch.int64), 1)
+        Symmetric(0.1).corrupt(Part(torch.zeros(5, dtype=torch.int64), 1))

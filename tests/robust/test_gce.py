@@ -54,6 +54,17 @@ def test_truncated_form_is_constant_where_the_given_label_is_unlikely():
     assert logits.grad[0].abs().sum() > 0 and logits.grad[1].abs().sum() == 0
 
 
+def test_truncation_begins_after_the_warm_up():
+    robust = GCE(truncated=True, warmup=0.5)
+    robust.phases(4)
+    values = []
+    for epoch in range(4):
+        robust.before_epoch(epoch)
+        values.append(robust.loss({"logits": LOGITS}, torch.tensor([2]), INDEX).item())
+    full, cut = gce(LOGITS, torch.tensor([2]), 0.7).item(), (1 - 0.5**0.7) / 0.7
+    assert values == pytest.approx([full, full, cut, cut])
+
+
 def test_auxiliary_heads_get_the_same_loss_by_their_weight():
     out = GCE().loss({"logits": LOGITS, "aux": ((0.4, LOGITS),)}, torch.tensor([0]), INDEX)
     assert out.item() == pytest.approx(1.4 * 0.354614, abs=1e-6)

@@ -18,6 +18,12 @@ def test_cross_entropy_of_three_logits(target, value):
     assert loss(CrossEntropy(), LOGITS, target).item() == pytest.approx(value, abs=1e-6)
 
 
+def test_distributions_weigh_the_losses_of_the_classes():
+    soft = torch.tensor([[0.5, 0.25, 0.25]])
+    out = CrossEntropy().loss({"logits": LOGITS}, soft, INDEX)
+    assert out.item() == pytest.approx(0.5 * 0.407606 + 0.25 * (1.407606 + 2.407606), abs=1e-6)
+
+
 def test_smoothing_spreads_its_mass_over_all_classes():
     # 0.9 of the true class plus 0.1 of the mean over the three classes
     expected = 0.9 * 0.407606 + 0.1 * (0.407606 + 1.407606 + 2.407606) / 3
@@ -37,7 +43,7 @@ def test_half_precision_logits_are_judged_in_float32():
 def test_one_phase_holds_all_epochs_and_nothing_is_kept_per_sample():
     robust = CrossEntropy()
     assert robust.phases(7) == (Phase(7, robust, 1.0, None),)
-    assert robust.after_backward(INDEX) is None
+    assert robust.after_backward(INDEX) is None and robust.store is None
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])

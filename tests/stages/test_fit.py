@@ -13,10 +13,11 @@ from compressor.data.digits import Digits
 from compressor.distill.kd import KD
 from compressor.errors import RunError
 from compressor.regularize.slimming import Slimming
-from compressor.robust import Phase
+from compressor.robust import Phase, Remedy, Samples
 from compressor.robust.none import CrossEntropy
+from compressor.robust.pencil import Pencil
 from compressor.stages import Context, Machine
-from compressor.stages._fit import fit
+from compressor.stages._fit import TrainingSet, fit
 from compressor.stages._resume import Resume
 from compressor.tasks.classification import Accuracy, Classification
 from compressor.tasks.classification import CrossEntropy as CrossEntropyMetric
@@ -76,6 +77,7 @@ def train(
 ):
     machine = {k: more.pop(k) for k in ("workers", "devices", "strategy") if k in more}
     window = {k: more.pop(k) for k in ("start", "stop") if k in more}
+    training, patience = more.pop("training", None), more.pop("patience", None)
     return fit(
         net or tiny(),
         options(**more),
@@ -86,6 +88,8 @@ def train(
         distillation=distillation or Distillation({}),
         regularizer=regularizer,
         **window,
+        training=training,
+        patience=patience,
     )
 
 
@@ -150,7 +154,7 @@ def test_of_epochs_that_tie_the_last_is_picked(tmp_path, digits):
     assert fitted.metrics["picked_epoch"] == 3
 
 
-class TwoPhases:
+class TwoPhases(Remedy):
     """A remedy with a second phase of another loss and schedule."""
 
     def __init__(self):
@@ -371,3 +375,131 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, digits, monkeypatch,
     assert "earlier_seconds" not in again.metrics
     assert figures(folder) == figures(tmp_path / "a")
     assert torch.equal(whole.net[0].weight, again.net[0].weight)
+
+
+# -- wrong labels ---------------------------------------------------------------------------------
+
+
+def noisy(data, count=None):
+    """A training set with a quarter of its labels wrong; count: on the first so many images."""
+    clean = data.labels("train")
+    given = torch.where(torch.arange(len(clean)) % 4 == 0, (clean + 1) % 10, clean)
+    index = None if count is None else torch.arange(count)
+    return TrainingSet(targets=given, clean=clean, index=index)
+
+
+def pencil(training, epochs, **options):
+    robust = Pencil(**options)
+    robust.begin(Samples(targets=training.targets, num_classes=10, batch_size=128, epochs=epochs))
+    return robust
+
+
+def test_history_tells_accuracy_on_given_and_on_true_labels(tmp_path, digits):
+    train(tmp_path / "a", digits, epochs=3, training=noisy(digits))
+    last = history(tmp_path / "a")[-1]
+    given, clean = float(last["train_accuracy"]), float(last["train_clean_accuracy"])
+    assert 0.2 < given < clean
+    assert "train_clean_accuracy" not in history_of_clean(tmp_path, digits)
+
+
+def history_of_clean(tmp_path, digits):
+    train(tmp_path / "clean", digits, epochs=1)
+    return history(tmp_path / "clean")[-1]
+
+
+def test_the_epoch_of_most_accuracy_on_true_labels_can_be_picked(tmp_path, digits):
+    more = dict(epochs=4, lr=0.5, schedule="constant", training=noisy(digits))
+    fitted = train(tmp_path / "a", digits, select="clean_peak", **more)
+    accuracy = [float(row["train_clean_accuracy"]) for row in history(tmp_path / "a")]
+    assert fitted.metrics["picked_epoch"] == 1 + max(range(4), key=lambda e: (accuracy[e], e))
+
+
+def test_a_training_ends_when_nothing_gets_better(tmp_path, digits):
+    fitted = train(tmp_path / "a", digits, net=Frozen(), epochs=9, lr=1e-9, patience=2)
+    assert fitted.metrics["epochs"] == 3
+
+
+def test_a_training_that_had_ended_before_the_kill_is_not_gone_on_with(
+    tmp_path, digits, monkeypatch
+):
+    more = dict(epochs=9, lr=1e-9, patience=2)
+    folder = killed(monkeypatch, tmp_path / "b", digits, 3, net=Frozen(), **more)
+    assert train(folder, digits, net=Frozen(), **more).metrics["epochs"] == 3
+
+
+def test_pencil_corrects_labels_and_says_so_every_epoch(tmp_path, digits):
+    training = noisy(digits)
+    robust = pencil(training, 12, warmup=0.4, correct=0.4)
+    train(
+        tmp_path / "a", digits, net=plain_net(), robust=robust, epochs=12, lr=0.05,
+        training=training, batch_size=32,
+    )  # fmt: skip
+    rows = history(tmp_path / "a")
+    assert [float(row["labels_changed"]) for row in rows[:5]] == [0] * 5
+    assert float(rows[0]["labels_right"]) == pytest.approx(0.75)
+    assert float(rows[-1]["labels_right"]) > 0.85
+    assert rows[-1]["labels_right"] == rows[-3]["labels_right"]  # they rest in the last phase
+    assert float(rows[0]["lr"]) == float(rows[8]["lr"]) > float(rows[-1]["lr"]) * 50
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
+def test_pencil_goes_on_to_the_same_labels_after_a_kill(tmp_path, digits, monkeypatch, after):
+    training = noisy(digits)
+    more = dict(epochs=6, training=training)
+
+    def robust():
+        return pencil(training, 6, warmup=0.34, correct=0.34)
+
+    one = robust()
+    whole = train(tmp_path / "a", digits, robust=one, **more)
+    one.corrected(tmp_path / "a.npy")
+    folder = killed(monkeypatch, tmp_path / "b", digits, after, robust=robust(), **more)
+    assert len(list((folder / RESUME).glob("rows-*"))) == 1  # beside the working file
+    checkpoint = next((folder / RESUME).glob("epoch-*.ckpt"))
+    assert checkpoint.stat().st_size < digits.size("train") * 10 * 4  # the labels are not in it
+    other = robust()
+    resumed = train(folder, digits, robust=other, **more)
+    other.corrected(tmp_path / "b.npy")
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    assert figures(folder) == figures(tmp_path / "a")
+    assert torch.equal(whole.net[0].weight, resumed.net[0].weight)
+
+
+def test_damaged_rows_are_not_gone_on_from(tmp_path, digits, monkeypatch):
+    training = noisy(digits)
+    more = dict(epochs=3, training=training)
+    folder = killed(monkeypatch, tmp_path / "b", digits, 2, robust=pencil(training, 3), **more)
+    victim = next((folder / RESUME).glob("rows-*"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    again = train(folder, digits, robust=pencil(training, 3), **more)
+    assert "earlier_seconds" not in again.metrics
+
+
+def plain_net():
+    """Without batch norm and dropout: what two processes compute is what one does."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count, epochs", [(1000, 3), (999, 1)])
+def test_two_processes_learn_the_labels_that_one_does(tmp_path, count, epochs):
+    """999 samples: one is repeated for the other process, and its labels must not move twice."""
+    data = Digits(image_size=8, channels=1, augment={"crop": 0, "flip": False})
+    data.prepare()
+    training = noisy(data, count)
+    found = []
+    for devices, batch in ((1, 100), (2, 50)):
+        robust = pencil(training, epochs, warmup=0, correct=1, label_lr=1000.0)
+        train(
+            tmp_path / str(devices), data, net=plain_net(), robust=robust, training=training,
+            epochs=epochs, batch_size=batch, devices=devices, momentum=0.0,
+        )  # fmt: skip
+        robust.corrected(tmp_path / "y.npy")
+        found.append(robust.store.read(torch.arange(1212)))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+    start = torch.nn.functional.one_hot(training.targets, 10) * 10.0
+    moved = (found[0] != start).any(dim=1)
+    assert moved[:count].all() and not moved[count:].any()

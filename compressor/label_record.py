@@ -1,0 +1,99 @@
+"""What became of the labels of a run: labels.npz, pictures of changed ones, figures for the report.
+
+labels.npz   index (place in the data set's own training list), clean, given, corrected (if
+             the remedy corrects labels), transition (realised), index of those with a label
+changed.npz  a few images whose labels were changed, with both labels
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressor.artefact import Artefact
+from compressor.stages.train import CORRECTED
+
+if TYPE_CHECKING:
+    from compressor.pipeline import Experiment
+
+SHOWN = 24  # images in the sheet
+
+
+def figures(
+    experiment: "Experiment", records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]
+) -> dict[str, Any]:
+    """The report's `labels`: shares of the train part's labels."""
+    labels = experiment.labels
+    found: dict[str, Any] = {"key": labels.key, "flip_rate": labels.flip_rate}
+    if not labels.known:
+        found["known"] = False
+    if labels.labelled is not None:
+        found["labelled"] = len(labels.labelled) / len(labels.clean)
+    now = corrected(records, artefacts)
+    if now is not None:
+        found["changed"] = _share(now != labels.given)
+        if labels.known and labels.noisy:
+            wrong = labels.given != labels.clean
+            found["right"] = _share(now == labels.clean)
+            found["wrong_corrected"] = _share((now == labels.clean)[wrong])
+    if any(r["name"] == "finetune" and not r["skipped"] for r in records):
+        step = next(s for s in experiment.steps if s.stage == "finetune")
+        options = step.options["finetune"]
+        found |= {"finetune": options["labels"], "clean_fraction": options["clean_fraction"]}
+    return found
+
+
+def corrected(records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]) -> Tensor | None:
+    """(n,) int64, what the training's remedy took the labels to be in the end."""
+    for record, made in zip(records, artefacts, strict=True):
+        path = made.folder / CORRECTED
+        if record["name"] == "train" and path.is_file():
+            stored = np.load(path, mmap_mode="r")
+            return torch.from_numpy(stored.argmax(axis=1) if stored.ndim == 2 else stored.copy())
+    return None
+
+
+def keep(
+    experiment: "Experiment",
+    records: Sequence[Mapping[str, Any]],
+    artefacts: Sequence[Artefact],
+    run_dir: Path,
+) -> None:
+    """Write the files where there is something to say: noise, or a remedy that changed labels."""
+    labels, now = experiment.labels, corrected(records, artefacts)
+    if not labels.noisy and now is None:
+        return
+    arrays = {"index": experiment.data.rows("train"), "given": labels.given}
+    if labels.known:
+        arrays["clean"] = labels.clean
+        arrays["transition"] = labels.transition
+    if now is not None:
+        arrays["corrected"] = now
+    if labels.labelled is not None:
+        arrays["labelled"] = labels.labelled
+    np.savez_compressed(run_dir / "labels.npz", **{k: v.numpy() for k, v in arrays.items()})
+    was_corrected = now is not None and not torch.equal(now, labels.given)
+    before, after = (labels.given, now) if was_corrected else (labels.clean, labels.given)
+    places = torch.nonzero(before != after).flatten()
+    if len(places):
+        # spread over the whole part, the same ones in every run
+        chosen = places[torch.linspace(0, len(places) - 1, min(SHOWN, len(places))).long()]
+        images = experiment.data.pixels("train", chosen)
+        names = experiment.data.class_names or tuple(map(str, range(experiment.data.num_classes)))
+        truth = labels.clean[chosen] if labels.known else torch.full_like(chosen, -1)
+        np.savez_compressed(
+            run_dir / "changed.npz",
+            images=images.permute(0, 2, 3, 1).numpy(),
+            before=before[chosen].numpy(),
+            after=after[chosen].numpy(),
+            clean=truth.numpy(),
+            corrected=np.array(was_corrected),
+            names=np.array(names),
+        )
+
+
+def _share(mask: Tensor) -> float:
+    return mask.double().mean().item() if len(mask) else 0.0

@@ -1,0 +1,134 @@
+"""Labels from outside: a file that says which label each training image was given.
+
+Run: compress-run noise=file noise.file=labels.csv
+A .csv with a head line, or a .npz: the columns `index` (place in the data set's own training list,
+from 0) and `label`. Without `index` the labels are those of the whole list, in its order.
+"""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressor.errors import UsageError
+from compressor.noise import Part
+
+
+class File:
+    """Given labels as somebody else gave them; those of validation images are left unused.
+
+    known: true where the data set's own labels are the true ones, as with CIFAR-10N; false where
+    nobody knows the truth: what asks for clean labels is then refused.
+    """
+
+    reads_images = False
+    injects = True
+
+    def __init__(
+        self,
+        file: str | None = None,
+        column: str = "label",
+        known: bool = False,
+        **shared: object,
+    ) -> None:
+        if file is None:
+            raise UsageError("noise=file needs the file of labels: type noise.file=labels.csv")
+        self.file = file
+        self.column = column
+        self.known = known
+        self.index, self.labels = self._read()
+        self.content = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+    def corrupt(self, part: Part) -> Tensor:
+        listed = part.listed or len(part.labels)
+        rows = np.arange(listed) if part.rows is None else part.rows.numpy()
+        index = self._checked_index(listed)
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < part.num_classes:
+            raise UsageError(
+                f"noise.file={self.file} has labels from {self.labels.min()} to "
+                f"{self.labels.max()}: the data set's are 0 to {part.num_classes - 1}"
+            )
+        found = np.full(listed, -1, dtype=np.int64)
+        found[index] = self.labels
+        given = found[rows]
+        missing = rows[given < 0]
+        if len(missing):
+            raise UsageError(
+                f"noise.file={self.file} has no label for {len(missing)} of the {len(rows)} "
+                f"training images (the first is index {missing[0]}): give one for each"
+            )
+        return torch.from_numpy(given)
+
+    def _checked_index(self, listed: int) -> np.ndarray:
+        if self.index is None:
+            if len(self.labels) != listed:
+                raise UsageError(
+                    f"noise.file={self.file} has {len(self.labels)} labels for {listed} training "
+                    "images: give one each, or a column 'index' with their places"
+                )
+            return np.arange(listed)
+        unknown = self.index[(self.index < 0) | (self.index >= listed)]
+        if len(unknown):
+            raise UsageError(
+                f"noise.file={self.file} has the unknown index {unknown[0]}: the data set lists "
+                f"training images 0 to {listed - 1}"
+            )
+        places, counts = np.unique(self.index, return_counts=True)
+        if (counts > 1).any():
+            raise UsageError(
+                f"noise.file={self.file} has index {places[counts > 1][0]} more than once: give "
+                "each image one label"
+            )
+        return self.index
+
+    def _read(self) -> tuple[np.ndarray | None, np.ndarray]:
+        try:
+            columns = _npz(self.file) if Path(self.file).suffix == ".npz" else _csv(self.file)
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"noise.file={self.file} cannot be read ({reason}): give a .csv with the head "
+                "index,label or a .npz with arrays of these names"
+            ) from None
+        if self.column not in columns:
+            raise UsageError(
+                f"noise.file={self.file} has no column '{self.column}', it has "
+                f"{', '.join(columns)}: type noise.column=NAME"
+            )
+        index, labels = columns.get("index"), columns[self.column]
+        for name, values in (("index", index), (self.column, labels)):
+            if values is not None and (values.ndim != 1 or values.dtype.kind not in "iu"):
+                raise UsageError(
+                    f"noise.file={self.file}: '{name}' is no list of whole numbers: give classes "
+                    "and places as numbers from 0"
+                )
+        if index is not None and len(index) != len(labels):
+            raise UsageError(
+                f"noise.file={self.file} has {len(index)} indices and {len(labels)} labels: give "
+                "one label an index"
+            )
+        return index, labels.astype(np.int64)
+
+
+def _npz(path: str) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _csv(path: str) -> dict[str, np.ndarray]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        head, *rows = list(csv.reader(file)) or [[]]
+    lines = [row for row in rows if row]
+    for number, row in enumerate(lines, start=2):
+        if len(row) != len(head):
+            raise ValueError(f"line {number} has {len(row)} entries, the head {len(head)}")
+    columns = {}
+    for place, name in enumerate(head):
+        words = [row[place].strip() for row in lines]
+        # a column of names is none that could be asked for, and no reason to refuse the file
+        numbers = all(word.lstrip("-").isdigit() for word in words)
+        columns[name.strip()] = np.array([int(word) for word in words] if numbers else words)
+    return columns

@@ -1,0 +1,53 @@
+"""Pixel noise: Gaussian noise on the training images; the labels stay.
+
+The notes' "train with noise-added data, then fine-tune on the original data", read for inputs:
+Bishop. Training with noise is equivalent to Tikhonov regularization. Neural Computation 1995.
+Run: compress-run noise=pixels noise.sigma=0.5
+"""
+
+import math
+import numbers
+
+import torch
+from torch import Tensor
+
+from compressor.errors import UsageError
+from compressor.noise import Part
+from compressor.noise._drawing import whole_seed
+from compressor.seeding import derive, uniforms
+
+
+def normals(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
+    """`count` normal numbers for each sample, a function of the arguments alone (Box, Muller 1958).
+
+    index: (B,) int64. Returns (B, count) float32.
+    """
+    u = uniforms(seed, epoch, index, 2 * ((count + 1) // 2))
+    first, second = u.chunk(2, dim=1)
+    radius = (-2 * torch.log1p(-first)).sqrt()
+    angle = 2 * math.pi * second
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
+
+
+class Pixels:
+    """Adds N(0, sigma^2) to every normalised pixel of a training image."""
+
+    reads_images = False
+    injects = False
+    known = True
+
+    def __init__(
+        self, sigma: float = 0.5, fresh: bool = False, seed: int = 0, **shared: object
+    ) -> None:
+        if not isinstance(sigma, numbers.Real) or not 0 <= sigma < float("inf"):
+            raise UsageError(f"noise.sigma={sigma} must be a number of at least 0")
+        self.sigma = float(sigma)
+        self.fresh = fresh
+        self.seed = derive(whole_seed(seed), "pixels")
+
+    def corrupt(self, part: Part) -> Tensor:
+        return part.labels.clone()
+
+    def damage(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        noise = normals(self.seed, epoch if self.fresh else 0, index, images[0].numel())
+        return images + self.sigma * noise.view_as(images)

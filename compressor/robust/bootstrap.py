@@ -1,0 +1,44 @@
+"""Bootstrapping: the target is a mixture of the given label and the network's own opinion.
+
+Reed et al. ICLR 2015 workshop, arXiv:1412.6596, eq. (6) soft and (8) hard.
+Run: compress-run robust=boot_soft noise=symmetric      (or robust=boot_hard)
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.robust import Remedy, with_auxiliary, within
+
+
+def soft(logits: Tensor, targets: Tensor, b: float) -> Tensor:
+    """Mean of -sum_k [b t_k + (1 - b) p_k] log p_k; the gradient flows through both p's.
+
+    logits: (B, K); targets: (B,) int64. It is b * cross-entropy plus (1 - b) * entropy.
+    """
+    log_p = logits.log_softmax(dim=1)
+    entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
+    return b * F.nll_loss(log_p, targets) + (1 - b) * entropy
+
+
+def hard(logits: Tensor, targets: Tensor, b: float) -> Tensor:
+    """Mean of -sum_k [b t_k + (1 - b) z_k] log p_k, z the one-hot prediction, a constant."""
+    log_p = logits.log_softmax(dim=1)
+    opinion = log_p.detach().argmax(dim=1)
+    return b * F.nll_loss(log_p, targets) + (1 - b) * F.nll_loss(log_p, opinion)
+
+
+class Bootstrap(Remedy):
+    """b: weight of the given label."""
+
+    def __init__(self, b: float = 0.95, form: str = "soft") -> None:
+        self.b = within("b", b, 0, 1, "the weight of the given label")
+        if form not in ("soft", "hard"):
+            raise UsageError(f"robust.form={form} is unknown: give soft or hard")
+        self.form = form
+
+    def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        mixture = soft if self.form == "soft" else hard
+        return with_auxiliary(outputs, lambda logits: mixture(logits, targets, self.b))

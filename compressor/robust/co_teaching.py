@@ -1,0 +1,78 @@
+"""Co-teaching: two networks train at the same time, each on the samples that the other trusts.
+
+Han et al. NeurIPS 2018, arXiv:1804.06872, algorithm 1.
+Run: compress-run robust=co_teaching noise=symmetric noise.rate=0.4
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compressor.robust import Phase, Remedy, within
+
+
+class Pair(nn.Module):
+    """Two networks of one architecture; in eval mode the first one answers alone."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, x: Tensor) -> Any:
+        answer = self.first(x)
+        if not self.training:
+            return answer
+        return _main(answer), _main(self.second(x))
+
+
+def _main(answer: Any) -> Tensor:
+    """The logits, without those of auxiliary classifiers."""
+    return answer if isinstance(answer, Tensor) else answer[0]
+
+
+def trusted(losses: Tensor, keep: float) -> Tensor:
+    """Positions of the round(keep * B) smallest losses, at least one. losses: (B,)."""
+    count = max(1, round(keep * len(losses)))
+    return losses.topk(count, largest=False).indices
+
+
+class CoTeaching(Remedy):
+    """keep(e) = 1 - forget * min(e / ramp, 1) of every batch, e in epochs, ramp in epochs.
+
+    forget: the share of wrong labels, or a guess at it. The training costs twice as much; the first
+    network goes on.
+    """
+
+    train_only = True
+
+    def __init__(self, forget: float = 0.4, ramp: float = 0.05) -> None:
+        self.forget = within("forget", forget, 0, 0.99, "the share of wrong labels")
+        self.ramp = within("ramp", ramp, 0, 1, "a fraction of the epochs")
+        self._ramp_epochs = 1.0
+        self._keep = 1.0
+
+    def networks(self, net: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+        return Pair(net, build())
+
+    def chosen(self, net: nn.Module) -> nn.Module:
+        return net.first
+
+    def phases(self, epochs: int) -> tuple[Phase, ...]:
+        self._ramp_epochs = max(1.0, self.ramp * epochs)
+        return (Phase(epochs, self),)
+
+    def before_epoch(self, epoch: int) -> None:
+        self._keep = 1 - self.forget * min(epoch / self._ramp_epochs, 1.0)
+
+    def loss(self, outputs: Mapping[str, Any], targets: Tensor, index: Tensor) -> Tensor:
+        first = outputs["logits"].float()
+        ((_, second),) = outputs["aux"]
+        mine = F.cross_entropy(first, targets, reduction="none")
+        others = F.cross_entropy(second.float(), targets, reduction="none")
+        with torch.no_grad():
+            for_second, for_first = trusted(mine, self._keep), trusted(others, self._keep)
+        return mine[for_first].mean() + others[for_second].mean()

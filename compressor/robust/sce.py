@@ -1,0 +1,41 @@
+"""SCE: symmetric cross-entropy, cross-entropy plus its reverse.
+
+Wang et al. ICCV 2019, arXiv:1908.06112, eq. (7).
+Run: compress-run robust=sce noise=symmetric
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.robust import Remedy, with_auxiliary, within
+
+
+def sce(logits: Tensor, targets: Tensor, alpha: float, beta: float, A: float) -> Tensor:
+    """Mean of alpha * CE + beta * RCE. logits: (B, K); targets: (B,) int64.
+
+    RCE = -sum_k p_k log t_k with log 0 := A, hence -A (1 - p_y).
+    """
+    log_p = -F.cross_entropy(logits, targets, reduction="none")
+    return (-alpha * log_p - beta * A * (1 - log_p.exp())).mean()
+
+
+class SCE(Remedy):
+    """Defaults for ten classes. Its scale is not that of cross-entropy: tune lr with it.
+
+    Public re-implementations clamp the one-hot label at 1e-4, which is A = -9.21.
+    """
+
+    def __init__(self, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0) -> None:
+        self.alpha = within("alpha", alpha, 0, float("inf"), "a weight")
+        self.beta = within("beta", beta, 0, float("inf"), "a weight")
+        if not A < 0:
+            raise UsageError(f"robust.A={A} stands for log 0: give a number below 0")
+        self.A = A
+
+    def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return with_auxiliary(
+            outputs, lambda logits: sce(logits, targets, self.alpha, self.beta, self.A)
+        )

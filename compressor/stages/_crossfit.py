@@ -1,0 +1,117 @@
+"""Predictions for training images by networks that have not seen them: one training for each fold.
+
+A fold is an entry of the cache: whoever asks again, with another remedy say, finds it there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from compressor.cache import key_of
+from compressor.robust.none import CrossEntropy
+from compressor.seeding import derive
+from compressor.stages import Context, Given
+from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.tasks.training import Distillation
+
+VERSION = 1
+
+
+def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold of each sample, (m,) int64; every class is spread over all folds.
+
+    labels: (m,) int64, as they were given.
+    """
+    rng = np.random.default_rng([seed % 2**63, folds])
+    fold = np.empty(len(labels), dtype=np.int64)
+    values = labels.numpy()
+    first = 0
+    for label in np.unique(values):
+        members = rng.permutation(np.flatnonzero(values == label))
+        # the next class goes on where this one ended: folds of one size
+        fold[members] = (first + np.arange(len(members))) % folds
+        first += len(members)
+    return torch.from_numpy(fold)
+
+
+def probabilities(
+    given: Given, options: Mapping[str, Any], context: Context, folds: int, epochs: int
+) -> Tensor:
+    """(n, K) float32 for the images that may be trained on, zero for the others.
+
+    options: the train stage's; cross-entropy and `epochs` take the place of its own. With one fold
+    the network is judged on what it was trained on. The last epoch counts: picking one by accuracy
+    on given labels would favour the memorised ones.
+    """
+    n = len(context.targets)
+    rows = torch.arange(n) if context.labelled is None else context.labelled
+    fold = stratified_folds(context.targets[rows], folds, context.seed)
+    fitting = replace(plain(options), epochs=epochs)
+    found = torch.zeros(n, context.data.num_classes)
+    for number in range(folds):
+        held = rows if folds == 1 else rows[fold == number]
+        rest = rows if folds == 1 else rows[fold != number]
+        key = key_of(
+            stage="fold",
+            version=VERSION,
+            spec=given.spec.to_json(),
+            parent=given.parent.key if given.parent else "",
+            options={**vars(fitting), "milestones": list(fitting.milestones)},
+            fold=[number, folds],
+            labels=context.labels_key,
+            data=context.data_key,
+            seed=context.seed,
+            precision=context.precision,
+            devices=context.machine.devices,
+        )
+
+        def make(folder: Path, number: int = number, held: Tensor = held, rest: Tensor = rest):
+            if folds == 1:
+                context.note("estimating from a training with cross-entropy")
+            else:
+                context.note(f"out-of-sample predictions: fold {number + 1} of {folds}")
+            seed = derive(context.seed, "fold", number, folds)
+            torch.manual_seed(seed)
+            fitted = fit(
+                given.network(context.trust),
+                fitting,
+                replace(context, folder=folder, seed=seed),
+                name="fold",
+                select="last",
+                robust=CrossEntropy(),
+                distillation=Distillation({}),
+                training=TrainingSet(targets=context.targets, index=rest, damage=context.damage),
+            )
+            save_file({"probabilities": _predict(fitted.net, context, held)}, folder / _NAME)
+
+        context.cache.obtain(key, "fold", make)
+        found[held] = load_file(context.cache.folder(key) / _NAME)["probabilities"]
+    return found
+
+
+_NAME = "probabilities.safetensors"
+
+
+def _predict(net: torch.nn.Module, context: Context, index: Tensor) -> Tensor:
+    """(m, K) of un-augmented images, in the order of `index`."""
+    device = context.machine.device
+    net = net.to(device).eval()
+    loader = context.data.loader(
+        "train",
+        context.machine.eval_batch_size,
+        indices=index,
+        damage=context.damage,
+        workers=context.machine.workers,
+    )
+    with torch.no_grad():
+        answers = [
+            context.task.outputs(net(images.to(device)))["logits"].float().softmax(dim=1).cpu()
+            for images, _, _ in loader
+        ]
+    return torch.cat(answers)

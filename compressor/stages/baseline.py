@@ -1,0 +1,58 @@
+"""What noisy-then-clean has to beat: one training without the detour, with the same recipe.
+
+Run: compress-run baselines=true noise=symmetric finetune.clean_fraction=0.1
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from compressor.instantiation import make
+from compressor.stages import Context, Given, Outcome
+from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.stages._labels import trusted
+from compressor.stages.train import distillation
+
+VERSION = 1
+# noisy: all given labels. clean: the trusted clean labels alone. mixed: all given labels, with the
+# trusted clean ones in the place of theirs.
+KINDS = ("noisy", "clean", "mixed")
+NO_REMEDY = {"_target_": "compressor.robust.none.CrossEntropy"}
+
+
+def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) -> dict[str, Any]:
+    """train: the train stage's; finetune: configs/finetune, with the share of trusted labels."""
+    shared = {name: train[name] for name in ("train", "distill", "regularize") if name in train}
+    own = {"kind": kind, **{name: finetune[name] for name in ("clean_fraction", "clean_seed")}}
+    return {**shared, "robust": NO_REMEDY, "baseline": own}
+
+
+def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
+    """options: train, robust (none), distill, regularize (or absent), baseline."""
+    own, train = options["baseline"], options["train"]
+    torch.manual_seed(context.seed)
+    index = trusted(
+        context.clean_targets, context.labelled, own["clean_fraction"], own["clean_seed"]
+    )
+    targets = context.targets.clone()
+    if own["kind"] != "noisy":
+        rows = slice(None) if index is None else index
+        targets[rows] = context.clean_targets[rows]
+    fitted = fit(
+        given.network(context.trust),
+        plain(train),
+        context,
+        name=own["kind"],
+        select=train["select"],
+        robust=make(options["robust"]),
+        distillation=distillation(options["distill"], context),
+        regularizer=make(options["regularize"]) if "regularize" in options else None,
+        training=TrainingSet(
+            targets=targets,
+            index=index if own["kind"] == "clean" else context.labelled,
+            damage=None if own["kind"] == "clean" else context.damage,
+        ),
+        patience=train["patience"],
+    )
+    return Outcome(net=fitted.net, plan=given.plan, notes=fitted.metrics)

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+from compressor.errors import UsageError
+from compressor.noise import Part
+from compressor.noise.file import File
+
+CLEAN = torch.tensor([0, 1, 2, 0])
+ROWS = torch.tensor([0, 2, 3, 5])  # places in a list of six; 1 and 4 are validation
+
+
+def corrupt(path, **options):
+    return File(str(path), **options).corrupt(Part(CLEAN, 3, rows=ROWS, listed=6))
+
+
+def csv(tmp_path, *lines):
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_labels_are_found_by_the_images_place_in_the_whole_list(tmp_path):
+    path = csv(tmp_path, "index,label", "5,2", "0,1", "3,0", "2,0")
+    assert corrupt(path).tolist() == [1, 0, 0, 2]
+
+
+def test_without_places_the_labels_are_those_of_the_whole_list(tmp_path):
+    np.savez(tmp_path / "l.npz", label=np.array([2, 2, 1, 1, 0, 0]))
+    assert corrupt(tmp_path / "l.npz").tolist() == [2, 1, 1, 0]
+
+
+def test_a_column_of_another_name_can_be_asked_for(tmp_path):
+    path = csv(tmp_path, "index,name,corrected", "0,a,1", "2,b,1", "3,c,1", "5,d,1")
+    assert corrupt(path, column="corrected").tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "lines, text",
+    [
+        (["label", "0", "1"], "has 2 labels for 6 training images"),
+        (["index,label", "0,1", "2,1", "3,1", "6,1"], "unknown index 6"),
+        (["index,label", "0,1", "2,1", "3,1", "-1,1"], "unknown index -1"),
+        (["index,label", "0,1", "2,1", "3,1"], "no label for 1 of the 4"),
+        (["index,label", "0,1", "0,1", "2,1", "3,1", "5,1"], "index 0 more than once"),
+        (["index,label", "0,1", "2,1", "3,1", "5,3"], "labels from 1 to 3"),
+        (["index,label", "0,cat", "2,cat", "3,cat", "5,cat"], "no list of whole numbers"),
+        (["index,label", "0,1", "2"], "cannot be read"),
+        (["index,y", "0,1"], "no column 'label'"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, lines, text):
+    with pytest.raises(UsageError, match=text) as caught:
+        corrupt(csv(tmp_path, *lines))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_in_disguise_is_not_opened(tmp_path):
+    np.savez(tmp_path / "l.npz", label=np.array([{}], dtype=object))
+    with pytest.raises(UsageError, match="cannot be read"):
+        File(str(tmp_path / "l.npz"))
+
+
+def test_a_file_is_asked_for():
+    with pytest.raises(UsageError, match="type noise.file="):
+        File()

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.robust.co_teaching import CoTeaching, Pair, trusted
+
+
+def test_the_smallest_losses_are_trusted():
+    losses = torch.tensor([3.0, 1.0, 2.0, 9.0])
+    assert sorted(trusted(losses, 0.5).tolist()) == [1, 2]
+    assert trusted(losses, 0.01).tolist() == [1]
+
+
+def test_the_kept_share_falls_linearly_to_its_end():
+    robust = CoTeaching(forget=0.4, ramp=0.5)
+    robust.phases(8)
+    kept = []
+    for epoch in (0, 2, 4, 7):
+        robust.before_epoch(epoch)
+        kept.append(robust._keep)
+    assert kept == pytest.approx([1.0, 0.8, 0.6, 0.6])
+
+
+def test_each_network_learns_from_the_samples_that_the_other_trusts():
+    robust = CoTeaching(forget=0.5, ramp=0.1)
+    robust.phases(10)
+    robust.before_epoch(5)
+    first = torch.tensor([[5.0, 0.0], [0.0, 5.0]], requires_grad=True)
+    second = torch.tensor([[0.0, 5.0], [5.0, 0.0]], requires_grad=True)
+    targets = torch.tensor([0, 0])
+    loss = robust.loss({"logits": first, "aux": ((1.0, second),)}, targets, torch.arange(2))
+    loss.backward()
+    # the first trusts sample 0, the second sample 1
+    assert first.grad[0].abs().sum() == 0 and first.grad[1].abs().sum() > 0
+    assert second.grad[1].abs().sum() == 0 and second.grad[0].abs().sum() > 0
+    expected = F.cross_entropy(first[1:], targets[:1]) + F.cross_entropy(second[:1], targets[:1])
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_the_first_network_answers_and_goes_on():
+    one, two = nn.Linear(2, 3), nn.Linear(2, 3)
+    robust = CoTeaching()
+    pair = robust.networks(one, lambda: two)
+    assert isinstance(pair, Pair) and robust.chosen(pair) is one
+    x = torch.randn(4, 2)
+    assert torch.equal(pair.eval()(x), one(x))
+    assert [tuple(part.shape) for part in pair.train()(x)] == [(4, 3), (4, 3)]
+
+
+def test_all_samples_cannot_be_forgotten():
+    with pytest.raises(UsageError, match="robust.forget=1"):
+        CoTeaching(forget=1)

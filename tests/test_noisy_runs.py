@@ -1,0 +1,163 @@
+"""Whole runs with wrong labels, few labels and pretraining."""
+
+import json
+
+import numpy as np
+import pytest
+from test_pipeline import compose, keys, run
+
+from compressor.errors import UsageError
+from compressor.pipeline import Experiment
+from compressor.report import run as run_report
+
+QUICK = ("noise=symmetric", "prune=none", "train.epochs=2", "finetune.epochs=1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def pencil(folder):
+    return run(
+        folder, "pencil", *QUICK, "train.epochs=3", "robust=pencil", "robust.warmup=0.34",
+        "robust.correct=0.34", "finetune.labels=corrected_soft",
+    )  # fmt: skip
+
+
+def test_a_run_with_noise_leaves_all_its_labels(folder, pencil):
+    with np.load(folder / "pencil" / "labels.npz") as file:
+        found = {name: file[name] for name in file.files}
+    assert set(found) == {"index", "clean", "given", "corrected", "transition"}
+    assert len(found["given"]) == 1212 and (found["given"] != found["clean"]).sum() == 485
+    assert found["index"].max() < 1347 and found["transition"].sum(1) == pytest.approx(np.ones(10))
+    labels = pencil["labels"]
+    assert labels["flip_rate"] == pytest.approx(485 / 1212)
+    assert labels["changed"] == pytest.approx((found["corrected"] != found["given"]).mean())
+    assert labels["right"] == pytest.approx((found["corrected"] == found["clean"]).mean())
+    assert labels["finetune"] == "corrected_soft"
+    assert not (folder / "pencil" / "model" / "corrected.npy").exists()
+    curves = run_report.history(folder / "pencil" / "history" / "dense.csv")
+    assert {"train_accuracy", "train_clean_accuracy", "val_accuracy", "labels_right"} <= set(curves)
+
+
+def test_its_figures_are_drawn_from_the_files_alone(folder, pencil):
+    run_report.write(folder / "pencil")
+    drawn = {path.name for path in (folder / "pencil" / "figures").iterdir()}
+    assert {"labels.png", "changed.png", "training.png"} <= drawn
+    text = (folder / "pencil" / "report.md").read_text()
+    assert "40.0% of the train part's labels were flipped" in text
+    assert "fine-tuning used the corrected_soft ones" in text
+
+
+def test_labels_of_one_run_are_the_file_of_another(folder, pencil):
+    words = ("prune=none", "train.epochs=1", "finetune.epochs=0", "noise=file")
+    file = f"noise.file={folder / 'pencil' / 'labels.npz'}"
+    given = Experiment(compose(folder, *words, file, "noise.column=given", "noise.known=true"))
+    assert given.labels.flip_rate == pytest.approx(485 / 1212)
+    report = run(folder, "file", *words, file, "noise.column=corrected")
+    assert report["labels"]["flip_rate"] is None and report["labels"]["known"] is False
+    with np.load(folder / "file" / "labels.npz") as saved:
+        assert set(saved.files) == {"index", "given"}
+
+
+def test_a_run_without_noise_leaves_no_label_files(folder):
+    run(folder, "plain", "prune=none", "train.epochs=1", "finetune.epochs=0")
+    assert not (folder / "plain" / "labels.npz").exists()
+
+
+def test_confident_learning_trains_its_folds_once(folder):
+    words = (*QUICK, "robust=confident", "robust.folds=2", "robust.estimate_epochs=1")
+    report = run(folder, "drop", *words)
+    notes = report["training"]["dense"]["robust"]
+    assert {"precision", "recall", "estimated_noise_rate", "flagged"} <= set(notes)
+    folds = len(list((folder / "cache").glob("*/probabilities.safetensors")))
+    again = run(
+        folder, "relabel", *words, "robust.action=relabel", "finetune.labels=corrected_hard"
+    )
+    assert not again["stages"][0]["reused"]
+    assert len(list((folder / "cache").glob("*/probabilities.safetensors"))) == folds == 2
+
+
+def test_two_networks_teach_each_other_and_one_goes_on(folder):
+    report = run(folder, "co", *QUICK, "robust=co_teaching")
+    plain = run(folder, "ce", *QUICK)
+    assert report["points"]["dense"]["params"] == plain["points"]["dense"]["params"]
+    assert report["points"]["dense"]["accuracy"] != plain["points"]["dense"]["accuracy"]
+
+
+def test_the_second_stage_begins_where_the_first_ended_and_the_baselines_stand_beside(folder):
+    words = (*QUICK, "baselines=true", "finetune.clean_fraction=0.2", "finetune.lr=1e-12")
+    report = run(folder, "baselines", *words, "finetune.select=last")
+    final, dense = report["points"]["final"], report["points"]["dense"]
+    assert final["accuracy"] == dense["accuracy"]
+    assert set(report["baselines"]) == {"noisy", "clean", "mixed"}
+    # the training without a remedy is the noisy baseline
+    assert report["baselines"]["noisy"]["accuracy"] == dense["accuracy"]
+    assert report["training"]["final"]["images"] == round(0.2 * 1212)
+
+
+def test_pretraining_reads_no_label_and_hands_on_its_trunk(folder):
+    few = ("dataset.labelled_fraction=0.1", "pretrain=rotnet", "pretrain.epochs=1")
+    with_noise = Experiment(compose(folder, *few, "noise=symmetric")).steps
+    without = Experiment(compose(folder, "pretrain=rotnet", "pretrain.epochs=1")).steps
+    assert with_noise[0].stage == "pretrain" and with_noise[0].key == without[0].key
+    assert with_noise[1].key != without[1].key
+    report = run(folder, "rotnet", *few, "prune=none", "train.epochs=1", "finetune.epochs=0")
+    assert list(report["points"])[0] == "dense" and "pretrained" not in report["points"]
+    assert report["labels"]["labelled"] == pytest.approx(0.1, abs=1e-3)
+    assert 0 < report["training"]["pretrained"]["picked_val_accuracy"] < 1
+    frozen = run(
+        folder, "frozen", *few, "prune=none", "train.epochs=1", "finetune.epochs=0",
+        "pretrain.frozen=true",
+    )  # fmt: skip
+    trunks = []
+    for name in ("rotnet", "frozen"):
+        key = json.loads((folder / name / "report.json").read_text())["stages"][0]["key"]
+        from safetensors.torch import load_file
+
+        start = load_file(folder / "cache" / key / "weights.safetensors")
+        end = load_file(folder / name / "model" / "weights.safetensors")
+        trunks.append([n for n in start if not (start[n] == end[n]).all()])
+    assert len(trunks[0]) > 10 and len(trunks[1]) == 2  # the head's weight and bias
+    assert frozen["stages"][0]["reused"]
+
+
+def test_keys_follow_the_labels_that_a_stage_reads(folder):
+    noisy = keys(folder, "noise=symmetric")
+    assert keys(folder, "noise=symmetric", "finetune.labels=clean") == noisy
+    given = keys(folder, "noise=symmetric", "finetune.labels=given")
+    assert [stage for stage in noisy if noisy[stage] != given[stage]] == ["finetune"]
+    assert keys(folder, "noise=asymmetric")["train"] != noisy["train"]
+    few = keys(folder, "dataset.labelled_fraction=0.5")
+    assert few["train"] != keys(folder)["train"]
+    assert keys(folder, "baselines=true") == keys(folder)
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (("robust=forward",), "robust.transition=known: no noise was injected"),
+        (("noise=symmetric", "noise.rate=1.1"), "noise.rate=1.1"),
+        (("noise=matrix", "noise.matrix=[[0.5,0.4],[0,1]]"), "row 0 sums to 0.9"),
+        (("noise=asymmetric", "noise.map={3: 11}"), "names class '11'"),
+        (("noise=asymmetric", "dataset=fake"), "knows no map for dataset=fake"),
+        (("finetune.labels=corrected_hard",), "type robust=pencil or robust=confident"),
+        (("finetune.labels=dirty",), "finetune.labels=dirty is not known"),
+        (("train.patience=0",), "train.patience=0"),
+        (("train.select=first",), "train.select=first"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(folder, words, text):
+    with pytest.raises(UsageError) as caught:
+        Experiment(compose(folder, *words))
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_clean_labels_are_refused_where_nobody_knows_them(folder, tmp_path):
+    np.savez(tmp_path / "l.npz", label=np.zeros(1347, dtype=np.int64))
+    words = ("noise=file", f"noise.file={tmp_path / 'l.npz'}")
+    assert Experiment(compose(folder, *words)).steps[-1].options["finetune"]["labels"] == "given"
+    with pytest.raises(UsageError, match="clean_fraction=0.1 needs clean labels"):
+        Experiment(compose(folder, *words, "finetune.clean_fraction=0.1"))
