@@ -40,9 +40,13 @@ def has_same_data(report: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
 
 def _data_now(values: Mapping[str, Any]) -> dict[str, str]:
     """Keys of a member's data, read once for all members that share it."""
-    shared = [values.get(group) for group in ("dataset", "task", "scale", "model")]
-    # of noise the keys hold a class of the user's own alone
-    shared.append((values.get("noise") or {}).get("_target_"))
+    shared = [values.get(group) for group in ("task", "scale", "model")]
+    # which labels may be read follows the seed and is no part of the keys
+    dataset = (values.get("dataset") or {}).items()
+    shared.append({key: value for key, value in dataset if not key.startswith("labelled_")})
+    # of noise the keys hold a class of the user's own and a file from outside alone
+    noise = values.get("noise") or {}
+    shared.append([noise.get("_target_"), noise.get("file")])
     name = json.dumps(shared, sort_keys=True)
     if name not in DATA:
         from compressor.pipeline import data_keys
