@@ -158,6 +158,68 @@ class EpochSampler(Sampler):
             yield self.epoch, index
 
 
+class GroupedBatches(Sampler):
+    """Batches of (epoch, index) pairs: some groups each, and some samples of each of these.
+
+    The groups least drawn in the epoch come first, ties by lot, so that no two differ by more than
+    one draw. A group's samples are gone through in a random order; one with fewer than are asked
+    for gives some twice. The batches are a function of (seed, epoch); each rank has every world-th.
+    """
+
+    def __init__(
+        self,
+        groups: Tensor,
+        batch_size: int,
+        per_group: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """groups: (n,) int64, that of each sample; a negative one is never drawn."""
+        found = [int(g) for g in groups.unique() if g >= 0]
+        self.members = [torch.nonzero(groups == g).flatten() for g in found]
+        # with few groups a batch holds more of each, and is about as large as was asked for
+        self.drawn = max(1, min(batch_size // per_group, len(found)))
+        self.per_group = max(per_group, batch_size // self.drawn)
+        samples = sum(map(len, self.members))
+        self.count = max(1, samples // (self.drawn * self.per_group) // world)
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rng = generator(self.seed, "groups", self.epoch)
+        draws = torch.zeros(len(self.members))
+        left = [members[:0] for members in self.members]
+        for number in range(self.count * self.world):
+            lots = draws + torch.rand(len(draws), generator=rng)
+            chosen = lots.argsort()[: self.drawn]
+            draws[chosen] += 1
+            batch = []
+            for group in chosen.tolist():
+                members = self.members[group]
+                if len(left[group]) < self.per_group:
+                    left[group] = members[torch.randperm(len(members), generator=rng)]
+                taken = left[group][: self.per_group]
+                left[group] = left[group][self.per_group :]
+                short = self.per_group - len(taken)
+                if short:
+                    again = torch.randint(len(members), (short,), generator=rng)
+                    taken = torch.cat([taken, members[again]])
+                batch += [(self.epoch, index) for index in taken.tolist()]
+            if number % self.world == self.rank:
+                yield batch
+
+
 class _Part(Dataset):
     """One part of a source, fetched by whole batches of (epoch, index) pairs."""
 
@@ -372,6 +434,8 @@ class ImageData(ABC):
         targets: Tensor | None = None,
         indices: Tensor | None = None,
         damage: Damage | None = None,
+        groups: Tensor | None = None,
+        per_group: int = 1,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -381,7 +445,8 @@ class ImageData(ABC):
         seed: order and augmentation depend on (seed, epoch, index); the epoch is set through
         `loader.sampler.set_epoch`. targets: (n, ...) replaces the clean labels of the whole part.
         indices: (m,) positions within the part, visited instead of all. damage: (images, index,
-        epoch) -> images, done to normalised images in the loader.
+        epoch) -> images, done to normalised images in the loader. groups: (n,) int64; every batch
+        then holds `per_group` or more samples of each of some groups, see GroupedBatches.
         """
         source, rows = self._part(part)
         n = len(rows)
@@ -406,6 +471,20 @@ class ImageData(ABC):
             seed if augment else None,
             damage,
         )
+        if groups is not None:
+            kept = torch.full_like(groups, -1)
+            kept[indices] = groups[indices]
+            return DataLoader(
+                data,
+                batch_sampler=GroupedBatches(
+                    kept, batch_size, per_group, seed=seed, rank=rank, world=world
+                ),
+                collate_fn=_identity,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=torch.cuda.is_available(),
+                generator=generator(seed, "loader"),
+            )
         sampler = EpochSampler(
             indices, seed=seed, shuffle=shuffle, pad=part == "train", rank=rank, world=world
         )
