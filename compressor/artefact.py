@@ -16,7 +16,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,12 @@ class Spec:
             trust=tuple(trust),
             download=download,
         )
+
+    def handed_on(self) -> "Spec":
+        """The spec of the network that a training leaves, where that is of a form of its own."""
+        from compressor import models
+
+        return replace(self, arguments=models.handed_on(self.factory, self.arguments))
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self), "input_size": list(self.input_size)}
@@ -156,10 +162,15 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     Raises UsageError for a folder that is none of ours or asks for something that is not trusted,
     RunError for a damaged one.
     """
+    return read(find(path)).network(trust)
+
+
+def find(path: str | Path) -> Path:
+    """An artefact's folder, or the one that a run folder holds."""
     folder = Path(path)
     if not (folder / MANIFEST).exists() and (folder / "model" / MANIFEST).exists():
-        folder = folder / "model"
-    return read(folder).network(trust)
+        return folder / "model"
+    return folder
 
 
 def _read_network(folder: Path, spec: Spec, plan: Plan, trust: Iterable[str]) -> nn.Module:

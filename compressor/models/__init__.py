@@ -18,6 +18,7 @@ from compressor.models.library import refuse_loading, timm, torchvision
 from compressor.models.mobilenet import mobilenet_v2
 from compressor.models.resnet import resnet18, resnet34, resnet50
 from compressor.models.resnet_cifar import resnet20, resnet56
+from compressor.models.shallow_mimic import shallow_mimic
 from compressor.models.vgg import vgg16_bn
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "resnet56",
+    "shallow_mimic",
     "timm",
     "torchvision",
     "vgg16_bn",
@@ -83,6 +85,34 @@ def with_option(option: str) -> list[str]:
     """Names of the builders that take `option`, sorted."""
     builders = {name: inspect.signature(globals()[name]).parameters for name in __all__}
     return sorted(name for name, parameters in builders.items() if option in parameters)
+
+
+def full_arguments(name: str, arguments: Mapping, key: str) -> dict:
+    """A builder's options with those that are not given at their defaults, as its YAML has them.
+
+    key: where `name` was typed, for the message.
+    """
+    if name not in __all__:
+        near = difflib.get_close_matches(str(name), __all__, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"{key}.model={name} is not one of this tool's networks; {hint}it has "
+            f"{', '.join(__all__)}"
+        )
+    _check_options(name, arguments)
+    parameters = inspect.signature(globals()[name]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {**defaults, **arguments}
+
+
+def handed_on(factory: str, arguments: Mapping) -> dict:
+    """The options of the network that a training leaves, where that has a form of its own.
+
+    A bottleneck that is multiplied out once it is trained is none afterwards.
+    """
+    if factory == _PREFIX + "shallow_mimic" and arguments.get("fold", True):
+        return {**arguments, "bottleneck": 0}
+    return dict(arguments)
 
 
 def _check_sizes(num_classes: int, input_size: Sequence[int]) -> tuple[int, int, int]:

@@ -25,6 +25,7 @@ SMALL = [
     ("resnet20", {}, (1, 28, 28)),
     ("resnet20", {"shortcut": "A"}, (3, 16, 16)),
     ("resnet56", {"depth": 0.5}, (3, 32, 32)),
+    ("shallow_mimic", {"filters": 4, "bottleneck": 5, "hidden": 20}, (1, 28, 28)),
     ("vgg16_bn", {"width": 0.25}, (3, 32, 32)),
     ("vgg16_bn", {"width": 0.25}, (1, 28, 28)),
     ("vgg16_bn", {"width": 0.25}, (3, 16, 16)),

@@ -1,0 +1,83 @@
+"""A shallow student for mimic: one convolution, a linear bottleneck, one wide hidden layer.
+
+Ba, Caruana. NIPS 2014, arXiv:1312.6184, section 2.3 and 4: SNN-CNN-MIMIC-30k has 128 filters, 1,200
+linear units and 30,000 hidden ones. The defaults here are a size for small images.
+Run: compress-run model=shallow_mimic distill=mimic distill.at=train distill.teacher.source=model
+"""
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import UsageError
+from compressor.models._construction import describe
+
+
+class ShallowMimic(nn.Module):
+    """conv -> ReLU -> max-pool -> bottleneck V, then U: linear, so that UV is one matrix -> ReLU
+    -> classes. With the bottleneck, k (H + D) weights are learned in place of H * D.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        input_size: tuple[int, int, int],
+        filters: int,
+        pool: int,
+        bottleneck: int,
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        channels, height, width = input_size
+        self.conv = nn.Conv2d(channels, filters, 5, padding=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(pool)
+        inputs = filters * (height // pool) * (width // pool)
+        if bottleneck:
+            # V has neither activation nor bias, or UV would be no matrix of rank k
+            self.hidden = nn.Sequential(
+                nn.Linear(inputs, bottleneck, bias=False), nn.Linear(bottleneck, hidden)
+            )
+        else:
+            self.hidden = nn.Linear(inputs, hidden)
+        self.act = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, channels, H, W). Returns logits (B, num_classes)."""
+        x = self.pool(self.relu(self.conv(x))).flatten(1)
+        return self.fc(self.act(self.hidden(x)))
+
+    def fold(self) -> None:
+        """Put W = UV in place of the bottleneck, exact up to rounding."""
+        if isinstance(self.hidden, nn.Linear):
+            return
+        v, u = self.hidden
+        folded = nn.Linear(v.in_features, u.out_features).to(v.weight)
+        with torch.no_grad():
+            folded.weight.copy_(u.weight.double() @ v.weight.double())
+            folded.bias.copy_(u.bias)
+        self.hidden = folded
+
+
+def shallow_mimic(
+    num_classes: int,
+    input_size: tuple[int, int, int],
+    *,
+    filters: int = 64,
+    pool: int = 4,
+    bottleneck: int = 100,
+    hidden: int = 1200,
+    fold: bool = True,
+) -> nn.Module:
+    """fold: whether the bottleneck is multiplied out once the network is trained."""
+    least = {"filters": 1, "pool": 1, "bottleneck": 0, "hidden": 1}
+    given = {"filters": filters, "pool": pool, "bottleneck": bottleneck, "hidden": hidden}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
+            raise UsageError(f"model.{name}={value!r} is no whole number of {least[name]} or more")
+    if pool > min(input_size[1:]):
+        raise UsageError(
+            f"model.pool={pool} is more than the image, {input_size[1]}x{input_size[2]}: lower it"
+        )
+    net = ShallowMimic(num_classes, input_size, filters, pool, bottleneck, hidden)
+    return describe(net, num_classes, input_size, "fc")
