@@ -25,6 +25,7 @@ from compressor.stages import (
     Given,
     Machine,
     Outcome,
+    _distillation,
     baseline,
     finetune,
     pretrain,
@@ -49,6 +50,7 @@ POINTS = {
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MEASURE_VERSION = 1
 TRAININGS = ("pretrain", "train", "finetune", "baseline")
+NO_DISTILLATION = {"label_weight": 1.0, "terms": {}}
 RUNNERS: Mapping[str, tuple[int, Callable[..., Outcome]]] = {
     "pretrain": (pretrain.VERSION, pretrain.pretrain),
     "baseline": (baseline.VERSION, baseline.baseline),
@@ -64,7 +66,7 @@ class Step:
     """One stage of the walk. An identity step keeps its parent's key and runs nothing.
 
     seeded: the stage and occurrence whose random numbers it draws. sides: what it needs beside the
-    walk's own artefacts, made when it runs.
+    walk's own artefacts, made when it runs. spec: the network that it builds, None for the run's.
     """
 
     stage: str
@@ -76,10 +78,11 @@ class Step:
     seeded: tuple[str, int]
     roles: Mapping[str, str] = field(default_factory=dict)
     sides: tuple["Step", ...] = ()
+    spec: Spec | None = None
 
     @property
     def title(self) -> str:
-        if self.point.startswith("rewind"):
+        if self.point == "teacher" or self.point.startswith("rewind"):
             return f"{self.stage} ({self.point})"
         return self.stage if self.occurrence == 1 else f"{self.stage} (round {self.occurrence})"
 
@@ -122,6 +125,8 @@ class Experiment:
             (dataset["labelled_fraction"], dataset["labelled_seed"]),
         )
         self._check_labels()
+        self.teachers = self._given_teachers()
+        self._check_taught_layers()
         self.steps = self._plan()
         self.baselines = self._plan_baselines()
         self.told: set[str] = set()  # keys whose reuse the plan's one line has told
@@ -163,20 +168,11 @@ class Experiment:
             raise UsageError(
                 f"finetune.robust={self.config['finetune']['robust']} is not known: none or same"
             )
-        if self.config["distill"]["at"] not in ("train", "finetune"):
-            raise UsageError(
-                f"distill.at={self.config['distill']['at']} is not known: choose train or finetune"
-            )
-        if self._distills("train") and self.config["distill"]["teacher"]["source"] == "dense":
-            raise UsageError(
-                "distill.at=train has no dense network to learn from yet: use distill.at=finetune"
-            )
+        _distillation.check(self.config["distill"])
         robust = make(self.config["robust"])
         make(self.config["regularize"])
         make(self.config["noise"])
         make(self.config["scale"])
-        for term in self.config["distill"]["terms"].values():
-            make(term)
         compress_stage.check(self.config["prune"])
         schedule, final = Schedule.split(self.config["prune"])
         once = schedule.one_shot or compress_stage.is_none(final)
@@ -213,13 +209,31 @@ class Experiment:
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
         data, factory, arguments = _scaled(self.config)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
-        return data, spec
+        self.trained_spec = spec  # what the training builds; all else sees what it hands on
+        return data, spec.handed_on()
+
+    def _given_teachers(self) -> dict[str, Artefact]:
+        """Teachers that were trained elsewhere, by keys that follow from their content."""
+        distill = self.config["distill"]
+        if not distill["terms"] or not _distillation.needs_teacher(distill):
+            return {}
+        _distillation.check_fixed(distill, self.data.augment, self.labels.damage is not None)
+        if distill["teacher"]["source"] != "artefact":
+            return {}
+        path = distill["teacher"]["path"]
+        found = {}
+        for place in [path] if isinstance(path, str) else path:
+            made = artefact.read(artefact.find(place))
+            _distillation.check_fits(made.spec, self.spec, str(place))
+            files = ("spec.json", "plan.json", artefact.WEIGHTS)
+            key = key_of(teacher={name: manifest.digest(made.folder / name) for name in files})
+            found[key] = replace(made, key=key)
+        return found
 
     # -- the plan -------------------------------------------------------------------------------
 
     def _plan(self) -> tuple[Step, ...]:
-        code = sources({"_target_": self.spec.factory})
-        start = parent = key_of(spec=self.spec.to_json(), code=code)
+        start = parent = self._start_key(self.trained_spec)
         steps: list[Step] = []
         counts: dict[str, int] = {}
         dense: str | None = None
@@ -232,14 +246,15 @@ class Experiment:
                 point = "final"
             if stage == "compress" and dense is None:
                 dense = parent
-            roles = {"teacher": dense} if self._distills(stage) and dense else {}
+            roles, sides = self._taught(stage, dense or parent)
             if stage == "finetune" and options["finetune"]["labels"].startswith("corrected"):
                 roles["corrected"] = trained
-            seeded, sides = (stage, occurrence), ()
+            seeded = (stage, occurrence)
             if stage == "finetune" and options["finetune"]["mode"] == "rewind":
                 # the dense training goes on: it sees the images in its own order
-                seeded, sides = ("train", 1), (self._rewound(start, options["finetune"]),)
-                roles = {**roles, **{side.point: side.key for side in sides}}
+                seeded, earlier = ("train", 1), self._rewound(start, options["finetune"])
+                sides = (*sides, earlier)
+                roles = {**roles, earlier.point: earlier.key}
             identity = bool(steps) and self._is_identity(stage, options, steps)
             if not identity:
                 parent = self._key(stage, occurrence, options, parent, roles)
@@ -278,6 +293,31 @@ class Experiment:
         measure.count_macs(net, self.spec.input_size)
         examples = self.task.example_inputs(self.spec.input_size, 2)
         return compress_stage.preview(net, prune, examples)["layers"]
+
+    def _start_key(self, spec: Spec) -> str:
+        return key_of(spec=spec.to_json(), code=sources({"_target_": spec.factory}))
+
+    def _taught(self, stage: str, dense: str) -> tuple[dict[str, str], tuple[Step, ...]]:
+        """The roles of a stage's teachers, and the trainings that make them.
+
+        dense: key of what entered the first compress stage, or of what enters this one.
+        """
+        distill = self.config["distill"]
+        if not self._distills(stage) or not _distillation.needs_teacher(distill):
+            return {}, ()
+        source = distill["teacher"]["source"]
+        if source == "dense":
+            return {"teacher": dense}, ()
+        if source == "model":
+            spec = _distillation.teacher_spec(distill, self.spec)
+            options = self._options("train", {})
+            options["distill"] = dict(NO_DISTILLATION)
+            if distill["teacher"]["epochs"] is not None:
+                options["train"]["epochs"] = distill["teacher"]["epochs"]
+            key = self._key("train", 1, options, self._start_key(spec), {})
+            step = Step("train", 1, "teacher", options, key, False, ("train", 1), spec=spec)
+            return {"teacher": key}, (step,)
+        return {f"teacher_{number}": key for number, key in enumerate(self.teachers)}, ()
 
     def _rewound(self, start: str, options: Mapping[str, Any]) -> Step:
         """The dense training up to the epoch that is gone back to, an entry of its own.
@@ -322,7 +362,6 @@ class Experiment:
 
         prune: the target of the round that the stage belongs to.
         """
-        null_distill = {"label_weight": 1.0, "terms": {}}
         null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
         if stage == "compress":
             return compress_stage.reads(prune, self.machine)
@@ -335,9 +374,9 @@ class Experiment:
         robust = self.config["robust"]
         if stage == "finetune" and self.config["finetune"]["robust"] == "none":
             robust = null_robust
-        distill = null_distill
+        distill = dict(NO_DISTILLATION)
         if self._distills(stage):
-            distill = {name: self.config["distill"][name] for name in ("label_weight", "terms")}
+            distill = _distillation.reads(self.config["distill"])
         own = dict(self.config[stage])
         if stage == "finetune":
             own = finetune.reads(own)
@@ -375,15 +414,33 @@ class Experiment:
     def meta_network(self) -> torch.nn.Module:
         """The dense network without storage where its builder allows it."""
         if not hasattr(self, "_meta"):
-            with torch.random.fork_rng(devices=[]):
-                try:
-                    with torch.device("meta"):
-                        self._meta = self.spec.build(self.trust)
-                except (RuntimeError, NotImplementedError) as error:
-                    if isinstance(error, RunError):
-                        raise
-                    self._meta = self.spec.build(self.trust)
+            self._meta = self._without_storage(self.spec)
         return self._meta
+
+    def _without_storage(self, spec: Spec) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    return spec.build(self.trust)
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, RunError):
+                    raise
+                return spec.build(self.trust)
+
+    def _check_taught_layers(self) -> None:
+        """Layers that terms name are told from others before anything is trained."""
+        distill = self.config["distill"]
+        if not distill["terms"]:
+            return
+        source = distill["teacher"]["source"]
+        spec = self.spec
+        if source == "model":
+            spec = _distillation.teacher_spec(distill, self.spec)
+        elif source == "artefact":
+            spec = next((made.spec for made in self.teachers.values()), self.spec)
+        teacher = None if source == "callable" else self._without_storage(spec)
+        (images,) = self.task.example_inputs(self.spec.input_size, 2)
+        _distillation.check_layers(distill, self._without_storage(self.spec), teacher, images)
 
     def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
         """A stage that reads no label, or the clean ones, does not depend on the noise."""
@@ -398,13 +455,15 @@ class Experiment:
         """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""
         if not self.config["baselines"]:
             return ()
-        root = key_of(spec=self.spec.to_json(), code=sources({"_target_": self.spec.factory}))
+        root = self._start_key(self.trained_spec)
+        roles, sides = self._taught("train", root)
         steps = []
         for kind in baseline.KINDS:
             options = baseline.options(kind, self._options("train", {}), self.config["finetune"])
-            key = self._key("baseline", 1, options, root, {})
+            key = self._key("baseline", 1, options, root, roles)
             # it begins with the weights that the training began with
-            steps.append(Step("baseline", 1, kind, options, key, False, ("train", 1)))
+            step = Step("baseline", 1, kind, options, key, False, ("train", 1), roles, sides)
+            steps.append(step)
         return tuple(steps)
 
     # -- the walk -------------------------------------------------------------------------------
@@ -417,7 +476,7 @@ class Experiment:
         """Run or reuse every step. Returns the report's `stages` and the artefacts, in order."""
         records: list[dict[str, Any]] = []
         artefacts: list[Artefact] = []
-        made: dict[str, Artefact] = {}
+        made: dict[str, Artefact] = dict(self.teachers)
         parent: Artefact | None = None
         for step in self.steps:
             start = time.perf_counter()
@@ -447,7 +506,7 @@ class Experiment:
         """Figures of the baselines, by name."""
         found = {}
         for step in self.baselines:
-            self._obtain(step, None, {})
+            self._obtain(step, None, self.teachers)
             made = self.cache.read(step.key)
             found[step.point] = {**self._metrics(made), "key": step.key}
         return found
@@ -475,7 +534,10 @@ class Experiment:
         start = time.perf_counter()
         roles = {role: made[key] for role, key in step.roles.items()}
         context = self.context(step.seeded, folder, roles)
-        outcome = RUNNERS[step.stage][1](Given(self.spec, parent), step.options, context)
+        # what a training makes may be of another form than what it trains
+        begins = step.stage in ("train", "baseline")
+        spec = step.spec or (self.trained_spec if begins else self.spec)
+        outcome = RUNNERS[step.stage][1](Given(spec, parent), step.options, context)
         lineage = {"parent": parent.key if parent else "", **step.roles}
         if step.stage in ("train", "baseline"):
             lineage["labels"] = self.labels.key
@@ -483,7 +545,7 @@ class Experiment:
         seconds = time.perf_counter() - start + outcome.notes.get("earlier_seconds", 0.0)
         artefact.write(
             folder,
-            spec=self.spec,
+            spec=spec.handed_on(),
             plan=outcome.plan,
             net=outcome.net,
             lineage=lineage,

@@ -30,7 +30,7 @@ def compose(folder, *overrides):
 
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         words = [*SMALL, f"paths.outputs={folder}", *overrides]
-        if any(word.startswith("model=custom") for word in words):
+        if any(word.startswith(("model=custom", "model=shallow")) for word in words):
             words.remove("model.width=0.5")
         return plain(hydra_compose("run", words))
 

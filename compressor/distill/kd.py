@@ -5,10 +5,12 @@ Run: compress-run distill=kd distill.terms.kd.temperature=4
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from compressor.distill import NO_LAYERS, Batch, Layers, checked_weight
 from compressor.errors import UsageError
 
 
@@ -28,22 +30,18 @@ def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 class KD:
     """Reads the logits only."""
 
+    needs_teacher, alone, only_at = True, False, None
+
     def __init__(self, weight: float = 0.9, temperature: float = 4.0) -> None:
         if not temperature > 0:
             raise UsageError(
                 f"distill.terms.kd.temperature={temperature} is out of range: give a number over 0"
             )
-        if not weight >= 0:
-            raise UsageError(
-                f"distill.terms.kd.weight={weight} is out of range: give a number of at least 0"
-            )
-        self.weight = weight
+        self.weight = checked_weight("kd", weight)
         self.temperature = temperature
 
-    def loss(
-        self, student: Mapping[str, object], teacher: Mapping[str, object], batch: object
-    ) -> Tensor:
+    def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
         return soft_divergence(student["logits"], teacher["logits"], self.temperature)
 
-    def taps(self) -> tuple[str, ...]:
-        return ()
+    def layers(self) -> Layers:
+        return NO_LAYERS

@@ -4,8 +4,11 @@ Run: compress-run distill=none
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
+
+from compressor.distill import NO_LAYERS, Batch, Layers
 
 
 class NoDistillation:
@@ -13,11 +16,10 @@ class NoDistillation:
 
     label_weight = 1.0
     weight = 0.0
+    needs_teacher, alone, only_at = False, False, None
 
-    def loss(
-        self, student: Mapping[str, object], teacher: Mapping[str, object], batch: object
-    ) -> Tensor:
+    def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
         return student["logits"].new_zeros(())
 
-    def taps(self) -> tuple[str, ...]:
-        return ()
+    def layers(self) -> Layers:
+        return NO_LAYERS

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from compressor.artefact import fill
 from compressor.data import ImageData
@@ -26,9 +28,10 @@ from compressor.errors import RunError
 from compressor.regularize import Regularizer
 from compressor.regularize.none import NoRegularizer
 from compressor.robust import Phase
-from compressor.seeding import derive
+from compressor.seeding import derive, generator
 from compressor.stages import Context
 from compressor.stages._resume import Progress, Resume
+from compressor.tasks.alternating import Alternating
 from compressor.tasks.optimization import OptimizerOptions
 from compressor.tasks.training import Distillation, Training
 
@@ -37,6 +40,7 @@ COLUMNS = (
 )  # fmt: skip
 # How an epoch is picked: the figure and its direction, None for the task's headline.
 SELECT = ("best", "last", "clean_peak")
+_FRESH = 4  # batches of made images that stand for the validation part where none may be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +77,11 @@ class StageData(LightningDataModule):
         training: TrainingSet,
         context: Context,
         first_epoch: int,
+        distillation: Distillation,
     ) -> None:
         super().__init__()
         self.data = data
+        self.distillation = distillation
         self.batch_size = options.batch_size
         self.training = training
         # Lightning counts the epochs of each phase from 0: a seed of its own keeps a later phase
@@ -86,6 +92,9 @@ class StageData(LightningDataModule):
 
     def train_dataloader(self) -> Any:
         trainer = self.trainer
+        steps = self._made()
+        if steps:
+            return self._counts(steps)
         return self.data.loader(
             "train",
             self.batch_size,
@@ -95,6 +104,8 @@ class StageData(LightningDataModule):
             targets=self.training.targets,
             indices=self.training.index,
             damage=self.training.damage,
+            groups=self.distillation.groups,
+            per_group=self.distillation.per_group,
             workers=self.workers,
             rank=trainer.global_rank,
             world=trainer.world_size,
@@ -102,6 +113,8 @@ class StageData(LightningDataModule):
 
     def val_dataloader(self) -> Any:
         trainer = self.trainer
+        if self._made():
+            return self._counts(_FRESH)
         return self.data.loader(
             "val",
             self.eval_batch_size,
@@ -109,6 +122,16 @@ class StageData(LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
         )
+
+    def _made(self) -> int:
+        """Steps an epoch of a method that makes its images and reads none; 0 for all others."""
+        for term in self.distillation.acting.values():
+            if hasattr(term, "draw") and not term.beside:
+                return term.steps
+        return 0
+
+    def _counts(self, steps: int) -> DataLoader:
+        return DataLoader(range(steps), batch_size=None, generator=generator(self.seed, "loader"))
 
 
 class History(Callback):
@@ -148,6 +171,7 @@ class History(Callback):
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(self._end - self._start, 3),
             **{name: float(value) if value != "" else "" for name, value in values.items()},
+            **{f"train_{name}": float(value) for name, value in module.means().items()},
         }
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
@@ -234,7 +258,7 @@ def fit(
         if done >= end or first < progress.first:  # the latter: a finished phase of a killed fit
             first += phase.epochs
             continue
-        module: LightningModule = Training(
+        module: LightningModule = _module(distillation)(
             net,
             robust=phase.loss,
             optimizer=_phase_options(options, phase),
@@ -262,6 +286,14 @@ def fit(
     if progress.epochs:
         metrics = {**metrics, "earlier_seconds": progress.seconds}
     return Fitted(net.cpu().eval(), metrics)
+
+
+def _module(distillation: Distillation) -> Any:
+    """The module that trains: the plain one, or that of a method which makes its own images."""
+    for name, term in distillation.acting.items():
+        if hasattr(term, "draw"):
+            return partial(Alternating, name=name)
+    return Training
 
 
 def _phase_options(options: OptimizerOptions, phase: Phase) -> OptimizerOptions:
@@ -308,7 +340,7 @@ def _fit_phase(
         callbacks.append(Stop(monitor, min_delta=0.0, patience=patience, mode=direction))
     if machine.progress:
         callbacks.append(_progress(name, first))
-    data = StageData(context.data, options, training, context, first)
+    data = StageData(context.data, options, training, context, first, module.distillation)
     with _quiet():
         trainer = Trainer(
             max_epochs=end,
@@ -316,7 +348,8 @@ def _fit_phase(
             devices=machine.devices,
             strategy=_strategy(machine),
             precision=context.precision,
-            gradient_clip_val=options.clip_norm,
+            # a module that steps by itself clips by itself
+            gradient_clip_val=options.clip_norm if module.automatic_optimization else None,
             logger=TensorBoardLogger(
                 context.folder, name="tensorboard", version="", purge_step=progress.step(first)
             ),

@@ -10,9 +10,11 @@ import torch
 
 from compressor.instantiation import make
 from compressor.stages import Context, Given, Outcome
+from compressor.stages._distillation import distillation
 from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.stages._fold import folded
 from compressor.stages._labels import trusted
-from compressor.stages.train import distillation
+from compressor.stages.train import others
 
 VERSION = 1
 # noisy: all given labels. clean: the trusted clean labels alone. mixed: all given labels, with the
@@ -39,20 +41,27 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     if own["kind"] != "noisy":
         rows = slice(None) if index is None else index
         targets[rows] = context.clean_targets[rows]
+    net = given.network(context.trust)
+    training = TrainingSet(
+        targets=targets,
+        index=index if own["kind"] == "clean" else context.labelled,
+        damage=None if own["kind"] == "clean" else context.damage,
+    )
+    taught = distillation(
+        options["distill"], net, given.spec, training, context, others(given, context)
+    )
     fitted = fit(
-        given.network(context.trust),
+        taught.student,
         plain(train),
         context,
         name=own["kind"],
-        select=train["select"],
+        select="last" if taught.last else train["select"],
         robust=make(options["robust"]),
-        distillation=distillation(options["distill"], context),
+        distillation=taught.distillation,
         regularizer=make(options["regularize"]) if "regularize" in options else None,
-        training=TrainingSet(
-            targets=targets,
-            index=index if own["kind"] == "clean" else context.labelled,
-            damage=None if own["kind"] == "clean" else context.damage,
-        ),
+        training=training,
         patience=train["patience"],
     )
-    return Outcome(net=fitted.net, plan=given.plan, notes=fitted.metrics)
+    net, told = taught.finish(fitted.net)
+    notes = {**told, **folded(net, given, context), **fitted.metrics}
+    return Outcome(net=net, plan=given.plan, notes=notes)

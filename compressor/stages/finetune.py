@@ -19,10 +19,10 @@ from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.measure import count_macs
 from compressor.stages import Context, Given, Outcome
+from compressor.stages._distillation import distillation
 from compressor.stages._fit import fit, plain
 from compressor.stages._labels import training_set
 from compressor.stages._scratch import fresh
-from compressor.stages.train import distillation
 
 VERSION = 2
 MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
@@ -89,21 +89,24 @@ def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         small = count_macs(given.network(context.trust), given.spec.input_size)
         epochs = scratch_b_epochs(fitting.epochs, dense, small, own["epoch_cap"])
         fitting = replace(fitting, epochs=epochs)
+    net = _start(given, own, context)
+    taught = distillation(options["distill"], net, given.spec, training, context)
     fitted = fit(
-        _start(given, own, context),
+        taught.student,
         fitting,
         context,
         name="finetune",
-        select=own["select"],
+        select="last" if taught.last else own["select"],
         robust=make(options["robust"]),
-        distillation=distillation(options["distill"], context),
+        distillation=taught.distillation,
         training=training,
         patience=own["patience"],
         start=own.get("rewind_epoch", 0),
     )
     n = len(context.targets) if training.index is None else len(training.index)
-    notes = {"mode": own["mode"], "labels": own["labels"], "images": n}
-    return Outcome(net=fitted.net, plan=given.plan, notes={**notes, **fitted.metrics})
+    net, notes = taught.finish(fitted.net)
+    told = {"mode": own["mode"], "labels": own["labels"], "images": n}
+    return Outcome(net=net, plan=given.plan, notes={**told, **notes, **fitted.metrics})
 
 
 def scratch_b_epochs(epochs: int, macs_full: int, macs_small: int, cap: float | None = None) -> int:

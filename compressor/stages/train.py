@@ -1,6 +1,6 @@
 """Dense training on the given (maybe wrong) labels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from compressor.robust import Remedy, Samples
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._crossfit import probabilities
+from compressor.stages._distillation import Taught, distillation
 from compressor.stages._fit import TrainingSet, fit, plain
-from compressor.tasks.training import Distillation
+from compressor.stages._fold import folded
 
 VERSION = 2
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
@@ -33,25 +34,24 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
     own = options["train"]
     fitting = plain(own)
     if fitting.epochs == 0:
-        return Outcome(net=net.eval(), plan=given.plan, notes={"epochs": 0})
+        notes = folded(net, given, context)
+        return Outcome(net=net.eval(), plan=given.plan, notes={"epochs": 0, **notes})
     robust = make(options["robust"])
     training, notes = training_set(robust, given, own, context)
     if options.get("frozen"):
         _freeze(net, given, context.trust)
         training = TrainingSet(**{**vars(training), "norms_rest": True})
-
-    def another() -> nn.Module:
-        torch.manual_seed(derive(context.seed, "second network"))
-        return given.network(context.trust)
-
+    taught = distillation(
+        options["distill"], net, given.spec, training, context, others(given, context)
+    )
     fitted = fit(
-        robust.networks(net, another),
+        _student(robust, taught, given, context),
         fitting,
         context,
         name="train",
-        select="last" if "until" in options else own["select"],
+        select="last" if "until" in options or taught.last else own["select"],
         robust=robust,
-        distillation=distillation(options["distill"], context),
+        distillation=taught.distillation,
         regularizer=make(options["regularize"]) if "regularize" in options else None,
         training=training,
         patience=own["patience"],
@@ -59,8 +59,37 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
     )
     if robust.corrected(context.folder / CORRECTED):
         notes["corrected"] = True
-    net = robust.chosen(fitted.net).requires_grad_(True)
-    return Outcome(net=net, plan=given.plan, notes={**notes, **fitted.metrics})
+    net, told = taught.finish(robust.chosen(fitted.net).requires_grad_(True))
+    notes = {**notes, **told, **folded(net, given, context), **fitted.metrics}
+    return Outcome(net=net, plan=given.plan, notes=notes)
+
+
+def others(given: Given, context: Context) -> Callable[[int], nn.Module]:
+    """The number of a head -> a network like the one that is trained, with weights of its own."""
+
+    def build(head: int) -> nn.Module:
+        torch.manual_seed(derive(context.seed, "head", head))
+        return given.network(context.trust)
+
+    return build
+
+
+def _student(robust: Remedy, taught: Taught, given: Given, context: Context) -> nn.Module:
+    """The network to train: the one that is taught, or the pair that a remedy makes of it."""
+
+    def another() -> nn.Module:
+        torch.manual_seed(derive(context.seed, "second network"))
+        return given.network(context.trust)
+
+    net = robust.networks(taught.student, another)
+    terms = taught.distillation.acting
+    inside = [name for name, term in terms.items() if term.alone or term.layers()[0]]
+    if net is not taught.student and inside:
+        raise UsageError(
+            f"distill={inside[0]} looks into one network, and this remedy trains two at once: use "
+            "distill=kd or mimic, or another robust"
+        )
+    return net
 
 
 def check(robust: Remedy, injected: bool) -> None:
@@ -117,10 +146,3 @@ def _freeze(net: nn.Module, given: Given, trust: tuple[str, ...]) -> None:
     head = head_names(given.spec, trust)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in head)
-
-
-def distillation(options: Mapping[str, Any], context: Context) -> Distillation:
-    """The terms of configs/distill with their teacher, from the role that the stage declared."""
-    terms = {name: make(term) for name, term in options["terms"].items()}
-    teacher = context.roles["teacher"].network(context.trust) if terms else None
-    return Distillation(terms, options["label_weight"], teacher)

@@ -4,14 +4,15 @@ loss = label_weight * robust.loss + sum of term.weight * term.loss + sum of regu
 the null objects give 1, the cross-entropy, 0 and 0, so the step knows no method by name.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from compressor.distill import Batch
 from compressor.errors import Diverged
 from compressor.seeding import derive
 from compressor.taps import Tap, tapped
@@ -23,17 +24,33 @@ from compressor.tasks.optimization import (
     move_on,
 )
 
+Taps = Mapping[str, tuple[Tap, ...]]
+
 
 @dataclass(frozen=True)
 class Distillation:
-    """Distillation terms by name, the weight of the labels beside them, and the teacher."""
+    """Distillation terms by name, the weight of the labels beside them, and the teacher.
 
-    terms: Mapping[str, Any]
+    teacher: frozen and in eval mode; no part of the LightningModule, so that it is in no
+    checkpoint and no call of train() reaches it. logits: (n, K), what it answers on the train part,
+    in its place. adapters: what the terms train beside the student. *_taps: the features that the
+    terms read, by the name that they gave. groups: (n,), of which a batch holds per_group each.
+    """
+
+    terms: Mapping[str, Any] = field(default_factory=dict)
     label_weight: float = 1.0
     teacher: nn.Module | None = None
+    logits: Tensor | None = None
+    adapters: Mapping[str, nn.Module] = field(default_factory=dict)
+    student_taps: Taps = field(default_factory=dict)
+    teacher_taps: Taps = field(default_factory=dict)
+    groups: Tensor | None = None
+    per_group: int = 1
 
-    def taps(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for term in self.terms.values() for name in term.taps()))
+    @property
+    def acting(self) -> dict[str, Any]:
+        """The terms that count: one of weight 0 is not computed."""
+        return {name: term for name, term in self.terms.items() if term.weight}
 
 
 class Training(LightningModule):
@@ -70,6 +87,9 @@ class Training(LightningModule):
         self.robust = robust
         self.distillation = distillation
         self.regularizer = regularizer
+        self.adapters = nn.ModuleDict(distillation.adapters)
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
         self.options = optimizer
         self.seed = seed
         self.first_epoch = first_epoch
@@ -89,11 +109,14 @@ class Training(LightningModule):
         if teacher is not None:
             teacher.to(self.device).eval().requires_grad_(False)
         self._clean = None if self.clean is None else self.clean.to(self.device)
+        logits = self.distillation.logits
+        self._logits = None if logits is None else logits.to(self.device)
 
     def on_train_epoch_start(self) -> None:
         epoch = self.first_epoch + self.current_epoch
         torch.manual_seed(derive(self.seed, "dropout", epoch, self.global_rank))
         self.train_metrics.reset()
+        self.sums, self.steps = {}, 0
         if self.clean_metric is not None:
             self.clean_metric.reset()
         self.robust.before_epoch(epoch)
@@ -105,18 +128,20 @@ class Training(LightningModule):
     def training_step(self, batch: Any, _: int) -> Tensor:
         inputs, targets, index = self.task.loss_inputs(batch)
         inputs = self._layout(inputs)
-        outputs = self._forward(self.net, inputs)
+        outputs = self.forward_tapped(self.net, inputs, self.distillation.student_taps)
         loss = self.distillation.label_weight * self.robust.loss(outputs, targets, index)
-        if self.distillation.terms:
-            with torch.no_grad():
-                teacher = self._forward(self.distillation.teacher, inputs)
-            for name, term in self.distillation.terms.items():
-                part = term.loss(outputs, teacher, (inputs, targets, index))
-                self.log(f"train/{name}", part.detach())
+        terms = self.distillation.acting
+        if terms:
+            teacher = self._ask_teacher(inputs, index)
+            batch = Batch(inputs, targets, index, self._criterion(targets, index))
+            for name, term in terms.items():
+                part = term.loss(outputs, teacher, batch)
+                self.note_part(name, part)
                 loss = loss + term.weight * part
         for name, penalty in self.regularizer.penalties(self.net).items():
-            self.log(f"train/{name}", penalty.detach())
+            self.note_part(name, penalty)
             loss = loss + penalty
+        self.steps += 1
         self._index = index
         self.train_metrics.update(outputs, targets)
         if self.clean_metric is not None:
@@ -130,6 +155,8 @@ class Training(LightningModule):
         self.robust.after_backward(self._index)
 
     def on_train_epoch_end(self) -> None:
+        for name, value in self.means().items():
+            self.log(f"train/{name}", value)
         for name, value in self.train_metrics.compute().items():
             self.log(f"train/{name}", value.float(), prog_bar=name == self.task.headline[0])
             if name == "loss" and not torch.isfinite(value):
@@ -156,7 +183,7 @@ class Training(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         # the trainer may leave early: the schedule is that of the whole phase all the same
         steps = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
-        optimizer = make_optimizer(self.net, self.options)
+        optimizer = make_optimizer(nn.ModuleList([self.net, *self.adapters.values()]), self.options)
         schedule = make_schedule(optimizer, self.options, steps * self.options.epochs)
         if self.done:
             move_on(schedule, steps * self.done)
@@ -170,18 +197,43 @@ class Training(LightningModule):
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
-    def _forward(self, net: nn.Module, inputs: Tensor) -> dict[str, Any]:
-        names = self.distillation.taps()
-        if not names:
-            return self.task.outputs(net(inputs))
-        features: dict[str, Tensor] = {}
+    def note_part(self, name: str, value: Tensor) -> None:
+        """Add to the epoch's mean of a part of the loss, before weighting."""
+        value = value.detach()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-        def keep(name: str):
+    def means(self) -> dict[str, Tensor]:
+        """The epoch's mean of every part."""
+        return {name: value / max(1, self.steps) for name, value in self.sums.items()}
+
+    def _criterion(self, targets: Tensor, index: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda logits: self.robust.loss({"logits": logits, "aux": ()}, targets, index)
+
+    def _ask_teacher(self, inputs: Tensor, index: Tensor) -> dict[str, Any]:
+        if self._logits is not None:
+            return {"logits": self._logits[index]}
+        if self.distillation.teacher is None:
+            return {}
+        # not inference mode, whose tensors no loss could save for its backward pass
+        with torch.no_grad():
+            return self.forward_tapped(
+                self.distillation.teacher, inputs, self.distillation.teacher_taps
+            )
+
+    def forward_tapped(self, net: nn.Module, inputs: Tensor, taps: Taps) -> dict[str, Any]:
+        """The task's outputs, and the tapped features by name, each a list of tensors."""
+        if not taps:
+            return self.task.outputs(net(inputs))
+        found: dict[Tap, Tensor] = {}
+
+        def keep(tap: Tap) -> Callable[[nn.Module, Tensor], None]:
             def record(_: nn.Module, value: Tensor) -> None:
-                features[name] = value
+                found[tap] = value
 
             return record
 
-        with tapped(net, {Tap(name, "output"): keep(name) for name in names}):
+        wanted = dict.fromkeys(tap for places in taps.values() for tap in places)
+        with tapped(net, {tap: keep(tap) for tap in wanted}):
             outputs = self.task.outputs(net(inputs))
+        features = {name: [found[tap] for tap in places] for name, places in taps.items()}
         return {**outputs, "features": features}

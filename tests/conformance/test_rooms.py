@@ -21,7 +21,7 @@ ALLOWED = {
     "noise": set(),
     "pretrain": set(),
     "scale": {"models"},
-    "tasks": {"taps"},
+    "tasks": {"taps", "distill"},
     "report": set(),
     "manifest": set(),
     "locks": set(),

@@ -47,7 +47,7 @@ def test_loss_is_float32_under_autocast_and_finite_at_extreme_logits():
 
 
 def test_only_the_logits_are_read():
-    assert KD().taps() == ()
+    assert KD().layers() == ((), ())
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": -1.0}, {"weight": -0.1}])

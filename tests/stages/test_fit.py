@@ -19,6 +19,7 @@ from compressor.robust.pencil import Pencil
 from compressor.stages import Context, Machine
 from compressor.stages._fit import TrainingSet, fit
 from compressor.stages._resume import Resume
+from compressor.taps import Tap
 from compressor.tasks.classification import Accuracy, Classification
 from compressor.tasks.classification import CrossEntropy as CrossEntropyMetric
 from compressor.tasks.optimization import OptimizerOptions
@@ -85,7 +86,7 @@ def train(
         name="train",
         select=select,
         robust=robust or CrossEntropy(),
-        distillation=distillation or Distillation({}),
+        distillation=distillation or Distillation(),
         regularizer=regularizer,
         **window,
         training=training,
@@ -218,13 +219,10 @@ class Doubled(Training):
 class OwnLoop:
     """A distiller that owns the loop."""
 
-    weight = 0.0
-
-    def taps(self):
-        return ("2",)
+    weight = 1.0
 
     def loss(self, student, teacher, batch):
-        self.seen = student["features"]["2"].shape, teacher["features"]["2"].shape
+        self.seen = student["features"]["2"][0].shape, teacher["features"]["2"][0].shape
         return student["logits"].sum() * 0
 
     def loop(self, training):
@@ -234,7 +232,10 @@ class OwnLoop:
 
 def test_a_distiller_may_own_the_loop_and_read_features(tmp_path, digits):
     term = OwnLoop()
-    distillation = Distillation({"own": term}, 1.0, tiny(3).eval())
+    taps = {"2": (Tap("2", "output"),)}
+    distillation = Distillation(
+        terms={"own": term}, teacher=tiny(3).eval(), student_taps=taps, teacher_taps=taps
+    )
     twice = train(tmp_path / "a", digits, distillation=distillation, epochs=1).net
     once = train(tmp_path / "b", digits, epochs=1, lr=0.2).net
     # doubling the loss of plain SGD is doubling its learning rate
@@ -245,7 +246,7 @@ def test_a_distiller_may_own_the_loop_and_read_features(tmp_path, digits):
 def test_a_teacher_is_left_bit_identical_and_out_of_the_student(tmp_path, digits):
     teacher = tiny(3).eval()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    distillation = Distillation({"kd": KD(weight=0.9)}, 0.1, teacher)
+    distillation = Distillation(terms={"kd": KD(weight=0.9)}, label_weight=0.1, teacher=teacher)
     fitted = train(tmp_path / "a", digits, distillation=distillation)
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -255,7 +256,7 @@ def test_a_teacher_is_left_bit_identical_and_out_of_the_student(tmp_path, digits
 
 def test_a_distillation_of_weight_zero_changes_nothing(tmp_path, digits):
     plain = train(tmp_path / "a", digits).net
-    distillation = Distillation({"kd": KD(weight=0.0)}, 1.0, tiny(3).eval())
+    distillation = Distillation(terms={"kd": KD(weight=0.0)}, teacher=tiny(3).eval())
     distilled = train(tmp_path / "b", digits, distillation=distillation).net
     for name, value in plain.state_dict().items():
         assert torch.equal(value, distilled.state_dict()[name]), name

@@ -1,0 +1,190 @@
+"""Data-free learning (DAFL): a generator makes the images on which the student follows the teacher.
+
+Chen et al.: Data-Free Learning of Student Networks. ICCV 2019, arXiv:1904.01186, eq. (2) to (6).
+Run: compress-run distill=data_free recalibrate.images=0
+Without it, for comparison: distill.terms.data_free.images=untrained, or noise
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill._layers import pooled
+from compressor.distill.kd import soft_divergence
+from compressor.errors import UsageError
+
+IMAGES = ("learned", "untrained", "noise")
+SCHEDULES = ("joint", "two_stage")
+
+
+def one_hot(logits: Tensor) -> Tensor:
+    """Cross-entropy of the teacher with its own answer: low where it is sure. logits: (B, K)."""
+    return F.cross_entropy(logits.float(), logits.argmax(dim=1))
+
+
+def activation(features: Tensor) -> Tensor:
+    """Minus the mean size of the features: real images excite them. features: (B, D).
+
+    The mean over batch and width, as in the authors' code; the paper's sum is larger by the width.
+    """
+    return -features.float().abs().mean()
+
+
+def information_entropy(logits: Tensor, base: float = 10.0) -> Tensor:
+    """Minus the entropy of the batch's mean answer: low where the classes are balanced.
+
+    logits: (B, K). base: of the logarithm; the authors' weights belong to 10.
+    """
+    mean = logits.float().softmax(dim=1).mean(dim=0)
+    return (mean * mean.clamp_min(1e-12).log()).sum() / math.log(base)
+
+
+class Generator(nn.Module):
+    """Noise (B, latent) to images (B, C, H, W) of mean 0 and variance 1, the teacher's input space.
+
+    The authors' network. norm_eps: eps of its inner batch norms, 0.8 in their code, surely meant as
+    a momentum; it trains all the same.
+    """
+
+    def __init__(self, latent: int, input_size: tuple[int, int, int], norm_eps: float) -> None:
+        super().__init__()
+        channels, height, width = input_size
+        self.latent = latent
+        self.start = nn.Linear(latent, 128 * (height // 4) * (width // 4))
+        self.body = nn.Sequential(
+            nn.Unflatten(1, (128, height // 4, width // 4)),
+            nn.BatchNorm2d(128),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(128, 128, 3, padding=1),
+            nn.BatchNorm2d(128, norm_eps),
+            nn.LeakyReLU(0.2),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(128, 64, 3, padding=1),
+            nn.BatchNorm2d(64, norm_eps),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(64, channels, 3, padding=1),
+            nn.Tanh(),
+            nn.BatchNorm2d(channels, affine=False),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.body(self.start(z))
+
+
+class Noise(nn.Module):
+    """Pixels from the normal distribution, one of the two baselines; learns nothing."""
+
+    def __init__(self, input_size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.input_size = tuple(input_size)
+        self.latent = math.prod(input_size)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.view(-1, *self.input_size)
+
+
+class DataFree:
+    """Owns the loop of its stage (tasks/alternating.py); reads no image unless `beside` is set."""
+
+    needs_teacher, alone, only_at = True, True, None
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        images: str = "learned",
+        one_hot: float = 1.0,
+        activation: float = 0.1,
+        entropy: float = 5.0,
+        entropy_base: float = 10.0,
+        latent: int = 100,
+        count: int = 512,
+        steps: int = 120,
+        generator_lr: float = 0.2,
+        schedule: str = "joint",
+        norm_eps: float = 0.8,
+        beside: bool = False,
+    ) -> None:
+        _one_of("images", images, IMAGES)
+        _one_of("schedule", schedule, SCHEDULES)
+        whole = {"latent": (latent, 1), "count": (count, 2), "steps": (steps, 1)}
+        for key, (value, least) in whole.items():
+            if value < least:
+                raise UsageError(
+                    f"distill.terms.data_free.{key}={value} is out of range: give {least} or more"
+                )
+        if not generator_lr > 0 or not norm_eps > 0 or not entropy_base > 1:
+            raise UsageError(
+                f"distill.terms.data_free: generator_lr={generator_lr} and norm_eps={norm_eps} "
+                f"must be over 0, entropy_base={entropy_base} over 1"
+            )
+        self.weight = checked_weight("data_free", weight)
+        self.images = images
+        self.weights = {"one_hot": one_hot, "activation": activation, "entropy": entropy}
+        self.entropy_base = entropy_base
+        self.latent, self.norm_eps, self.generator_lr = latent, norm_eps, generator_lr
+        self.count, self.steps = count, steps
+        self.schedule = schedule
+        self.beside = beside
+
+    def layers(self) -> Layers:
+        return (), ("penultimate",)
+
+    def adapter(
+        self, student: Mapping[str, Any], teacher: Mapping[str, Any], input_size: tuple[int, ...]
+    ) -> nn.Module:
+        """The maker of images of this size."""
+        if self.images == "noise":
+            return Noise(input_size)
+        if input_size[1] % 4 or input_size[2] % 4:
+            raise UsageError(
+                f"data_free makes images by two doublings: {input_size[1]}x{input_size[2]} is no "
+                "multiple of 4; give dataset.image_size one, or distill.terms.data_free."
+                "images=noise"
+            )
+        return Generator(self.latent, input_size, self.norm_eps)
+
+    def draw(
+        self, maker: nn.Module, count: int, device: torch.device, rng: torch.Generator | None
+    ) -> Tensor:
+        """(count, C, H, W). rng: on the CPU; None: the global one, which each epoch seeds."""
+        return maker(torch.randn(count, maker.latent, generator=rng).to(device))
+
+    def judge(self, teacher: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """The maker's losses by name, before weighting, and their weighted sum."""
+        parts = {
+            "one_hot": one_hot(teacher["logits"]),
+            "activation": activation(pooled(teacher["features"]["penultimate"][0])),
+            "entropy": information_entropy(teacher["logits"], self.entropy_base),
+        }
+        loss = sum(self.weights[name] * part for name, part in parts.items())
+        confidence = teacher["logits"].float().softmax(dim=1).amax(dim=1).mean()
+        return {**parts, "confidence": confidence}, loss
+
+    def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
+        """KL(p_t || p_s) at temperature 1; the teacher's logits are detached, as the images."""
+        return soft_divergence(student["logits"], teacher["logits"], 1.0)
+
+    def turn(self, progress: float) -> tuple[bool, bool]:
+        """Whether maker and student learn: both all the time, or the one in each half (paper)."""
+        makes = self.images == "learned"
+        if self.schedule == "joint" or not makes:
+            return makes, True
+        return progress < 0.5, progress >= 0.5
+
+    def maker_optimizer(self, maker: nn.Module) -> torch.optim.Optimizer | None:
+        if self.images != "learned":
+            return None
+        return torch.optim.Adam(maker.parameters(), lr=self.generator_lr)
+
+
+def _one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise UsageError(
+            f"distill.terms.data_free.{key}={value} is not known: choose one of "
+            f"{', '.join(options)}"
+        )

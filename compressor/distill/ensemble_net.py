@@ -1,0 +1,95 @@
+"""EnsembleNet: several heads on one trunk, trained on their own and their mean's loss.
+
+Li, Ng, Natsev: EnsembleNet. 2019, arXiv:1905.09979. The form is rebuilt from the paper's remark
+that lambda = 1 trains the ensemble alone, 0 the heads alone, and negative values do best.
+Run: compress-run distill=ensemble_net distill.terms.ensemble_net.lam=-1.5
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill._fork import Forked, alike, split_stages
+from compressor.errors import UsageError
+
+COMBINE = ("logits", "probs")
+
+
+def combined(heads: Sequence[Tensor], combine: str = "logits") -> Tensor:
+    """The ensemble's logits: the heads' mean, or the logarithm of their mean probabilities."""
+    stacked = torch.stack([z.float() for z in heads])
+    if combine == "logits":
+        return stacked.mean(dim=0)
+    return torch.logsumexp(stacked.log_softmax(dim=2), dim=0) - torch.log(
+        torch.tensor(float(len(heads)))
+    )
+
+
+def ensemble_loss(
+    heads: Sequence[Tensor],
+    criterion: Callable[[Tensor], Tensor],
+    lam: float,
+    combine: str = "logits",
+) -> Tensor:
+    """lam * CE(ensemble) + (1 - lam) * mean_j CE(head j).
+
+    For averaged logits this is mean_j CE_j - lam * mean_j KL(p_ensemble || p_j): a negative lam
+    pulls the heads together (co-distillation), a positive one lets them part. Never below the mean
+    cross-entropy for lam <= 0, so nothing need be clamped. The ensemble is not detached.
+    """
+    own = torch.stack([criterion(z) for z in heads]).mean()
+    return lam * criterion(combined(heads, combine)) + (1 - lam) * own
+
+
+class EnsembleNet:
+    """Trains `heads` networks that share their lower stages; head 0, a plain network, is left."""
+
+    needs_teacher, alone, only_at = False, True, "train"
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        heads: int = 2,
+        lam: float = -1.0,
+        combine: str = "logits",
+        split_at: str | None = None,
+    ) -> None:
+        if heads < 2:
+            raise UsageError(f"distill.terms.ensemble_net.heads={heads}: give 2 or more")
+        if not lam <= 1:
+            raise UsageError(
+                f"distill.terms.ensemble_net.lam={lam} is out of range: give 1 or less; more would "
+                "reward heads for being wrong"
+            )
+        if combine not in COMBINE:
+            raise UsageError(
+                f"distill.terms.ensemble_net.combine={combine} is not known: choose "
+                f"{' or '.join(COMBINE)}"
+            )
+        self.weight = checked_weight("ensemble_net", weight)
+        self.heads, self.lam, self.combine, self.split_at = heads, lam, combine, split_at
+
+    def layers(self) -> Layers:
+        return tuple(f"out.{head}" for head in range(self.heads)), ()
+
+    def grow(self, net: nn.Module, another: Callable[[int], nn.Module]) -> nn.Module:
+        """another: the number of a head -> a network like `net` with weights of its own."""
+        key = "distill.terms.ensemble_net.split_at"
+        stages = split_stages(net, [self.split_at] if self.split_at else [], key)
+        nets = [net, *(another(head) for head in range(1, self.heads))]
+        if alike(nets[0], nets[1]):
+            raise UsageError(
+                "ensemble_net needs heads that begin differently: all of them have the same "
+                "weights; set model.pretrained=false"
+            )
+        return Forked(nets, [(stages[0], self.heads)], rescale=False)
+
+    def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
+        heads = [student["features"][f"out.{head}"][0] for head in range(self.heads)]
+        return ensemble_loss(heads, batch.criterion, self.lam, self.combine)
+
+    def ensemble(self, heads: Sequence[Tensor]) -> Tensor:
+        return combined(heads, self.combine)

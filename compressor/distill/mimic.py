@@ -1,0 +1,66 @@
+"""Mimic: regress the teacher's logits.
+
+Ba, Caruana: Do Deep Nets Really Need to be Deep? NIPS 2014, arXiv:1312.6184, eq. (1).
+Run: compress-run model=shallow_mimic distill=mimic distill.at=train distill.teacher.source=model
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from compressor.distill import NO_LAYERS, Batch, Layers, checked_weight
+from compressor.errors import UsageError
+
+STANDARDIZE = ("none", "per_class")
+
+
+def logit_regression(student: Tensor, teacher: Tensor, std: Tensor | None = None) -> Tensor:
+    """1 / (2 N) * sum_n || g(x_n) - z_n ||^2: the paper's form; mean((g - z)^2) is 2 / K of it.
+
+    student, teacher: (B, K, ...) logits, before the softmax: probabilities would lose the large
+    negative ones, log-probabilities the shift. std: (K,), divides the difference of each class.
+    """
+    difference = student.float() - teacher.float()
+    if std is not None:
+        difference = difference / std.view(-1, *[1] * (difference.ndim - 2))
+    return 0.5 * (difference**2).sum(dim=1).mean()
+
+
+class Mimic:
+    """Reads the logits only; no label is needed.
+
+    standardize=per_class: the paper subtracts the logits' mean and divides by their deviation over
+    the train part, and undoes that at test. Here the student answers in the teacher's units at
+    all times, and the difference is divided: the mean cancels, the optimum is the same, and the
+    last layer needs no undoing (its gradient is smaller by the deviation).
+    """
+
+    needs_teacher, alone, only_at = True, False, None
+
+    def __init__(self, weight: float = 1.0, standardize: str = "none") -> None:
+        if standardize not in STANDARDIZE:
+            raise UsageError(
+                f"distill.terms.mimic.standardize={standardize} is not known: choose one of "
+                f"{', '.join(STANDARDIZE)}"
+            )
+        self.weight = checked_weight("mimic", weight)
+        self.standardize = standardize
+        self.std: Tensor | None = None
+
+    def survey(self, logits: Tensor) -> None:
+        """logits: (n, K) of the teacher in eval mode, over the train part."""
+        if self.standardize == "per_class":
+            # a class whose logit never moves has nothing to be divided by
+            self.std = logits.double().std(dim=0, correction=0).clamp_min(1e-6).float()
+
+    @property
+    def surveys(self) -> bool:
+        return self.standardize == "per_class"
+
+    def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
+        std = self.std.to(student["logits"].device) if self.std is not None else None
+        return logit_regression(student["logits"], teacher["logits"], std)
+
+    def layers(self) -> Layers:
+        return NO_LAYERS
