@@ -380,6 +380,7 @@ def _unknown_key(override: Override, base: DictConfig, above: list[str], part: s
     everywhere = [name for name in _paths(base) if not name.startswith("hydra.")]
     key = override.key_or_group
     near = [name for name in everywhere if name.rsplit(".", 1)[-1] == part]
+    near.sort(key=lambda name: name.count("."))  # stages before what lies deep in a group
     if not near:
         near = [f"{prefix}{name}" for name in difflib.get_close_matches(part, here, n=3)]
     if not near:
