@@ -1,23 +1,29 @@
 """What a multirun needs of Hydra's own machinery."""
 
+from types import SimpleNamespace
+
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.plugins.sweeper import Sweeper
 
 from compressor import launching
 
 
 def test_a_member_is_composed_once_for_its_check_and_its_run(monkeypatch):
-    composed = []
+    composed, made = [], []
 
     def compose(self, master_config, sweep_overrides):
         composed.append(tuple(sweep_overrides))
-        return object()
+        made.append(object())
+        return made[-1]
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", compose)
     loader = object.__new__(ConfigLoaderImpl)
+    sweeper = SimpleNamespace(config_loader=loader, config={})
     with launching.composing_once():
-        checked = [loader.load_sweep_config(master_config=None, sweep_overrides=[w]) for w in "ab"]
-        run = [loader.load_sweep_config(None, [w]) for w in "ab"]
+        Sweeper.validate_batch_is_legal(sweeper, [["a"], ["b"]])
+        run = [loader.load_sweep_config(None, [word]) for word in "ab"]
         again = loader.load_sweep_config(None, ["a"])
-    assert run == checked and again is not run[0]
-    assert composed == [("a",), ("b",), ("a",)]
+        third = loader.load_sweep_config(None, ["a"])  # what ran is never given out again
+    assert run == made[:2] and len({id(one) for one in (*run, again, third)}) == 4
+    assert composed == [("a",), ("b",), ("a",), ("a",)]
     assert ConfigLoaderImpl.load_sweep_config is compose
