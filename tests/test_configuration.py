@@ -66,7 +66,9 @@ def test_a_misspelt_key_is_answered_with_the_near_one():
 
 
 def test_a_key_without_its_group_is_answered_with_its_full_names():
-    assert "did you mean pretrain.epochs or train.epochs or finetune.epochs or" in refusal("epochs=3")
+    assert "did you mean pretrain.epochs or train.epochs or finetune.epochs or" in refusal(
+        "epochs=3"
+    )
 
 
 def test_a_misspelt_group_is_answered_with_the_near_one():

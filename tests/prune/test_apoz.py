@@ -77,7 +77,8 @@ def test_high_apoz_goes_first_and_is_measured_before_the_pooling():
 
 def test_a_dead_channel_has_apoz_one_and_adds_exactly_nothing():
     net = small_net(nn.ReLU())
-    net.conv.weight.data[1], net.conv.bias.data[1] = 0, -1
+    net.conv.weight.data = torch.tensor([1.0, 0, -1]).view(3, 1, 1, 1)
+    net.conv.bias.data = torch.tensor([0.0, -1, 0])
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     sums = statistics(net, group_for(), [x])
     assert float(sums["zeros/zeros"][1] / sums["zeros/count"][1]) == 1.0
