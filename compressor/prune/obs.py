@@ -39,7 +39,7 @@ class OBS:
     positions: output positions drawn per image, each of which gives a row for every filter.
     """
 
-    def __init__(self, *, ridge: float = 0.01, positions: int = 10) -> None:
+    def __init__(self, *, ridge: float = 0.01, positions: int = 20) -> None:
         self.ridge, self.positions = ridge, positions
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:

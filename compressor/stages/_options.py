@@ -39,7 +39,7 @@ class SelectOptions:
     min_channels: int | None = None
     reconstruct: str = "none"
     ridge: float = 0.01
-    positions: int = 10
+    positions: int = 20
     statistics: str = "dense"
     images: int = 1024
     skip: tuple[str, ...] = ()
