@@ -113,11 +113,12 @@ def test_on_the_dense_network_the_layer_is_its_own_target():
     group = group_of(6, ("1", torch.arange(6)))
     rows = places(net[1], x, 10, torch.Generator().manual_seed(0))
     target = Target(rows, outputs(net[1], net[1](x), rows))
-    plain = statistics_of(OBS(), net, x, group)
-    paired = statistics_of(OBS(), net, x, group, {"1": target})
+    selector = OBS(positions=10)
+    plain = statistics_of(selector, net, x, group)
+    paired = statistics_of(selector, net, x, group, {"1": target})
     assert set(plain) == {"refit:1.weight/gram"}
-    one = OBS().rank(group, plain, net.state_dict(), None)
-    two = OBS().rank(group, paired, net.state_dict(), None)
+    one = selector.rank(group, plain, net.state_dict(), None)
+    two = selector.rank(group, paired, net.state_dict(), None)
     assert torch.equal(one.order, two.order)
     torch.testing.assert_close(one.cost, two.cost, rtol=1e-3, atol=1e-6)
 
