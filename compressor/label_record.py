@@ -17,7 +17,7 @@ from compressor.artefact import Artefact
 from compressor.stages.train import CORRECTED
 
 if TYPE_CHECKING:
-    from compressor.pipeline import Experiment
+    from compressor.experiment import Experiment
 
 SHOWN = 24  # images in the sheet
 
@@ -40,9 +40,8 @@ def figures(
             found["right"] = _share(now == labels.clean)
             found["wrong_corrected"] = _share((now == labels.clean)[wrong])
     if any(r["name"] == "finetune" and not r["skipped"] for r in records):
-        step = next(s for s in experiment.steps if s.stage == "finetune")
-        options = step.options["finetune"]
-        found |= {"finetune": options["labels"], "clean_fraction": options["clean_fraction"]}
+        share = experiment.config["finetune"]["clean_fraction"]
+        found |= {"finetune": experiment.finetune_labels(), "clean_fraction": share}
     return found
 
 

@@ -24,7 +24,7 @@ from compressor.instantiation import sources
 from compressor.locks import Locks
 
 if TYPE_CHECKING:
-    from compressor.pipeline import Experiment
+    from compressor.experiment import Experiment
     from compressor.stages import Machine
 
 VERSION = 2

@@ -49,7 +49,7 @@ def _data_now(values: Mapping[str, Any]) -> dict[str, str]:
     shared.append([noise.get("_target_"), noise.get("file")])
     name = json.dumps(shared, sort_keys=True)
     if name not in DATA:
-        from compressor.pipeline import data_keys
+        from compressor.experiment import data_keys
 
         DATA[name] = data_keys(values)
     return DATA[name]

@@ -15,12 +15,13 @@ from compressor.stages._timed import Bench
 from compressor.surgery import EMPTY_PLAN
 
 if TYPE_CHECKING:
-    from compressor.pipeline import Experiment, Step
+    from compressor.experiment import Experiment
+    from compressor.plan import RunPlan, Step
 
 
-def preview(experiment: "Experiment") -> dict[str, Any]:
+def preview(plan: "RunPlan") -> dict[str, Any]:
     """What the run is going to do, as far as it is known before the first epoch."""
-    reused = experiment.reused()
+    experiment, reused = plan.run, plan.reused()
     preview = {
         "model": experiment.spec.factory.rsplit(".", 1)[-1],
         "input_size": list(experiment.spec.input_size),
@@ -32,7 +33,7 @@ def preview(experiment: "Experiment") -> dict[str, Any]:
     }
     if compress.wants_table(experiment.config["prune"]):
         _sensitivity.check(experiment.data)
-    cutting = [s for s in experiment.steps if s.stage == "compress" and not s.identity]
+    cutting = [s for s in plan.steps if s.stage == "compress" and not s.identity]
     if cutting:
         net = experiment.spec.build(experiment.trust)
         # an image that is too small is told from a network that cannot be traced
@@ -48,7 +49,7 @@ def preview(experiment: "Experiment") -> dict[str, Any]:
         ]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
-    for step in experiment.steps:
+    for step in plan.steps:
         known = {stage["key"] for stage in preview["stages"]}
         sides = [side for side in step.sides if not (reused[step.key] or side.key in known)]
         preview["stages"] += [_row(part, reused, preview["cut"]) for part in (*sides, step)]

@@ -11,7 +11,7 @@ from compressor.artefact import Artefact
 from compressor.errors import RunError
 
 if TYPE_CHECKING:
-    from compressor.pipeline import Experiment
+    from compressor.experiment import Experiment
 
 SCHEMA_VERSION = 1
 

@@ -16,17 +16,19 @@ from compressor.stages._schedule import Schedule
 from compressor.stages._sensitivity import table
 
 if TYPE_CHECKING:
-    from compressor.pipeline import Experiment
+    from compressor.experiment import Experiment
 
 FILE = "sensitivity.csv"
 
 
-def of_run(experiment: "Experiment", artefacts: list[Artefact]) -> dict[str, Any] | None:
+def of_run(
+    experiment: "Experiment", records: list[dict[str, Any]], artefacts: list[Artefact]
+) -> dict[str, Any] | None:
     """`_sensitivity.table` of the network that is cut, or would be; None where nobody wants it."""
     prune = experiment.config["prune"]
     if not compress.wants_table(prune):
         return None
-    names = [step.stage for step in experiment.steps]
+    names = [record["name"] for record in records]
     dense = artefacts[names.index("compress") - 1 if "compress" in names else -1]
     # the stage's own context: it draws the same images
     context = experiment.context(("compress", 1), Path(), {})

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_pipeline import compose, keys, run
+from test_pipeline import compose, keys, plan, run
 
 import compressor
 from compressor.errors import UsageError
-from compressor.pipeline import Experiment
+from compressor.experiment import Experiment
 
 WORDS = ("stages=[train]", "prune=none", "train.epochs=1", "dataset.channels=1",
          "machine.latency_seconds=0")  # fmt: skip
@@ -42,11 +42,11 @@ def test_a_bottleneck_is_multiplied_out_and_that_network_is_measured_and_saved(f
 
 
 def test_the_teacher_of_a_model_is_the_run_of_that_model(folder, alone):
-    experiment = Experiment(compose(folder, *WORDS, *FROM_MODEL, "model=resnet20", "distill=kd"))
-    (step,) = experiment.steps
+    coming = plan(folder, *WORDS, *FROM_MODEL, "model=resnet20", "distill=kd")
+    (step,) = coming.steps
     (side,) = step.sides
     assert side.key == alone["stages"][0]["key"] == step.roles["teacher"]
-    assert experiment.reused()[side.key]
+    assert coming.reused()[side.key]
 
 
 def test_a_saved_run_teaches_and_its_content_is_in_the_key(folder, alone):

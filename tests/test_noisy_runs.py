@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from test_pipeline import compose, keys, run
+from test_pipeline import compose, keys, plan, run
 
 from compressor.errors import UsageError
-from compressor.pipeline import Experiment
+from compressor.experiment import Experiment
 from compressor.report import run as run_report
 
 QUICK = ("noise=symmetric", "prune=none", "train.epochs=2", "finetune.epochs=1")
@@ -100,8 +100,8 @@ def test_the_second_stage_begins_where_the_first_ended_and_the_baselines_stand_b
 
 def test_pretraining_reads_no_label_and_hands_on_its_trunk(folder):
     few = ("dataset.labelled_fraction=0.1", "pretrain=rotnet", "pretrain.epochs=1")
-    with_noise = Experiment(compose(folder, *few, "noise=symmetric")).steps
-    without = Experiment(compose(folder, "pretrain=rotnet", "pretrain.epochs=1")).steps
+    with_noise = plan(folder, *few, "noise=symmetric").steps
+    without = plan(folder, "pretrain=rotnet", "pretrain.epochs=1").steps
     assert with_noise[0].stage == "pretrain" and with_noise[0].key == without[0].key
     assert with_noise[1].key != without[1].key
     report = run(folder, "rotnet", *few, "prune=none", "train.epochs=1", "finetune.epochs=0")
@@ -158,6 +158,6 @@ def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(folder, wo
 def test_clean_labels_are_refused_where_nobody_knows_them(folder, tmp_path):
     np.savez(tmp_path / "l.npz", label=np.zeros(1347, dtype=np.int64))
     words = ("noise=file", f"noise.file={tmp_path / 'l.npz'}")
-    assert Experiment(compose(folder, *words)).steps[-1].options["finetune"]["labels"] == "given"
+    assert plan(folder, *words).steps[-1].options["finetune"]["labels"] == "given"
     with pytest.raises(UsageError, match="clean_fraction=0.1 needs clean labels"):
         Experiment(compose(folder, *words, "finetune.clean_fraction=0.1"))

@@ -13,7 +13,9 @@ from compressor import latency, measure
 from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
-from compressor.pipeline import Experiment, run_experiment
+from compressor.experiment import Experiment
+from compressor.pipeline import run_experiment
+from compressor.plan import RunPlan
 from compressor.stages import _case, _sensitivity
 
 SMALL = (
@@ -39,8 +41,12 @@ def run(folder, name, *overrides):
     return run_experiment(compose(folder, *overrides), folder / name, False, "compress-run")
 
 
+def plan(folder, *overrides):
+    return RunPlan(Experiment(compose(folder, *overrides)))
+
+
 def keys(folder, *overrides):
-    return {s.stage: s.key for s in Experiment(compose(folder, *overrides)).steps}
+    return {s.stage: s.key for s in plan(folder, *overrides).steps}
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ def experiments(monkeypatch, tmp_path):
     """A pipeline that trains nothing: it notes what it is given and ends as `ends` says."""
     calls, ends = [], []
     pipeline = types.ModuleType("compressor.pipeline")
+    experiment = types.ModuleType("compressor.experiment")
 
     def run_experiment(config, run_dir, member, command, side_by_side):
         calls.append((config, run_dir, member, command))
@@ -33,18 +34,18 @@ def experiments(monkeypatch, tmp_path):
         points = end or REPORT["points"]
         environment = {"compressor": compressor.__version__}
         report = {"points": points, "config": config, "environment": environment, "seconds": 1.5}
-        report["data"] = pipeline.data_keys(config)
+        report["data"] = experiment.data_keys(config)
         (run_dir / "report.json").write_text(json.dumps(report))
         return report
 
     pipeline.run_experiment = run_experiment
-    pipeline.data_keys = lambda config: {"train": "a", "test": "b"}
+    experiment.data_keys = lambda config: {"train": "a", "test": "b"}
     sweep = types.ModuleType("compressor.report.sweep")
     sweep.summarise = lambda folder: {"folder": str(folder)}
     sweep.table = lambda summary: f"table of {summary['folder']}"
     report = types.ModuleType("compressor.report")
     report.sweep = sweep
-    for module in (pipeline, report, sweep):
+    for module in (pipeline, experiment, report, sweep):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.delenv(run.FULL_ERROR, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -278,7 +279,7 @@ def test_a_member_whose_data_files_changed_is_run_again(experiments, capfd, monk
     looks = []
     changed = {"train": "other", "test": "b"}
     monkeypatch.setattr(
-        sys.modules["compressor.pipeline"], "data_keys", lambda config: looks.append(1) or changed
+        sys.modules["compressor.experiment"], "data_keys", lambda config: looks.append(1) or changed
     )
     assert run.main(words) == 0
     assert len(experiments.calls) == 4
@@ -295,7 +296,7 @@ def test_a_member_whose_data_were_moved_away_is_kept(experiments, capfd, monkeyp
     def gone(config):
         raise UsageError("dataset.root=/gone is no folder")
 
-    monkeypatch.setattr(sys.modules["compressor.pipeline"], "data_keys", gone)
+    monkeypatch.setattr(sys.modules["compressor.experiment"], "data_keys", gone)
     assert run.main(words) == 0
     assert len(experiments.calls) == 1
     assert "not compared: dataset.root=/gone is no folder" in capfd.readouterr().out

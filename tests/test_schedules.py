@@ -5,13 +5,12 @@ import json
 import pytest
 import torch
 from omegaconf import OmegaConf
-from test_pipeline import compose, keys, run
+from test_pipeline import keys, plan, run
 
 import compressor
 from compressor import configuration, latency, surgery
 from compressor.configuration import Menu, read_command
 from compressor.errors import RunError, UsageError
-from compressor.pipeline import Experiment
 from compressor.stages import finetune
 from compressor.stages._fit import Fitted
 
@@ -31,8 +30,8 @@ def report(folder):
 
 
 def steps(folder, *words, stage="compress"):
-    experiment = Experiment(compose(folder, *WORDS, *words))
-    return experiment, [step for step in experiment.steps if step.stage == stage]
+    coming = plan(folder, *WORDS, *words)
+    return coming, [step for step in coming.steps if step.stage == stage]
 
 
 # --- rounds ---------------------------------------------------------------------------------------
@@ -55,9 +54,9 @@ def test_rounds_are_points_of_their_own_and_end_in_the_widths_of_one_shot(folder
 
 
 def test_what_is_kept_stays_in_original_channels_and_the_network_loads(folder, report):
-    experiment, (first, second) = steps(folder, "prune.rounds=2")
-    before = experiment.cache.read(first.key).plan.kept
-    assert report["kept"] == experiment.cache.read(second.key).plan.kept
+    coming, (first, second) = steps(folder, "prune.rounds=2")
+    before = coming.run.cache.read(first.key).plan.kept
+    assert report["kept"] == coming.run.cache.read(second.key).plan.kept
     for module, kept in report["kept"].items():
         width, left = report["widths"][module]
         assert set(kept) < set(before[module]) and len(kept) == left == width // 2
@@ -95,10 +94,10 @@ def test_the_dense_network_teaches_in_every_round(folder, report):
     taught = run(folder, "taught", *WORDS, "prune.rounds=2", "distill=kd")
     reused = [stage["reused"] for stage in taught["stages"]]
     assert reused == [True, True, True, False, False, False, False]
-    experiment, found = steps(folder, "prune.rounds=2", "distill=kd", stage="finetune")
+    coming, found = steps(folder, "prune.rounds=2", "distill=kd", stage="finetune")
     for step, point in zip(found, ("finetuned", "final"), strict=True):
-        made = experiment.cache.read(step.key)
-        assert made.lineage["teacher"] == step.roles["teacher"] == experiment.steps[0].key
+        made = coming.run.cache.read(step.key)
+        assert made.lineage["teacher"] == step.roles["teacher"] == coming.steps[0].key
         assert taught["points"][point]["loss"] != report["points"][point]["loss"]
 
 
@@ -109,11 +108,11 @@ def test_layers_are_cut_one_by_one_on_the_network_fine_tuned_so_far(folder):
     )  # fmt: skip
     done = run(folder, "layers", *WORDS, *words)
     assert tuple(done["points"]) == ROUNDS
-    experiment, (first, second) = steps(folder, *words)
-    assert experiment.cache.read(first.key).plan.kept.keys() == {"body.0"}
+    coming, (first, second) = steps(folder, *words)
+    assert coming.run.cache.read(first.key).plan.kept.keys() == {"body.0"}
     assert {name: len(kept) for name, kept in done["kept"].items()} == {"body.0": 4, "body.3": 4}
-    tuned = [step for step in experiment.steps if step.stage == "finetune"]
-    assert experiment.cache.read(second.key).lineage["parent"] == tuned[0].key
+    tuned = [step for step in coming.steps if step.stage == "finetune"]
+    assert coming.run.cache.read(second.key).lineage["parent"] == tuned[0].key
     assert [step.options["finetune"]["epochs"] for step in tuned] == [1, 2]
     share = done["points"]["final"]["macs"] / done["points"]["dense"]["macs"]
     assert share == pytest.approx(0.4, abs=0.01)
@@ -181,13 +180,13 @@ def started(monkeypatch):
 def test_rewinding_goes_back_to_the_initial_weights_of_the_kept_channels(folder, report, started):
     words = ("finetune=rewind", "prune.rounds=2")
     run(folder, "initial", *WORDS, *words, "finetune.lr=0.01")
-    experiment, found = steps(folder, *words, "finetune.lr=0.01", stage="finetune")
+    coming, found = steps(folder, *words, "finetune.lr=0.01", stage="finetune")
     untrained = keys(folder, *WORDS, "train.epochs=0")["train"]
     assert [side.key for step in found for side in step.sides] == [untrained] * 2
     for step, state in zip(found, started, strict=True):
-        made = experiment.cache.read(step.key)
+        made = coming.run.cache.read(step.key)
         assert made.lineage["rewind_0"] == untrained
-        initial = surgery.replay(experiment.cache.read(untrained).network(), made.plan)
+        initial = surgery.replay(coming.run.cache.read(untrained).network(), made.plan)
         for name, value in initial.state_dict().items():
             assert torch.equal(value, state[name]), name
     assert len(started[0]["layer3.0.conv1.weight"]) == 24
@@ -203,8 +202,8 @@ def test_a_rewound_training_of_a_network_that_lost_nothing_is_the_dense_one(fold
     )  # fmt: skip
     done = run(folder, "rewound", *WORDS, *words)
     assert done["points"]["final"] == done["points"]["dense"]
-    experiment, (last,) = steps(folder, *words, stage="finetune")
-    dense, final = (experiment.cache.read(k).network() for k in (experiment.steps[0].key, last.key))
+    coming, (last,) = steps(folder, *words, stage="finetune")
+    dense, final = (coming.run.cache.read(k).network() for k in (coming.steps[0].key, last.key))
     for name, value in dense.state_dict().items():
         assert torch.equal(value, final.state_dict()[name]), name
     coming = run(folder, "coming", *WORDS, *words, "seed=1", "plan_only=true")["plan"]

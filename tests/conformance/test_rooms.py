@@ -29,6 +29,12 @@ ALLOWED = {
     "artefact": {"manifest", "surgery", "models"},
     "cache": {"artefact", "locks", "manifest", "sessions"},
     "instantiation": set(),
+    "checks": {"instantiation", "stages"},
+    "experiment": {
+        *("checks", "instantiation", "stages", "tasks", "models", "data"),
+        *("artefact", "cache", "manifest"),
+    },
+    "plan": {"experiment", "instantiation", "stages", "measure", "regularize", "artefact", "cache"},
 }
 EVERYONE = {"errors", "seeding"}
 

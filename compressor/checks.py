@@ -1,0 +1,79 @@
+"""What a composed config can have wrong, told before any data is read.
+
+The methods' constructors hold their own ranges: each is made once here. Here stands what no method
+knows alone, such as two groups that exclude each other.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from compressor.errors import UsageError
+from compressor.instantiation import make
+from compressor.stages import _distillation, compress, finetune, recalibrate
+from compressor.stages._fit import SELECT, plain
+from compressor.stages._labels import LABELS
+from compressor.stages._schedule import Schedule
+
+# Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+LISTED = ("train", "compress", "recalibrate", "finetune")  # what `stages` may hold
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse what no run can do, whatever its data."""
+    if str(config["precision"]) not in PRECISIONS:
+        raise UsageError(
+            f"precision={config['precision']} is not known: choose one of {', '.join(PRECISIONS)}"
+        )
+    for stage in ("pretrain", "train", "finetune"):
+        try:
+            plain(config[stage])
+        except UsageError as error:
+            raise UsageError(f"{stage}.{error}") from None  # it begins with the key
+        select = config[stage]["select"]
+        if select not in SELECT:
+            raise UsageError(
+                f"{stage}.select={select} is not known: choose one of {', '.join(SELECT)}"
+            )
+        patience = config[stage]["patience"]
+        if patience is not None and patience < 1:
+            raise UsageError(f"{stage}.patience={patience} must be at least 1, or null")
+    if config["finetune"]["labels"] not in LABELS:
+        raise UsageError(
+            f"finetune.labels={config['finetune']['labels']} is not known: "
+            f"choose one of {', '.join(LABELS)}"
+        )
+    if config["finetune"]["robust"] not in ("none", "same"):
+        raise UsageError(
+            f"finetune.robust={config['finetune']['robust']} is not known: none or same"
+        )
+    _distillation.check(config["distill"])
+    make(config["robust"])
+    make(config["regularize"])
+    make(config["noise"])
+    make(config["scale"])
+    compress.check(config["prune"])
+    schedule, final = Schedule.split(config["prune"])
+    once = schedule.one_shot or compress.is_none(final)
+    finetune.check(
+        config["finetune"],
+        config["train"]["epochs"],
+        one_shot=once,
+        again=once or schedule.epochs is None,
+    )
+    if config["pretrain"]["pretext"] and config["finetune"]["mode"] == "rewind":
+        raise UsageError(
+            "finetune=rewind goes back into a training from initial weights: type pretrain=none"
+        )
+    recalibrate.check(config["recalibrate"])
+    _check_stages(list(config["stages"]))
+
+
+def _check_stages(stages: list[str]) -> None:
+    if any(name not in LISTED for name in stages) or stages[:1] != ["train"]:
+        raise UsageError(
+            f"stages={stages} must begin with train and hold only {', '.join(LISTED)}; "
+            "train.epochs=0 skips the training, pretrain=rotnet comes before it by itself"
+        )
+    if stages.count("compress") > 1 or stages.count("train") > 1:
+        raise UsageError(f"stages={stages} holds train or compress twice: give each once")

@@ -1,0 +1,187 @@
+"""One composed config, ready to run: checked, its data prepared, its labels drawn, keys of both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor import artefact, checks, manifest, models
+from compressor.artefact import Artefact, Spec
+from compressor.cache import Cache, key_of
+from compressor.data import ImageData
+from compressor.errors import RunError, UsageError
+from compressor.instantiation import make, sources
+from compressor.seeding import derive
+from compressor.stages import Context, Machine, _distillation, train
+from compressor.stages import noise as noise_stage
+from compressor.stages._labels import check_labels, resolve
+from compressor.tasks import Task
+
+
+class Experiment:
+    """What a run works on and with. `plan.RunPlan` says in which steps."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        run_dir: Path = Path(),
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """note: told what happens, a line each."""
+        self.config = config
+        self.note = note
+        self.seed = int(config["seed"])
+        self.precision = str(config["precision"])
+        checks.check(config)
+        self.machine = Machine(**config["machine"])
+        self._start_machine()
+        self.task: Task = make(config["task"])
+        self.trust = models.trusted(config["model"]["_target_"])
+        self.robust = make(config["robust"])
+        self.data, self.spec = self._data_and_spec()
+        self.data.prepare()
+        self.cache = Cache.of(config["cache"], run_dir, note)
+        self.data_keys = _data_keys(config, self.data)
+        # a training that depends on no test image survives one that has to be repaired
+        self.data_key, self.test_key = self.data_keys["train"], self.data_keys["test"]
+        dataset = config["dataset"]
+        self.labels = noise_stage.labels(
+            config["noise"],
+            self.data,
+            self.data_key,
+            self.cache,
+            (dataset["labelled_fraction"], dataset["labelled_seed"]),
+        )
+        self._check_labels()
+        self.teachers = self._given_teachers()
+        self._check_taught_layers()
+
+    def _start_machine(self) -> None:
+        if self.machine.threads is not None:
+            if self.machine.threads < 1:
+                raise UsageError(
+                    f"machine.threads={self.machine.threads} must be at least 1, or null"
+                )
+            torch.set_num_threads(self.machine.threads)
+
+    def _check_labels(self) -> None:
+        """What the methods ask of the labels, once it is known which there are."""
+        options = {**self.config["finetune"], "labels": self.finetune_labels()}
+        check_labels(options, self.robust, self.labels.known)
+        train.check(self.robust, self.labels.injected)
+
+    def _data_and_spec(self) -> tuple[ImageData, Spec]:
+        data, factory, arguments = _scaled(self.config)
+        spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
+        self.trained_spec = spec  # what the training builds; all else sees what it hands on
+        return data, spec.handed_on()
+
+    def _given_teachers(self) -> dict[str, Artefact]:
+        """Teachers that were trained elsewhere, by keys that follow from their content."""
+        distill = self.config["distill"]
+        if not distill["terms"] or not _distillation.needs_teacher(distill):
+            return {}
+        _distillation.check_fixed(distill, self.data.augment, self.labels.damage is not None)
+        if distill["teacher"]["source"] != "artefact":
+            return {}
+        path = distill["teacher"]["path"]
+        found = {}
+        for place in [path] if isinstance(path, str) else path:
+            made = artefact.read(artefact.find(place))
+            _distillation.check_fits(made.spec, self.spec, str(place))
+            files = ("spec.json", "plan.json", artefact.WEIGHTS)
+            key = key_of(teacher={name: manifest.digest(made.folder / name) for name in files})
+            found[key] = replace(made, key=key)
+        return found
+
+    def finetune_labels(self) -> str:
+        asked = self.config["finetune"]["labels"]
+        return resolve(asked, self.labels.known, self.labels.injected, self.robust.corrects)
+
+    def meta_network(self) -> torch.nn.Module:
+        """The dense network without storage where its builder allows it."""
+        if not hasattr(self, "_meta"):
+            self._meta = self._without_storage(self.spec)
+        return self._meta
+
+    def _without_storage(self, spec: Spec) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    return spec.build(self.trust)
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, RunError):
+                    raise
+                return spec.build(self.trust)
+
+    def _check_taught_layers(self) -> None:
+        """Layers that terms name are told from others before anything is trained."""
+        distill = self.config["distill"]
+        if not distill["terms"]:
+            return
+        source = distill["teacher"]["source"]
+        spec = self.spec
+        if source == "model":
+            spec = _distillation.teacher_spec(distill, self.spec)
+        elif source == "artefact":
+            spec = next((made.spec for made in self.teachers.values()), self.spec)
+        teacher = None if source == "callable" else self._without_storage(spec)
+        (images,) = self.task.example_inputs(self.spec.input_size, 2)
+        _distillation.check_layers(distill, self._without_storage(self.spec), teacher, images)
+
+    def context(
+        self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]
+    ) -> Context:
+        """What a stage may use beside its options; it writes into `folder`.
+
+        seeded: as in `Step`.
+        """
+        return Context(
+            seed=derive(self.seed, *seeded),
+            folder=folder,
+            data=self.data,
+            task=self.task,
+            machine=self.machine,
+            precision=self.precision,
+            targets=self.labels.given,
+            clean_targets=self.labels.clean,
+            cache=self.cache,
+            data_key=self.data_key,
+            labels_key=self.labels.key,
+            truth_known=self.labels.known,
+            transition=self.labels.transition if self.labels.injected else None,
+            labelled=self.labels.labelled,
+            damage=self.labels.damage,
+            trust=self.trust,
+            roles=roles,
+            note=self.note,
+        )
+
+
+def _scaled(config: Mapping[str, Any]) -> tuple[ImageData, str, Mapping[str, Any]]:
+    """The data at the size that `scale` asks for, and the network's builder and arguments."""
+    options = dict(config["dataset"])
+    del options["labelled_fraction"], options["labelled_seed"]  # the labels' business
+    data: ImageData = make(options)
+    model = dict(config["model"])
+    factory = model.pop("_target_")
+    arguments, size = make(config["scale"]).scale(model, data.input_size)
+    if tuple(size) != tuple(data.input_size):
+        data = data.resized(size[-1])
+    return data, factory, arguments
+
+
+def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
+    code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
+    if config["noise"].get("file"):
+        code = {**code, "noise.file": make(config["noise"]).content}
+    return {part: key_of(data=data.fingerprint(part), code=code) for part in ("train", "test")}
+
+
+def data_keys(config: Mapping[str, Any]) -> dict[str, str]:
+    """The report's `data` as it would be now: a kept report of other data is no result."""
+    data, _, _ = _scaled(config)
+    data.prepare()
+    return _data_keys(config, data)

@@ -1,0 +1,286 @@
+"""The steps of a run and their keys, known before anything runs.
+
+Every key follows from the config and the data alone, so the plan that is printed says what will be
+reused, and an unreachable wish is refused early.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compressor import measure
+from compressor.artefact import Spec
+from compressor.cache import key_of
+from compressor.experiment import Experiment
+from compressor.instantiation import make, sources
+from compressor.regularize.none import NoRegularizer
+from compressor.stages import (
+    _distillation,
+    baseline,
+    compress,
+    finetune,
+    pretrain,
+    recalibrate,
+    train,
+)
+from compressor.stages._schedule import Layers, Schedule
+
+# The name of the point at which a stage's artefact is measured; the last one is always "final".
+POINTS = {
+    "pretrain": "pretrained",
+    "train": "dense",
+    "compress": "compressed",
+    "recalibrate": "recalibrated",
+    "finetune": "finetuned",
+}
+TRAININGS = ("pretrain", "train", "finetune", "baseline")
+VERSIONS = {
+    "pretrain": pretrain.VERSION,
+    "baseline": baseline.VERSION,
+    "train": train.VERSION,
+    "compress": compress.VERSION,
+    "recalibrate": recalibrate.VERSION,
+    "finetune": finetune.VERSION,
+}
+NO_DISTILLATION = {"label_weight": 1.0, "terms": {}}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the walk. An identity step keeps its parent's key and runs nothing.
+
+    seeded: the stage and occurrence whose random numbers it draws. sides: what it needs beside the
+    walk's own artefacts, made when it runs. spec: the network that it builds, None for the run's.
+    """
+
+    stage: str
+    occurrence: int
+    point: str
+    options: Mapping[str, Any]
+    key: str
+    identity: bool
+    seeded: tuple[str, int]
+    roles: Mapping[str, str] = field(default_factory=dict)
+    sides: tuple["Step", ...] = ()
+    spec: Spec | None = None
+
+    @property
+    def title(self) -> str:
+        if self.point == "teacher" or self.point.startswith("rewind"):
+            return f"{self.stage} ({self.point})"
+        return self.stage if self.occurrence == 1 else f"{self.stage} (round {self.occurrence})"
+
+
+class RunPlan:
+    """steps: what the run walks through. baselines: the trainings beside it, where asked for."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.run = experiment
+        self.steps = self._steps()
+        self.baselines = self._baselines()
+
+    def _steps(self) -> tuple[Step, ...]:
+        start = parent = self._start_key(self.run.trained_spec)
+        steps: list[Step] = []
+        counts: dict[str, int] = {}
+        dense: str | None = None
+        trained: str | None = None
+        unrolled = self._unrolled()
+        for position, (stage, options) in enumerate(unrolled):
+            counts[stage] = occurrence = counts.get(stage, 0) + 1
+            point = POINTS[stage] if occurrence == 1 else f"round{occurrence}/{POINTS[stage]}"
+            if position == len(unrolled) - 1:
+                point = "final"
+            if stage == "compress" and dense is None:
+                dense = parent
+            roles, sides = self._taught(stage, dense or parent)
+            if stage == "finetune" and options["finetune"]["labels"].startswith("corrected"):
+                roles["corrected"] = trained
+            seeded = (stage, occurrence)
+            if stage == "finetune" and options["finetune"]["mode"] == "rewind":
+                # the dense training goes on: it sees the images in its own order
+                seeded, earlier = ("train", 1), self._rewound(start, options["finetune"])
+                sides = (*sides, earlier)
+                roles = {**roles, earlier.point: earlier.key}
+            identity = bool(steps) and self._is_identity(stage, options, steps)
+            if not identity:
+                parent = self._key(stage, occurrence, options, parent, roles)
+            if stage == "train":
+                trained = parent
+            steps.append(
+                Step(stage, occurrence, point, options, parent, identity, seeded, roles, sides)
+            )
+        return tuple(steps)
+
+    def _unrolled(self) -> list[tuple[str, dict[str, Any]]]:
+        """The stages with their options; what stands from compress on comes once a round."""
+        names = list(self.run.config["stages"])
+        if self.run.config["pretrain"]["pretext"] is not None:
+            names = ["pretrain", *names]
+        place = names.index("compress") if "compress" in names else len(names)
+        found = [(name, self._options(name, {})) for name in names[:place]]
+        if place == len(names):
+            return found
+        schedule, final = Schedule.split(self.run.config["prune"])
+        if compress.is_none(final):
+            targets = [final]  # the dense control has nothing to do in rounds
+        else:
+            targets = schedule.targets(final, lambda: self._layers(final))
+        for number, target in enumerate(targets, 1):
+            for name in names[place:]:
+                options = self._options(name, target)
+                if name == "finetune" and number < len(targets) and schedule.epochs is not None:
+                    options["finetune"]["epochs"] = schedule.epochs
+                found.append((name, options))
+        return found
+
+    def _layers(self, prune: Mapping[str, Any]) -> Layers:
+        net = self.run.spec.build(self.run.trust)
+        # an image that is too small is told from a network that cannot be traced
+        measure.count_macs(net, self.run.spec.input_size)
+        examples = self.run.task.example_inputs(self.run.spec.input_size, 2)
+        return compress.preview(net, prune, examples)["layers"]
+
+    def _start_key(self, spec: Spec) -> str:
+        return key_of(spec=spec.to_json(), code=sources({"_target_": spec.factory}))
+
+    def _taught(self, stage: str, dense: str) -> tuple[dict[str, str], tuple[Step, ...]]:
+        """The roles of a stage's teachers, and the trainings that make them.
+
+        dense: key of what entered the first compress stage, or of what enters this one.
+        """
+        distill = self.run.config["distill"]
+        if not self._distills(stage) or not _distillation.needs_teacher(distill):
+            return {}, ()
+        source = distill["teacher"]["source"]
+        if source == "dense":
+            return {"teacher": dense}, ()
+        if source == "model":
+            spec = _distillation.teacher_spec(distill, self.run.spec)
+            options = self._options("train", {})
+            options["distill"] = dict(NO_DISTILLATION)
+            if distill["teacher"]["epochs"] is not None:
+                options["train"]["epochs"] = distill["teacher"]["epochs"]
+            key = self._key("train", 1, options, self._start_key(spec), {})
+            step = Step("train", 1, "teacher", options, key, False, ("train", 1), spec=spec)
+            return {"teacher": key}, (step,)
+        return {f"teacher_{number}": key for number, key in enumerate(self.run.teachers)}, ()
+
+    def _rewound(self, start: str, options: Mapping[str, Any]) -> Step:
+        """The dense training up to the epoch that is gone back to, an entry of its own.
+
+        The dense network's key knows nothing of it, so that all who do not rewind share that.
+        """
+        epoch = options["rewind_epoch"]
+        train = self._options("train", {})
+        if epoch == 0:
+            train["train"]["epochs"] = 0
+        else:
+            train["until"] = epoch
+        key = self._key("train", 1, train, start, {})
+        return Step("train", 1, f"rewind_{epoch}", train, key, False, ("train", 1))
+
+    def _key(
+        self,
+        stage: str,
+        occurrence: int,
+        options: Mapping[str, Any],
+        parent: str,
+        roles: Mapping[str, str],
+    ) -> str:
+        return key_of(
+            stage=stage,
+            version=VERSIONS[stage],
+            occurrence=occurrence,
+            options=options,
+            code=sources(options),
+            parent=parent,
+            roles=roles,
+            labels=self._labels_key(stage, options),
+            data=self.run.data_key,
+            seed=self.run.seed,
+            precision=self.run.precision,
+            # batches are per process: more of them are another training
+            devices=self.run.machine.devices if stage in TRAININGS else 1,
+        )
+
+    def _options(self, stage: str, prune: Mapping[str, Any]) -> dict[str, Any]:
+        """The stage's own sub-tree: what it is not given it cannot depend on.
+
+        prune: the target of the round that the stage belongs to.
+        """
+        null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
+        if stage == "compress":
+            return compress.reads(prune, self.run.machine)
+        if stage == "recalibrate":
+            return dict(self.run.config["recalibrate"])
+        if stage == "pretrain":
+            own = dict(self.run.config["pretrain"])
+            del own["frozen"]  # the training's business
+            return {"pretrain": own}
+        robust = self.run.config["robust"]
+        if stage == "finetune" and self.run.config["finetune"]["robust"] == "none":
+            robust = null_robust
+        distill = dict(NO_DISTILLATION)
+        if self._distills(stage):
+            distill = _distillation.reads(self.run.config["distill"])
+        own = dict(self.run.config[stage])
+        if stage == "finetune":
+            own = finetune.reads(own)
+            own["labels"] = self.run.finetune_labels()
+        options = {stage: own, "robust": robust, "distill": distill}
+        pretrained = self.run.config["pretrain"]
+        if stage == "train" and pretrained["pretext"] is not None and pretrained["frozen"]:
+            options["frozen"] = True
+        if stage == "train" and self.run.robust.content:
+            options["content"] = self.run.robust.content
+        regularizer = make(self.run.config["regularize"])
+        if stage == "train" and not isinstance(regularizer, NoRegularizer):
+            # refuses what it finds nothing to act on
+            regularizer.penalties(self.run.meta_network())
+            options["regularize"] = dict(self.run.config["regularize"])
+        return options
+
+    def _distills(self, stage: str) -> bool:
+        distill = self.run.config["distill"]
+        return distill["at"] == stage and bool(distill["terms"])
+
+    def _is_identity(self, stage: str, options: Mapping[str, Any], steps: list[Step]) -> bool:
+        if stage == "compress":
+            return compress.is_none(options["prune"])
+        if stage == "recalibrate":
+            return steps[-1].identity or not self._has_batch_norm()
+        return stage == "finetune" and finetune.is_none(options["finetune"])
+
+    def _has_batch_norm(self) -> bool:
+        return recalibrate.has_batch_norm(self.run.meta_network())
+
+    def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
+        """A stage that reads no label, or the clean ones, does not depend on the noise."""
+        if stage in ("train", "baseline"):
+            return self.run.labels.key
+        if stage != "finetune":
+            return "clean"
+        clean = options["finetune"]["labels"] == "clean"
+        return self.run.labels.clean_key if clean else self.run.labels.key
+
+    def _baselines(self) -> tuple[Step, ...]:
+        """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""
+        if not self.run.config["baselines"]:
+            return ()
+        root = self._start_key(self.run.trained_spec)
+        roles, sides = self._taught("train", root)
+        steps = []
+        for kind in baseline.KINDS:
+            options = baseline.options(
+                kind, self._options("train", {}), self.run.config["finetune"]
+            )
+            key = self._key("baseline", 1, options, root, roles)
+            # it begins with the weights that the training began with
+            step = Step("baseline", 1, kind, options, key, False, ("train", 1), roles, sides)
+            steps.append(step)
+        return tuple(steps)
+
+    def reused(self) -> dict[str, bool]:
+        steps = [part for step in self.steps for part in (*step.sides, step)]
+        return {step.key: self.run.cache.holds(step.key) for step in steps}
