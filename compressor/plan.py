@@ -24,6 +24,8 @@ from compressor.stages import (
     train,
 )
 from compressor.stages._schedule import Layers, Schedule
+from compressor.stages._structures import structure_of
+from compressor.surgery import EMPTY_PLAN
 
 # The name of the point at which a stage's artefact is measured; the last one is always "final".
 POINTS = {
@@ -139,7 +141,8 @@ class RunPlan:
         # an image that is too small is told from a network that cannot be traced
         measure.count_macs(net, self.run.spec.input_size)
         examples = self.run.task.example_inputs(self.run.spec.input_size, 2)
-        return compress.preview(net, prune, examples)["layers"]
+        structure = structure_of(net, self.run.spec, EMPTY_PLAN, examples)
+        return compress.preview(net, prune, examples, structure)["layers"]
 
     def _start_key(self, spec: Spec) -> str:
         return key_of(spec=spec.to_json(), code=sources({"_target_": spec.factory}))

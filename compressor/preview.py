@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from compressor import measure, surgery
+from compressor import measure
 from compressor.errors import UsageError
 from compressor.stages import _sensitivity, compress, finetune
+from compressor.stages._structures import structure_of
 from compressor.stages._timed import Bench
 from compressor.surgery import EMPTY_PLAN
 
@@ -39,7 +40,7 @@ def preview(plan: "RunPlan") -> dict[str, Any]:
         # an image that is too small is told from a network that cannot be traced
         measure.count_macs(net, experiment.spec.input_size)
         examples = experiment.task.example_inputs(experiment.spec.input_size, 2)
-        structure = surgery.analyse(net, examples)
+        structure = structure_of(net, experiment.spec, EMPTY_PLAN, examples)
         bench = Bench(
             net, experiment.spec, EMPTY_PLAN, experiment.cache, experiment.machine, experiment.note
         )

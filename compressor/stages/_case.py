@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compressor import surgery
 from compressor.cache import key_of
 from compressor.instantiation import make, sources
 from compressor.prune import Ranking, Selector
@@ -25,6 +24,7 @@ from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
 from compressor.stages._select import judge
 from compressor.stages._statistics import collect, count_calls, watched
+from compressor.stages._structures import structure_of
 from compressor.surgery import Group, Structure
 
 VERSION = 2
@@ -56,7 +56,7 @@ class Case:
         net = given.network(context.trust).to(device)
         examples = context.task.example_inputs(given.spec.input_size, 2)
         examples = tuple(x.to(device) for x in examples)
-        structure = surgery.analyse(net, examples)
+        structure = structure_of(net, given.spec, given.plan, examples)
         chosen = choose(structure, options)
         groups = running(chosen, count_calls(net, examples[0]))
         idle = tuple(group.name for group in chosen if group not in groups)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from compressor import surgery
 from compressor.errors import RunError
 from compressor.measure import count_macs, count_params
 from compressor.stages import Given
 from compressor.stages._counts import choose, copies, running, uniform
 from compressor.stages._options import SelectOptions
 from compressor.stages._statistics import count_calls
+from compressor.stages._structures import structure_of
 from compressor.surgery import EMPTY_PLAN, Group, Plan, Structure
 
 
@@ -46,7 +46,7 @@ class Original:
             with torch.random.fork_rng(devices=[]):
                 net = given.spec.build(trust).eval()
             examples = tuple(x.cpu() for x in examples)
-            structure = surgery.analyse(net, examples)
+            structure = structure_of(net, given.spec, EMPTY_PLAN, examples)
             groups = running(choose(structure, options), count_calls(net, examples[0]))
         figures = figures_of(net, given.spec.input_size)
         return cls(whole, net, structure, {group.name: group for group in groups}, figures)

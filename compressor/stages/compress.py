@@ -85,17 +85,15 @@ def preview(
     net: nn.Module,
     prune: Mapping[str, Any],
     example_inputs: tuple[Tensor, ...],
-    structure: Structure | None = None,
+    structure: Structure,
     bench: Bench | None = None,
 ) -> dict[str, Any]:
     """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters.
 
-    structure: the network's, where it is known already. bench: to time widths for a budget of
-    latency. Widths that a trained network decides are the uniform ones here, and "decided" names
-    who decides.
+    structure: the network's. bench: to time widths for a budget of latency. Widths that a trained
+    network decides are the uniform ones here, and "decided" names who decides.
     """
     options, own = SelectOptions.split(prune)
-    structure = structure or surgery.analyse(net, example_inputs)
     groups = running(choose(structure, options), count_calls(net, example_inputs[0]))
     method = make(own)
     if hasattr(method, "observers"):

@@ -34,7 +34,16 @@ ALLOWED = {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
         *("artefact", "cache", "manifest"),
     },
-    "plan": {"experiment", "instantiation", "stages", "measure", "regularize", "artefact", "cache"},
+    "plan": {
+        "experiment",
+        "instantiation",
+        "stages",
+        "measure",
+        "regularize",
+        "artefact",
+        "cache",
+        "surgery",
+    },
 }
 EVERYONE = {"errors", "seeding"}
 

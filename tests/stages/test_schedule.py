@@ -1,6 +1,7 @@
 """Rounds and their targets, on the widths of real networks."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -90,12 +91,19 @@ def test_a_schedule_that_makes_no_sense_is_refused_in_one_line(changes, message)
 # --- on networks ----------------------------------------------------------------------------------
 
 
+NUMBERS = itertools.count()
+
+
 class Given:
     """A given network as the compress stage sees it: a plan, and how to build the dense one."""
 
     def __init__(self, build, plan, size):
         self.plan, self.spec = plan, self
         self.build, self.input_size = lambda trust: build(), size
+        self.factory, self.number = "compressor.models", next(NUMBERS)
+
+    def to_json(self):
+        return {"number": self.number}
 
 
 def small_mobilenet():
