@@ -123,16 +123,16 @@ class RunPlan:
         found = [(name, self._options(name, {})) for name in names[:place]]
         if place == len(names):
             return found
-        schedule, final = Schedule.split(self.run.config["prune"])
-        if compress.is_none(final):
-            targets = [final]  # the dense control has nothing to do in rounds
-        else:
+        epochs, targets = None, [self.run.config["prune"]]
+        if not compress.is_none(self.run.config["prune"]):  # which has nothing to do in rounds
+            schedule, final = Schedule.split(self.run.config["prune"])
+            epochs = schedule.epochs
             targets = schedule.targets(final, lambda: self._layers(final))
         for number, target in enumerate(targets, 1):
             for name in names[place:]:
                 options = self._options(name, target)
-                if name == "finetune" and number < len(targets) and schedule.epochs is not None:
-                    options["finetune"]["epochs"] = schedule.epochs
+                if name == "finetune" and number < len(targets) and epochs is not None:
+                    options["finetune"]["epochs"] = epochs
                 found.append((name, options))
         return found
 

@@ -18,12 +18,12 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
     groups = structure.select(options.scope)
     for name in options.ratios:
         if not any(named(g, name) for g in structure.groups):
-            raise UsageError(_unknown("ratios", name, structure))
+            raise UsageError(_unknown("ratios", name, structure, options.scope))
     skipped: set[str] = set()
     for name in options.skip:
         hit = {g.name for g in groups if named(g, name)}
         if not hit and not any(named(g, name) for g in structure.groups):
-            raise UsageError(_unknown("skip", name, structure))
+            raise UsageError(_unknown("skip", name, structure, options.scope))
         skipped |= hit
     left = tuple(g for g in groups if g.name not in skipped)
     if not left:
@@ -105,10 +105,22 @@ def copies(group: Group) -> int:
     return max(1, int((maker.classes >= 0).sum()) // group.size)
 
 
-def _unknown(option: str, name: str, structure: Structure) -> str:
-    known = [slot.module for g in structure.groups for slot in g.producers]
-    near = difflib.get_close_matches(name, known, n=3) or known[:3]
-    return (
-        f"prune.{option} names '{name}', which makes no channel that could be cut; "
-        f"did you mean {', '.join(near)}?"
-    )
+def _unknown(option: str, name: str, structure: Structure, scope: str) -> str:
+    groups = structure.groups
+    makers = list(dict.fromkeys(slot.module for g in groups for slot in g.producers))
+    above = dict.fromkeys(part for maker in makers for part in _above(maker))
+    known = [*makers, *(part for part in above if any(named(g, part) for g in groups))]
+    layers = [g.name for g in structure.select(scope) or groups]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"such are {_few(layers)}"
+    return f"prune.{option} names '{name}', which makes no channel that could be cut; {hint}"
+
+
+def _above(module: str) -> list[str]:
+    """The modules that hold this one, the outermost first."""
+    parts = module.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -98,12 +98,18 @@ class SelectOptions:
         """
         names = {f.name for f in fields(cls)}
         shared = {k: v for k, v in tree.items() if k in names}
-        strange = not names.intersection(tree) or "_target_" not in tree
         if "sensitivity" in shared:
             shared["sensitivity"] = SensitivityOptions(**shared["sensitivity"])
         shared["budget"] = _budget(shared.get("budget") or {}, shared.get("ratio", cls.ratio))
+        return cls(**shared), cls.own(tree)
+
+    @classmethod
+    def own(cls, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """What the method of a `prune` sub-tree is made of; the shared options are not checked."""
+        names = {f.name for f in fields(cls)}
+        strange = not names.intersection(tree) or "_target_" not in tree
         taken = set() if strange else parameters(tree["_target_"])
-        return cls(**shared), {k: v for k, v in tree.items() if k not in names or k in taken}
+        return {k: v for k, v in tree.items() if k not in names or k in taken}
 
 
 def named(group: Group, name: str) -> bool:

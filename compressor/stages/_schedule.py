@@ -46,7 +46,7 @@ class Schedule:
         """The schedule of a `prune` sub-tree, and the rest of it with the final target."""
         names = {f.name for f in fields(cls)}
         schedule = cls(**{name: value for name, value in tree.items() if name in names})
-        rest = {name: value for name, value in tree.items() if name not in names}
+        rest = cls.rest(tree)
         if schedule.keep_rates is not None:
             asked = [f"prune.budget.{n}={share}" for n, share in _budget(rest).items()]
             if rest["ratio"] != SelectOptions.ratio:
@@ -58,6 +58,12 @@ class Schedule:
                 )
             rest["ratio"] = _tidy(1 - schedule.keep_rates[-1])
         return schedule, rest
+
+    @classmethod
+    def rest(cls, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """A `prune` sub-tree without the schedule, which is not looked at."""
+        names = {f.name for f in fields(cls)}
+        return {name: value for name, value in tree.items() if name not in names}
 
     @property
     def one_shot(self) -> bool:
@@ -133,6 +139,11 @@ def _tidy(fraction: float) -> float:
 
 
 def _check_falling(rates: Any) -> None:
+    if isinstance(rates, int | float | str):
+        raise UsageError(
+            f"prune.keep_rates={rates} is one value where a list is expected, a fraction for every "
+            "round, such as prune.keep_rates=[0.75,0.5]; for one cut type prune.ratio"
+        )
     numbers = isinstance(rates, list | tuple) and all(
         isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates
     )

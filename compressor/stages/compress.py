@@ -34,11 +34,16 @@ PARITY_IMAGES = 4
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Make the method and read the shared options: their ranges are refused here."""
+    """Make the method and read the shared options: their ranges are refused here.
+
+    No pruning reads none of them: a sweep's `none` goes with whatever the others are given.
+    """
+    if is_none(options):
+        return
     schedule, final = Schedule.split(options)
     shared, own = SelectOptions.split(final)
     method = make(own)
-    if hasattr(method, "run") and not (schedule.one_shot or isinstance(method, NoPruning)):
+    if hasattr(method, "run") and not schedule.one_shot:
         raise UsageError(
             f"prune._target_={own['_target_']} owns its stage and cuts once: leave prune.rounds, "
             "prune.keep_rates and prune.finetune_per_layer_epochs as they are"
@@ -53,10 +58,14 @@ def check(options: Mapping[str, Any]) -> None:
         )
 
 
-def is_none(options: Mapping[str, Any]) -> bool:
+def method(prune: Mapping[str, Any]) -> Any:
+    """The selector or compressor of a whole sub-tree; the shared options are not checked."""
+    return make(SelectOptions.own(Schedule.rest(prune)))
+
+
+def is_none(prune: Mapping[str, Any]) -> bool:
     """Whether the stage hands on what it was given."""
-    _, own = SelectOptions.split(options)
-    return isinstance(make(own), NoPruning)
+    return isinstance(method(prune), NoPruning)
 
 
 def reads(prune: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
@@ -76,6 +85,8 @@ def reads(prune: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
 
 def wants_table(prune: Mapping[str, Any]) -> bool:
     """Whether a run with this `prune` sub-tree shows the sensitivity of its layers."""
+    if is_none(prune):
+        return False
     options, own = SelectOptions.split(Schedule.split(prune)[1])
     asked = options.sensitivity.table or options.allocation == "sensitivity"
     return asked and not hasattr(make(own), "run")

@@ -74,7 +74,7 @@ def test_layer_by_layer_says_every_layers_ratio_and_holds_the_last_to_the_budget
         ({"keep_rates": [0.5, 0.5]}, "smaller than the one before"),
         ({"keep_rates": [1.0, 0.5]}, "below 1"),
         ({"keep_rates": []}, "fractions of the dense widths"),
-        ({"keep_rates": 0.5}, "keep_rates=0.5 must be fractions"),
+        ({"keep_rates": 0.5}, "keep_rates=0.5 is one value where a list is expected"),
         ({"keep_rates": ["a"]}, "must be fractions"),
         ({"keep_rates": [0.7, 0.5], "rounds": 2}, "rounds=2 and prune.keep_rates.* two schedules"),
         ({"rounds": 2, "finetune_per_layer_epochs": 1}, "are two schedules: give one"),

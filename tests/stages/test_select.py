@@ -432,6 +432,8 @@ def test_skip_takes_groups_producers_and_whole_parts():
 def test_an_unknown_skip_is_refused_with_near_names():
     with pytest.raises(UsageError, match="prune.skip names 'cnv1'.*conv1"):
         choose(structure_of(groups_of_cnn()), SelectOptions(skip=("cnv1",)))
+    with pytest.raises(UsageError, match="'nonsense'.*; such are conv0, conv1, conv2$"):
+        choose(structure_of(groups_of_cnn()), SelectOptions(skip=("nonsense",)))
 
 
 def test_nothing_left_to_cut_is_refused():
