@@ -1,8 +1,9 @@
 """The members of a multirun, known by their files alone: whatever process or machine ran them.
 
-A member's status.json holds its `state` (running, done, failed), the `sweep` (the command that
-started it), and what a reader wants to know: pid, host and start while it runs, the seconds it
-took, whether it was `kept` from an earlier command, the `error` of a failed one.
+A member's status.json holds its `state` (running, done, failed; planned where the plan alone was
+asked for), the `sweep` (the command that started it), and what a reader wants to know: pid, host
+and start while it runs, the seconds it took, whether it was `kept` from an earlier command, the
+`error` of a failed one.
 """
 
 from __future__ import annotations
@@ -265,9 +266,9 @@ class Progress:
             if status.get("sweep") != self.sweep:
                 continue
             state = status.get("state")
-            if state in ("done", "failed"):
+            if state in ("done", "planned", "failed"):
                 self._final[folder] = status
-            found.done += state == "done"
+            found.done += state in ("done", "planned")
             found.kept += state == "done" and bool(status.get("kept"))
             found.running += state == "running"
             if state == "failed":

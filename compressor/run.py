@@ -107,7 +107,7 @@ def job(config: DictConfig) -> float | tuple[float, ...] | None:
             raise
         _Failure.error = error
         return None
-    members.write_status(folder, {"state": "done"})
+    members.write_status(folder, {"state": _ended(report)})
     return _figures(report, config, needed=False)
 
 
@@ -137,6 +137,11 @@ def _member(
         gc.collect()
         if Sweep.current is not None and not Sweep.current.beside:
             Sweep.current.show()
+
+
+def _ended(report: Mapping[str, Any] | None) -> str:
+    """The state that a run ends in: with plan_only there is a plan, and no result."""
+    return "planned" if "plan" in (report or {}) else "done"
 
 
 def _own_words(settings: DictConfig) -> str:
@@ -178,6 +183,7 @@ def _run_member(
     (folder / "report.json").unlink(missing_ok=True)
     start = time.monotonic()
     report = _run_experiment(config, settings, folder)
+    done["state"] = _ended(report)
     members.write_status(folder, {**done, "seconds": round(time.monotonic() - start, 3)})
     return report
 

@@ -302,6 +302,15 @@ def test_a_member_whose_data_were_moved_away_is_kept(experiments, capfd, monkeyp
     assert "not compared: dataset.root=/gone is no folder" in capfd.readouterr().out
 
 
+def test_a_run_that_was_only_planned_says_so(experiments, monkeypatch):
+    pipeline = sys.modules["compressor.pipeline"]
+    monkeypatch.setattr(pipeline, "run_experiment", lambda *args, **kwargs: {"plan": {}})
+    assert run.main(["plan_only=true", "hydra.run.dir=here"]) == 0
+    assert status(Path("here")) == {"state": "planned"}
+    assert run.main(["-m", "plan_only=true", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert [status(Path("sweep") / n)["state"] for n in "01"] == ["planned"] * 2
+
+
 def test_an_old_report_is_gone_while_its_member_runs_again(experiments):
     assert run.main(["-m", "seed=0", "hydra.sweep.dir=sweep"]) == 0
     experiments.ends.append(RunError("broke"))

@@ -13,6 +13,7 @@ from compressor.errors import RunError, UsageError
 from compressor.report import metrics
 from compressor.report.run import read
 
+PLANNED = "no report.json: only the plan was asked for"
 DEFAULT = "(default)"  # a swept field that neither this member's command nor its config names
 STATES = ("done", "running", "missing", "failed")
 
@@ -27,6 +28,11 @@ def members(sweep_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
     if not folders:
         raise UsageError(_nothing(sweep_dir))
     rows = [_row(folder, sweep_dir) for folder in folders]
+    if all(row["error"] == PLANNED for row in rows):
+        raise UsageError(
+            f"{sweep_dir} holds a plan and no result: plan_only=true ended it before the first "
+            "epoch; run the same command without it"
+        )
     fields = _swept(rows)
     for row in rows:
         row["swept"] = {field: _value(row, field) for field in fields}
@@ -122,8 +128,8 @@ def _row(folder: Path, sweep_dir: Path) -> dict[str, Any]:
             row["status"] = "done"
         except RunError as error:
             row["error"] = _one_line(error)
-    elif row["overrides"].get("plan_only", "").lower() == "true":
-        row |= {"status": "missing", "error": "no report.json: only the plan was asked for"}
+    elif state == "planned" or row["overrides"].get("plan_only", "").lower() == "true":
+        row |= {"status": "missing", "error": PLANNED}
     elif state == "done":
         row["error"] = "its status.json says done and its report.json is gone: run it again"
     else:

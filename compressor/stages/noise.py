@@ -61,10 +61,13 @@ def labels(
     data_key: str,
     cache: Cache,
     labelled: tuple[float, int] = (1.0, 0),
+    *,
+    keep: bool = True,
 ) -> Labels:
     """Damage the train part as the noise group says.
 
     labelled: the fraction of the train part whose labels may be read, and the seed of the choice.
+    keep: False writes nothing into the cache.
     """
     noise = make(options)
     clean = data.labels("train")
@@ -79,7 +82,7 @@ def labels(
         lambda index: _images(data, index),
     )
     if noise.reads_images:
-        given = _remembered(options, data_key, cache, lambda: noise.corrupt(part))
+        given = _remembered(options, data_key, cache, lambda: noise.corrupt(part), keep)
     else:
         given = noise.corrupt(part)
     key, damage = CLEAN, getattr(noise, "damage", None)
@@ -91,7 +94,7 @@ def labels(
         pixels = dict(options) if damage is not None else None
         key = key_of(stage="noise", given=digest, pixels=pixels, data=data_key)
     matrix = transition(clean, given, data.num_classes)
-    if key != CLEAN:
+    if key != CLEAN and keep:
 
         def make_labels(folder: Path) -> None:
             tensors = {"clean": clean.clone(), "given": given, "transition": matrix}
@@ -130,10 +133,16 @@ def _images(data: ImageData, index: Tensor) -> Iterator[Tensor]:
 
 
 def _remembered(
-    options: Mapping[str, Any], data_key: str, cache: Cache, draw: Callable[[], Tensor]
+    options: Mapping[str, Any],
+    data_key: str,
+    cache: Cache,
+    draw: Callable[[], Tensor],
+    keep: bool,
 ) -> Tensor:
     """What costs a pass over the images is drawn once for all runs."""
     key = key_of(stage="noise", options=dict(options), data=data_key)
+    if not (keep or cache.holds(key)):
+        return draw()
     cache.obtain(
         key, "noise", lambda folder: save_file({"given": draw()}, folder / "given.safetensors")
     )

@@ -42,6 +42,13 @@ def test_baseline_and_metric_are_the_users(folder, capsys):
     assert "| prune | n | compressed.accuracy |" in text and "0.4100 ± 0.0000" in text
 
 
+def test_a_plan_has_no_result_to_report(tmp_path, capsys):
+    (tmp_path / "status.json").write_text('{"state": "planned"}')
+    assert main([str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds a plan and no result" in line
+
+
 def test_a_running_sweep_can_be_reported(folder, capsys):
     (folder / "1" / "status.json").write_text('{"state": "running"}')
     (folder / "1" / "report.json").unlink()
