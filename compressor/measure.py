@@ -31,7 +31,7 @@ def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
                 return _count(net, input_size)
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise RunError(
+            raise UsageError(
                 f"the network cannot take an image of {'x'.join(map(str, input_size))} ({reason}); "
                 "change dataset.image_size or choose another model"
             ) from error

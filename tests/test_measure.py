@@ -80,7 +80,7 @@ def test_attention_does_not_hide_in_the_fused_path():
 
 
 def test_image_that_does_not_fit_is_one_line_with_the_remedy():
-    with pytest.raises(RunError, match="3x16x16.*dataset.image_size") as caught:
+    with pytest.raises(UsageError, match="3x16x16.*dataset.image_size") as caught:
         count_macs(small(), (3, 16, 16))
     assert "\n" not in str(caught.value)
 
