@@ -53,6 +53,7 @@ class Experiment:
             self.data_key,
             self.cache,
             (dataset["labelled_fraction"], dataset["labelled_seed"]),
+            keep=not config["plan_only"],
         )
         self._check_labels()
         self.teachers = self._given_teachers()
@@ -73,10 +74,19 @@ class Experiment:
         train.check(self.robust, self.labels.injected)
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
-        data, factory, arguments = _scaled(self.config)
+        data, unscaled, factory, arguments = _scaled(self.config)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
+        model = {name: value for name, value in self.config["model"].items() if name != "_target_"}
+        self.unscaled = replace(spec, arguments=model, input_size=unscaled).handed_on()
         return data, spec.handed_on()
+
+    def scaled(self, factors: Mapping[str, float]) -> Spec:
+        """What would be built with these factors of `scale` in place of those that were asked."""
+        config = {**self.config, "scale": {**self.config["scale"], **factors}}
+        data, _, _, arguments = _scaled(config)
+        spec = replace(self.trained_spec, arguments=arguments, input_size=data.input_size)
+        return spec.handed_on()
 
     def _given_teachers(self) -> dict[str, Artefact]:
         """Teachers that were trained elsewhere, by keys that follow from their content."""
@@ -103,10 +113,10 @@ class Experiment:
     def meta_network(self) -> torch.nn.Module:
         """The dense network without storage where its builder allows it."""
         if not hasattr(self, "_meta"):
-            self._meta = self._without_storage(self.spec)
+            self._meta = self.without_storage(self.spec)
         return self._meta
 
-    def _without_storage(self, spec: Spec) -> torch.nn.Module:
+    def without_storage(self, spec: Spec) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
             try:
                 with torch.device("meta"):
@@ -127,9 +137,9 @@ class Experiment:
             spec = _distillation.teacher_spec(distill, self.spec)
         elif source == "artefact":
             spec = next((made.spec for made in self.teachers.values()), self.spec)
-        teacher = None if source == "callable" else self._without_storage(spec)
+        teacher = None if source == "callable" else self.without_storage(spec)
         (images,) = self.task.example_inputs(self.spec.input_size, 2)
-        _distillation.check_layers(distill, self._without_storage(self.spec), teacher, images)
+        _distillation.check_layers(distill, self.without_storage(self.spec), teacher, images)
 
     def context(
         self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]
@@ -160,17 +170,20 @@ class Experiment:
         )
 
 
-def _scaled(config: Mapping[str, Any]) -> tuple[ImageData, str, Mapping[str, Any]]:
-    """The data at the size that `scale` asks for, and the network's builder and arguments."""
+def _scaled(
+    config: Mapping[str, Any],
+) -> tuple[ImageData, tuple[int, int, int], str, Mapping[str, Any]]:
+    """The data at the size that `scale` asks for, their size before, the builder, its arguments."""
     options = dict(config["dataset"])
     del options["labelled_fraction"], options["labelled_seed"]  # the labels' business
     data: ImageData = make(options)
     model = dict(config["model"])
     factory = model.pop("_target_")
-    arguments, size = make(config["scale"]).scale(model, data.input_size)
-    if tuple(size) != tuple(data.input_size):
+    unscaled = data.input_size
+    arguments, size = make(config["scale"]).scale(model, unscaled)
+    if tuple(size) != tuple(unscaled):
         data = data.resized(size[-1])
-    return data, factory, arguments
+    return data, unscaled, factory, arguments
 
 
 def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
@@ -182,6 +195,6 @@ def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
 
 def data_keys(config: Mapping[str, Any]) -> dict[str, str]:
     """The report's `data` as it would be now: a kept report of other data is no result."""
-    data, _, _ = _scaled(config)
+    data, *_ = _scaled(config)
     data.prepare()
     return _data_keys(config, data)

@@ -3,19 +3,23 @@
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from compressor import measure
 from compressor.errors import UsageError
+from compressor.notices import notices
 from compressor.stages import _sensitivity, compress, finetune
 from compressor.stages._structures import structure_of
 from compressor.stages._timed import Bench
 from compressor.surgery import EMPTY_PLAN
 
 if TYPE_CHECKING:
+    from compressor.artefact import Spec
     from compressor.experiment import Experiment
     from compressor.plan import RunPlan, Step
 
@@ -29,16 +33,21 @@ def preview(plan: "RunPlan") -> dict[str, Any]:
         "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
         "flip_rate": experiment.labels.flip_rate,
         "stages": [],
+        "dense": None,
+        "scaled": None,
         "cut": None,
         "seconds": None,
+        "notices": notices(plan),
     }
     if compress.wants_table(experiment.config["prune"]):
         _sensitivity.check(experiment.data)
     cutting = [s for s in plan.steps if s.stage == "compress" and not s.identity]
+    net = experiment.spec.build(experiment.trust)
+    # an image that is too small is told from a network that cannot be traced or timed
+    preview["dense"] = _figures(net, experiment.spec)
+    if experiment.spec != experiment.unscaled:
+        preview["scaled"] = _shares(experiment, preview["dense"])
     if cutting:
-        net = experiment.spec.build(experiment.trust)
-        # an image that is too small is told from a network that cannot be traced
-        measure.count_macs(net, experiment.spec.input_size)
         examples = experiment.task.example_inputs(experiment.spec.input_size, 2)
         structure = structure_of(net, experiment.spec, EMPTY_PLAN, examples)
         bench = Bench(
@@ -56,6 +65,20 @@ def preview(plan: "RunPlan") -> dict[str, Any]:
         preview["stages"] += [_row(part, reused, preview["cut"]) for part in (*sides, step)]
     preview["seconds"] = _rough_seconds(experiment, preview)
     return preview
+
+
+def _figures(net: nn.Module, spec: "Spec") -> dict[str, int]:
+    macs = measure.count_macs(net, spec.input_size)
+    return {"macs": macs, "params": measure.count_params(net)}
+
+
+def _shares(experiment: "Experiment", scaled: Mapping[str, int]) -> dict[str, float] | None:
+    """What is left of the unscaled network; None where that cannot take the unscaled image."""
+    try:
+        whole = _figures(experiment.unscaled.build(experiment.trust), experiment.unscaled)
+    except UsageError:
+        return None
+    return {name: scaled[name] / whole[name] for name in whole}
 
 
 def _row(step: "Step", reused: Mapping[str, bool], cut: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -138,6 +161,7 @@ def line(coming: Mapping[str, Any]) -> str:
 def show(coming: Mapping[str, Any]) -> None:
     """Print the plan: stages and reuse, the cut per layer, a rough time."""
     console = Console()
+    say = partial(console.print, soft_wrap=True)  # a file keeps each line whole
     data = coming["data"]
     size = "x".join(map(str, coming["input_size"]))
     head = (
@@ -146,7 +170,7 @@ def show(coming: Mapping[str, Any]) -> None:
     )
     if coming["flip_rate"]:
         head += f", {coming['flip_rate']:.1%} of the train labels changed"
-    console.print(head)
+    say(head)
     stages = Table("stage", "epochs", "state", "key", title="Plan", title_justify="left")
     for stage in coming["stages"]:
         state = "skipped" if stage["skipped"] else "reused" if stage["reused"] else "to run"
@@ -154,29 +178,39 @@ def show(coming: Mapping[str, Any]) -> None:
         stages.add_row(stage["title"], epochs, state, stage["key"])
     console.print(stages)
     cut = coming["cut"]
+    dense = coming["dense"]
+    if not cut:
+        say(f"MACs {dense['macs']:,}, parameters {dense['params']:,}")
+    if coming["scaled"]:
+        say(
+            f"scaled to {coming['scaled']['macs']:.3f} of the model's MACs and "
+            f"{coming['scaled']['params']:.3f} of its parameters, measured"
+        )
     if cut:
         if cut["decided"]:
-            console.print(
+            say(
                 f"prune.allocation={cut['decided']} chooses the widths after the training; with "
                 "one ratio for all layers they would be"
             )
         console.print(_cut_table(cut))
-        dense, small = cut["macs"]
-        console.print(
-            f"MACs {dense:,} -> {small:,} ({small / dense:.3f} of the dense network), "
+        before, small = cut["macs"]
+        say(
+            f"MACs {before:,} -> {small:,} ({small / before:.3f} of the dense network), "
             f"parameters {cut['params'][0]:,} -> {cut['params'][1]:,}"
         )
         reach = cut["reach"]
-        console.print(
+        say(
             "these layers can keep "
             + " and ".join(
                 f"{low:.3f} to {high:.3f} of the {n}" for n, (low, high) in reach.items()
             )
         )
         if cut["frozen"]:
-            console.print(f"never cut: {', '.join(cut['frozen'])}")
+            say(f"never cut: {', '.join(cut['frozen'])}")
     if coming["seconds"]:
-        console.print(f"training takes about {_duration(coming['seconds'])} on this machine")
+        say(f"training takes about {_duration(coming['seconds'])} on this machine")
+    for notice in coming["notices"]:
+        say(f"note: {notice}", markup=False)
 
 
 def _cut_table(cut: Mapping[str, Any]) -> Table:

@@ -162,6 +162,19 @@ def test_no_pruning_is_one_experiment_whatever_the_ratio(folder):
     assert a["compress"] == a["recalibrate"] == a["train"] != a["finetune"]
 
 
+def test_no_pruning_looks_at_no_option_that_it_does_not_read(folder):
+    base = keys(folder, "prune=none")
+    for word in ("prune.ratio=1.5", "prune.rounds=0", "prune.keep_rates=0.5", "prune.scope=x"):
+        assert keys(folder, "prune=none", word) == base
+
+
+def test_a_plan_alone_writes_nothing_to_the_cache(tmp_path):
+    for noise in ("symmetric", "instance"):
+        coming = run(tmp_path, "plan", "plan_only=true", f"noise={noise}", "prune=none")["plan"]
+        assert coming["flip_rate"] > 0.2 and coming["dense"]["params"] == 68_786
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_sweep_over_ratios_with_the_dense_control_is_three_experiments(folder):
     sweep = [(p, r) for p in ("none", "thinet") for r in (0.3, 0.5)]
     finals = [keys(folder, f"prune={p}", f"prune.ratio={r}")["finetune"] for p, r in sweep]
@@ -482,5 +495,5 @@ def test_an_image_that_the_network_cannot_take_is_not_blamed_on_the_surgery(fold
         "pretrained": False, "arguments": {},
     }  # fmt: skip
     config = {**compose(folder, "plan_only=true"), "model": inception}
-    with pytest.raises(RunError, match="cannot take an image of 3x8x8 .* dataset.image_size"):
+    with pytest.raises(UsageError, match="cannot take an image of 3x8x8 .* dataset.image_size"):
         run_experiment(config, folder / "small", False, "")

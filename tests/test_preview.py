@@ -8,6 +8,8 @@ COMING = {
         {"name": "recalibrate", "reused": False, "skipped": True, "epochs": None},
         {"name": "finetune", "reused": False, "skipped": False, "epochs": 10},
     ],
+    "dense": {"macs": 1000, "params": 2_345_678},
+    "scaled": None,
     "cut": {"macs": (1000, 523)},
     "flip_rate": 0.0,
     "seconds": 12.3,
@@ -22,3 +24,16 @@ def test_the_plan_of_a_member_is_one_line():
     nothing = {**COMING, "cut": None, "seconds": None, "flip_rate": 0.36}
     nothing["stages"] = [{**stage, "skipped": True, "reused": False} for stage in COMING["stages"]]
     assert preview.line(nothing) == ("resnet20: no stage runs; 36.0% of the train labels changed")
+
+
+def test_the_plan_of_a_dense_network_tells_its_figures_and_keeps_lines_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stages = [{**stage, "title": stage["name"], "key": "k"} for stage in COMING["stages"]]
+    dense = {**COMING, "stages": stages, "cut": None, "input_size": [3, 8, 8]}
+    dense |= {"scaled": {"macs": 0.25, "params": 0.5}, "notices": ["scale.width=[x] " + "y" * 60]}
+    dense["data"] = {"train": 1, "val": 2, "test": 3}
+    preview.show(dense)
+    lines = capsys.readouterr().out.splitlines()
+    assert "MACs 1,000, parameters 2,345,678" in lines
+    assert "scaled to 0.250 of the model's MACs and 0.500 of its parameters, measured" in lines
+    assert "note: scale.width=[x] " + "y" * 60 in lines

@@ -70,7 +70,10 @@ class Gate:
 
 
 class Selector(Protocol):
-    """A criterion, chosen by the config group `prune`."""
+    """A criterion, chosen by the config group `prune`.
+
+    It may have `trained_with`: the option of `regularize` that its paper trains the network with.
+    """
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer | Gate, ...]:
         """The statistics that ranking this group needs; () for a criterion without data."""

@@ -31,6 +31,8 @@ class BNScale:
     Where a squeeze-and-excitation or a concatenation follows, the channel's own batch norms count.
     """
 
+    trained_with = "slimming"
+
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
         """None, but a group without a batch norm is refused here, before any training."""
         norms = [net.get_submodule(slot.module) for slot in group.followers]

@@ -1,0 +1,91 @@
+"""What a run may do and its author may not have meant: a line each, under the printed plan."""
+
+from typing import TYPE_CHECKING
+
+from compressor.errors import UsageError
+from compressor.instantiation import make
+from compressor.measure import count_params
+from compressor.regularize.none import NoRegularizer
+from compressor.stages import compress
+
+if TYPE_CHECKING:
+    from compressor.artefact import Spec
+    from compressor.experiment import Experiment
+    from compressor.plan import RunPlan
+
+_STEPS = 12  # halvings on the way to the least factor of a scaler
+
+
+def notices(plan: "RunPlan") -> list[str]:
+    return [*_uncut(plan), *_untrained(plan), *_clamped(plan.run)]
+
+
+def _uncut(plan: "RunPlan") -> list[str]:
+    """Ways to recover from a cut, where there was none."""
+    if any(step.stage == "compress" and not step.identity for step in plan.steps):
+        return []
+    found = []
+    for before, step in zip(plan.steps, plan.steps[1:], strict=False):
+        if step.stage != "finetune" or step.identity:
+            continue
+        mode = step.options["finetune"]["mode"]
+        if mode.startswith("scratch"):
+            found.append(f"finetune={mode}: nothing is cut, so the dense network is trained twice")
+        elif mode == "rewind":
+            epoch = step.options["finetune"]["rewind_epoch"]
+            found.append(
+                f"finetune=rewind: nothing is cut, so the dense training is run again from epoch "
+                f"{epoch} on"
+            )
+        elif step.roles.get("teacher") == before.key:
+            terms = ", ".join(step.options["distill"]["terms"])
+            found.append(
+                f"distill={terms}: nothing is cut, so the network begins as its own teacher and "
+                "has nothing to learn from it"
+            )
+    return found
+
+
+def _untrained(plan: "RunPlan") -> list[str]:
+    """A criterion whose paper prepares the network for it."""
+    cut = next((s for s in plan.steps if s.stage == "compress" and not s.identity), None)
+    if cut is None or not isinstance(make(plan.run.config["regularize"]), NoRegularizer):
+        return []
+    criterion = compress.method(plan.run.config["prune"])
+    asked = getattr(criterion, "trained_with", None)
+    if asked is None:
+        return []
+    name = type(criterion).__module__.rpartition(".")[2]
+    return [f"prune={name} works, but its paper trains the network with regularize={asked}"]
+
+
+def _clamped(experiment: "Experiment") -> list[str]:
+    """Factors so small that the model cannot follow: channels and blocks have a least number."""
+    found = []
+    for name in ("width", "depth"):
+        factor = experiment.config["scale"].get(name, 1.0)
+        if experiment.spec == experiment.unscaled or not factor < 1:
+            continue
+        here = _params(experiment, experiment.spec)
+
+        def same(tried: float, name: str = name, here: int = here) -> bool:
+            try:
+                return _params(experiment, experiment.scaled({name: tried})) == here
+            except (UsageError, RuntimeError):  # a class of one's own may refuse
+                return False
+
+        if not same(factor / 2):
+            continue
+        low, high = factor, 1.0
+        for _ in range(_STEPS):
+            middle = (low * high) ** 0.5
+            low, high = (middle, high) if same(middle) else (low, middle)
+        found.append(
+            f"scale.{name}={factor} is less than this model can follow (a layer keeps 8 channels, "
+            f"a stage one block): every value up to about {low:.2g} gives this network"
+        )
+    return found
+
+
+def _params(experiment: "Experiment", spec: "Spec") -> int:
+    return count_params(experiment.without_storage(spec))

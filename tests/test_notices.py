@@ -1,0 +1,39 @@
+import pytest
+from test_pipeline import plan
+
+from compressor.notices import notices
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["prune=none", "finetune=scratch_b"], "the dense network is trained twice"),
+        (["prune=none", "finetune=rewind"], "the dense training is run again from epoch 0 on"),
+        (["prune=none", "distill=kd"], "distill=kd: nothing is cut, so the network begins as its"),
+        (["prune=bn_scale"], "prune=bn_scale works, but its paper trains the network with regul"),
+        (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
+    ],
+)
+def test_what_may_not_be_meant_is_said_in_one_line(folder, words, line):
+    (notice,) = notices(plan(folder, *words))
+    assert line in notice and "\n" not in notice
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune=scratch_b"],
+        ["distill=kd"],
+        ["prune=none", "distill=kd", "stages=[train]"],
+        ["prune=none", "distill=kd", "distill.teacher.source=model", "model.width=1.0"],
+        ["prune=bn_scale", "regularize=slimming"],
+        ["robust=gce", "scale=multiplier", "scale.width=2"],
+    ],
+)
+def test_what_is_meant_is_passed_over(folder, words):
+    assert notices(plan(folder, *words)) == []
