@@ -118,9 +118,27 @@ def _refuse_path(name: str, what: str) -> None:
 def _check_name(name: str, known: Iterable[str], what: str) -> None:
     known = sorted(known)
     if name not in known:
-        near = _near(str(name), known)
-        hint = f"did you mean {', '.join(near)}?" if near else "see the library's list of models"
-        raise UsageError(f"model.name={name} is not a {what} network; {hint}")
+        raise UsageError(
+            f"model.name={name} is not a {what} network; {_hint(str(name), known, what)}"
+        )
+
+
+def _hint(name: str, known: list[str], what: str) -> str:
+    """Where the name is the other library's, else the nearest ones, else how to see them all."""
+    from timm import list_models as timms
+    from torchvision.models import list_models as torchvisions
+
+    there, others = ("torchvision", torchvisions) if what == "timm" else ("timm", timms)
+    if name in others():
+        return f"{there} has it: type model={there}"
+    near = _near(name, known)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    home = "timm" if what == "timm" else "torchvision.models"
+    return (
+        f"none of its {len(known):,} has a name like this; they are listed by python -c "
+        f"'from {home} import list_models; print(list_models())'"
+    )
 
 
 def _near(name: str, known: list[str]) -> list[str]:

@@ -191,6 +191,10 @@ def test_shortcut_a_subsamples_and_pads_with_zeros():
         ("resnet18", {"num_layers": 3}, "model.num_layers is not an option"),
         ("resnet18", {"widht": 0.5}, "did you mean width"),
         ("torchvision", {}, "needs model.name"),
+        ("torchvision", {"name": "tinynet_e"}, "timm has it: type model=timm"),
+        ("timm", {"name": "squeezenet1_1"}, "torchvision has it: type model=torchvision"),
+        ("timm", {"name": "resnt50"}, "did you mean resnet50"),
+        ("timm", {"name": "zzz"}, "from timm import list_models"),
     ],
 )
 def test_bad_option_is_named(name, options, words):
