@@ -24,6 +24,7 @@ from compressor.errors import RunError, UsageError
 from compressor.locks import KINDS, Locks
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_VALUED = ("--dir", "--lease-seconds", "--older-than", "--max-size")
 _BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -44,7 +45,8 @@ class Entry:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command. Returns the exit code; prints one line about a failure."""
     try:
-        options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
+        words = _joined(list(sys.argv[1:] if argv is None else argv))
+        options = _parser().parse_args(words)
         options.run(options)
         sys.stdout.flush()
         return 0
@@ -161,8 +163,19 @@ def _sweep(root: Path, lock: str, lease_seconds: float) -> None:
 # -- the command -------------------------------------------------------------------------------
 
 
+def _joined(words: list[str]) -> list[str]:
+    """`--max-size -5G` as one word: argparse takes what begins with - for an option."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in _VALUED and re.match(r"-\.?\d", word):
+            word = f"{found.pop()}={word}"
+        found.append(word)
+    return found
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
         raise UsageError(f"{message}; compress-cache --help shows what can be typed")
 
 
@@ -264,6 +277,7 @@ def _table(found: Iterable[Entry]) -> None:
 
 def _age(text: str) -> float:
     hit = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    _refuse_negative(text)
     if not hit:
         raise argparse.ArgumentTypeError(f"'{text}' is no age: write 90m, 12h, 30d or 4w")
     return float(hit[1]) * _SECONDS[hit[2]]
@@ -271,11 +285,17 @@ def _age(text: str) -> float:
 
 def _size(text: str) -> int:
     hit = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper())
+    _refuse_negative(text)
     if not hit:
         raise argparse.ArgumentTypeError(
             f"'{text}' is no size: write 500M, 20G or a number of bytes"
         )
     return int(float(hit[1]) * _BYTES[hit[2]])
+
+
+def _refuse_negative(text: str) -> None:
+    if text.startswith("-"):
+        raise argparse.ArgumentTypeError(f"{text} must be positive")
 
 
 def _bytes(count: float) -> str:

@@ -94,6 +94,8 @@ def test_an_entry_that_comes_to_be_used_while_it_is_pruned_comes_back(cache, mon
         (["prune"], "--older-than AGE or --max-size SIZE"),
         (["prune", "--older-than", "soon"], "'soon' is no age"),
         (["prune", "--max-size", "much"], "'much' is no size"),
+        (["prune", "--max-size", "-5G"], "--max-size: -5G must be positive"),
+        (["prune", "--older-than", "-3d"], "--older-than: -3d must be positive"),
         (["show", "zzz"], "no entry begins with 'zzz'"),
         (["list", "--dir", "/nowhere/at/all"], "cannot be read"),
     ],
