@@ -210,9 +210,9 @@ def time_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"{text}.")
     train = found["stages"].get("train")
     if train:
-        lines.append(
-            f"Dense trainings: {train['computed']} computed, {train['reused']} times reused."
-        )
+        times = {0: "never reused", 1: "reused once", 2: "reused twice"}
+        reused = times.get(train["reused"], f"reused {train['reused']} times")
+        lines.append(f"Dense trainings: {train['computed']} computed, {reused}.")
     repeated = sum(stage["repeated"] for stage in found["stages"].values())
     if repeated:
         lines.append(f"Computed more than once although equal: {repeated} stages.")

@@ -1,6 +1,7 @@
 import pytest
 
 from compressor.report.reuse import times
+from compressor.report.tables import time_lines
 
 
 def member(*stages, seconds=100.0):
@@ -47,3 +48,13 @@ def test_the_saving_of_a_stage_that_says_its_cost_is_known_wherever_it_was_compu
     rows[0]["report"]["stages"][0]["made_seconds"] = 41.5
     found = times(rows)
     assert found["saved"] == 41.5 and found["unknown"] == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(0, "never reused"), (1, "reused once"), (2, "reused twice"), (5, "reused 5 times")],
+)
+def test_the_times_of_reuse_are_told_in_words(count, told):
+    train = [member(("train", "a", 60.0, False, False))]
+    found = times([*train, *[member(("train", "a", 0.0, True, False))] * count])
+    assert f"Dense trainings: 1 computed, {told}." in time_lines({"times": found})
