@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -182,6 +183,26 @@ class History(Callback):
             writer.writerow(row)
 
 
+class EpochLine(Callback):
+    """A line an epoch where no terminal is: a bar's lines wrap in a file, and most are lost."""
+
+    def __init__(self, told: str, first_epoch: int, headline: str) -> None:
+        self.told, self.first_epoch = told, first_epoch
+        self.figures = ("loss", headline)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        found = trainer.callback_metrics
+        figures = [
+            f"val {name} {float(found[f'val/{name}']):.4f}"
+            for name in self.figures
+            if f"val/{name}" in found
+        ]
+        told = self.told.format(self.first_epoch + trainer.current_epoch + 1)
+        print(", ".join([told, *figures]), flush=True)
+
+
 class LaterOfEquals(ModelCheckpoint):
     """Keeps the best epoch; of equally good ones the later, which has trained longer."""
 
@@ -338,8 +359,10 @@ def _fit_phase(
     callbacks: list[Callback] = [checkpoint, History(history, first), Resume(progress, first)]
     if patience is not None:
         callbacks.append(Stop(monitor, min_delta=0.0, patience=patience, mode=direction))
+    bar = machine.progress and Console().is_terminal
     if machine.progress:
-        callbacks.append(_progress(name, first))
+        told = f"{name}: epoch {{}} of {options.epochs}"
+        callbacks.append(_bar(name, first) if bar else EpochLine(told, first, headline))
     data = StageData(context.data, options, training, context, first, module.distillation)
     with _quiet():
         trainer = Trainer(
@@ -355,7 +378,7 @@ def _fit_phase(
             ),
             callbacks=callbacks,
             log_every_n_steps=machine.log_every,
-            enable_progress_bar=machine.progress,
+            enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -403,7 +426,7 @@ def _strategy(machine: Any) -> str:
     return "ddp_spawn"
 
 
-def _progress(name: str, first: int) -> Callback:
+def _bar(name: str, first: int) -> Callback:
     from pytorch_lightning.callbacks import RichProgressBar
 
     class StageBar(RichProgressBar):

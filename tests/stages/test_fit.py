@@ -76,7 +76,7 @@ def train(
     task=None,
     **more,
 ):
-    machine = {k: more.pop(k) for k in ("workers", "devices", "strategy") if k in more}
+    machine = {k: more.pop(k) for k in ("workers", "devices", "strategy", "progress") if k in more}
     window = {k: more.pop(k) for k in ("start", "stop") if k in more}
     training, patience = more.pop("training", None), more.pop("patience", None)
     return fit(
@@ -108,6 +108,14 @@ def test_training_learns_and_writes_one_row_an_epoch(tmp_path, digits):
     assert not fitted.net.training
     assert not (tmp_path / "a" / "checkpoints").exists()
     assert list((tmp_path / "a" / "tensorboard").glob("events*"))
+
+
+def test_without_a_terminal_every_epoch_is_one_line(tmp_path, digits, capsys):
+    train(tmp_path / "a", digits, progress=True)
+    out = capsys.readouterr().out
+    first, second = out.splitlines()
+    assert first.startswith("train: epoch 1 of 2, val loss ") and ", val accuracy 0." in first
+    assert second.startswith("train: epoch 2 of 2, ") and "\r" not in out
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_ran_before(tmp_path, digits):
