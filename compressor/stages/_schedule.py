@@ -21,6 +21,7 @@ class Schedule:
     """The keys of configs/prune/_base.yaml that say when what is cut."""
 
     rounds: int = 1
+    spacing: str = "geometric"
     keep_rates: Sequence[float] | None = None
     round_epochs: int | None = None
     finetune_per_layer_epochs: int = 0
@@ -30,6 +31,8 @@ class Schedule:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise UsageError(f"prune.{name}={value} must be a whole number, {least} or more")
+        if self.spacing not in ("geometric", "linear"):
+            raise UsageError(f"prune.spacing='{self.spacing}' is unknown; type geometric or linear")
         if self.keep_rates is not None:
             _check_falling(self.keep_rates)
         asked = {
@@ -67,7 +70,7 @@ class Schedule:
 
     @property
     def one_shot(self) -> bool:
-        return len(self.progress) == 1 and not self.layerwise
+        return self.turns == 1 and not self.layerwise
 
     @property
     def layerwise(self) -> bool:
@@ -79,11 +82,27 @@ class Schedule:
         return self.finetune_per_layer_epochs if self.layerwise else self.round_epochs
 
     @property
-    def progress(self) -> list[float]:
-        """How much of what is to go has gone after each round; the last is 1."""
-        if self.keep_rates is None:
-            return [(i + 1) / self.rounds for i in range(self.rounds)]
-        return [(1 - rate) / (1 - self.keep_rates[-1]) for rate in self.keep_rates]
+    def turns(self) -> int:
+        """Rounds that are not a layer each."""
+        return self.rounds if self.keep_rates is None else len(self.keep_rates)
+
+    def left(self, kept: float, turn: int) -> float:
+        """The fraction that round `turn`, from 1 on, leaves of what ends at the fraction `kept`.
+
+        geometric: kept ** (turn / rounds), the same share of what the round before left goes every
+        time, so that no late round is the hard one. linear: as much of the dense figure every time.
+        keep_rates: they are what is left where `kept` is the last of them; other figures have gone
+        as far on their way.
+        """
+        if turn == self.turns:
+            return kept
+        if self.keep_rates is not None:
+            gone = (1 - self.keep_rates[turn - 1]) / (1 - self.keep_rates[-1])
+        elif self.spacing == "geometric":
+            return kept ** (turn / self.rounds)
+        else:
+            gone = turn / self.rounds
+        return 1 - (1 - kept) * gone
 
     def targets(
         self, final: Mapping[str, Any], layers: Callable[[], Layers]
@@ -91,19 +110,26 @@ class Schedule:
         """The `prune` sub-tree of every round. layers: of `final`, asked for only where needed."""
         if self.layerwise:
             return _layer_by_layer(final, layers())
-        return [*(_part(final, share) for share in self.progress[:-1]), dict(final)]
+        return [*(self._part(final, turn) for turn in range(1, self.turns)), dict(final)]
 
+    def _part(self, final: Mapping[str, Any], turn: int) -> dict[str, Any]:
+        """The target of a round before the last."""
 
-def _part(final: Mapping[str, Any], share: float) -> dict[str, Any]:
-    """The target when this share of what is to go has gone."""
-    budget = _budget(final)
-    if budget:
-        target = {"budget": {**final["budget"], **{n: _lost(budget[n], share) for n in budget}}}
-    else:
-        target = {"ratio": _tidy(final["ratio"] * share)}
-    if final["ratios"]:
-        target["ratios"] = {n: _tidy(ratio * share) for n, ratio in final["ratios"].items()}
-    return {**final, **target}
+        def kept(share: float) -> float:
+            return _tidy(self.left(share, turn))
+
+        def removed(ratio: float) -> float:
+            return _tidy(1 - self.left(1 - ratio, turn))
+
+        budget = _budget(final)
+        if budget:
+            shares = {name: kept(share) for name, share in budget.items()}
+            target = {"budget": {**final["budget"], **shares}}
+        else:
+            target = {"ratio": removed(final["ratio"])}
+        if final["ratios"]:
+            target["ratios"] = {name: removed(ratio) for name, ratio in final["ratios"].items()}
+        return {**final, **target}
 
 
 def _layer_by_layer(final: Mapping[str, Any], layers: Layers) -> list[dict[str, Any]]:
@@ -127,10 +153,6 @@ def _layer_by_layer(final: Mapping[str, Any], layers: Layers) -> list[dict[str, 
 def _budget(tree: Mapping[str, Any]) -> dict[str, float]:
     given = tree.get("budget") or {}
     return {name: share for name, share in given.items() if share is not None}
-
-
-def _lost(kept: float, share: float) -> float:
-    return _tidy(1 - (1 - kept) * share)
 
 
 def _tidy(fraction: float) -> float:

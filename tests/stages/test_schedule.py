@@ -18,8 +18,8 @@ from compressor.stages._schedule import Schedule
 
 TREE = {
     "_target_": "compressor.prune.weight_sum.WeightSum", "ratio": 0.5, "ratios": None,
-    "budget": {"macs": None, "params": None}, "rounds": 1, "keep_rates": None,
-    "round_epochs": None, "finetune_per_layer_epochs": 0,
+    "budget": {"macs": None, "params": None}, "rounds": 1, "spacing": "geometric",
+    "keep_rates": None, "round_epochs": None, "finetune_per_layer_epochs": 0,
 }  # fmt: skip
 
 
@@ -35,17 +35,32 @@ def test_one_shot_is_one_target_as_it_was_typed():
     assert targets() == [{k: TREE[k] for k in ("_target_", "ratio", "ratios", "budget")}]
 
 
-def test_in_round_i_of_k_a_part_of_what_is_to_go_has_gone():
-    assert [t["ratio"] for t in targets(rounds=3, ratio=0.6)] == [0.2, 0.4, 0.6]
-    shares = [t["budget"]["macs"] for t in targets(rounds=2, budget={"macs": 0.4, "params": None})]
+def test_round_i_of_k_leaves_the_kth_root_of_what_is_kept_to_the_power_of_i():
+    # 1/8 in three rounds: 1/2, 1/4, 1/8 of the dense widths, of the MACs, of a layer of its own
+    assert [t["ratio"] for t in targets(rounds=3, ratio=0.875)] == [0.5, 0.75, 0.875]
+    shares = [t["budget"]["macs"] for t in targets(rounds=2, budget={"macs": 0.25, "params": None})]
+    assert shares == [0.5, 0.25]
+    own = [t["ratios"] for t in targets(rounds=2, ratio=0.5, ratios={"layer1": 0.75, "layer2": 0})]
+    assert own == [{"layer1": 0.5, "layer2": 0}, {"layer1": 0.75, "layer2": 0}]
+    # the same share of what there is goes every time, and the last target is as it was typed
+    kept = [1.0, *(1 - t["ratio"] for t in targets(rounds=5, ratio=0.7))]
+    assert [b / a for a, b in itertools.pairwise(kept)] == pytest.approx([0.3**0.2] * 5)
+    assert targets(rounds=5, ratio=0.7)[-1] == targets(ratio=0.7)[-1]
+
+
+def test_linear_spacing_takes_as_much_of_the_dense_figure_every_time():
+    linear = {"spacing": "linear"}
+    assert [t["ratio"] for t in targets(rounds=3, ratio=0.6, **linear)] == [0.2, 0.4, 0.6]
+    budget = {"macs": 0.4, "params": None}
+    shares = [t["budget"]["macs"] for t in targets(rounds=2, budget=budget, **linear)]
     assert shares == [0.7, 0.4]
-    own = [t["ratios"] for t in targets(rounds=2, ratios={"layer1": 0.3, "layer2": 0})]
+    own = [t["ratios"] for t in targets(rounds=2, ratios={"layer1": 0.3, "layer2": 0}, **linear)]
     assert own == [{"layer1": 0.15, "layer2": 0}, {"layer1": 0.3, "layer2": 0}]
 
 
 def test_keep_rates_refer_to_the_dense_widths_and_do_not_compound():
     assert [t["ratio"] for t in targets(keep_rates=[0.75, 0.5])] == [0.25, 0.5]
-    assert targets(keep_rates=[0.75, 0.5]) == targets(rounds=2)
+    assert targets(keep_rates=[0.75, 0.5]) == targets(rounds=2, spacing="linear")
     assert [t["ratio"] for t in targets(keep_rates=[0.9, 0.7, 0.3])] == [0.1, 0.3, 0.7]
     uneven = targets(keep_rates=[0.8, 0.5], ratios={"layer1": 0.5})
     assert [t["ratios"]["layer1"] for t in uneven] == [0.2, 0.5]
@@ -67,6 +82,7 @@ def test_layer_by_layer_says_every_layers_ratio_and_holds_the_last_to_the_budget
     ("changes", "message"),
     [
         ({"rounds": 0}, "prune.rounds=0 must be a whole number, 1 or more"),
+        ({"spacing": "cubic"}, "prune.spacing='cubic' is unknown; type geometric or linear"),
         ({"round_epochs": -1}, "prune.round_epochs=-1 must be a whole number, 0 or more"),
         ({"finetune_per_layer_epochs": -1}, "finetune_per_layer_epochs=-1"),
         ({"finetune_per_layer_epochs": 0.5}, "finetune_per_layer_epochs=0.5"),
