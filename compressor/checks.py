@@ -53,12 +53,12 @@ def check(config: Mapping[str, Any]) -> None:
     make(config["noise"])
     make(config["scale"])
     compress.check(config["prune"])
-    once = again = True
+    once, between = True, {}
     if not compress.is_none(config["prune"]):
         schedule, _ = Schedule.split(config["prune"])
         once = schedule.one_shot
-        again = once or schedule.epochs is None
-    finetune.check(config["finetune"], config["train"]["epochs"], one_shot=once, again=again)
+        between = {} if once else schedule.between
+    finetune.check(config["finetune"], config["train"]["epochs"], one_shot=once, between=between)
     if config["pretrain"]["pretext"] and config["finetune"]["mode"] == "rewind":
         raise UsageError(
             "finetune=rewind goes back into a training from initial weights: type pretrain=none"

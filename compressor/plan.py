@@ -23,7 +23,7 @@ from compressor.stages import (
     recalibrate,
     train,
 )
-from compressor.stages._schedule import Layers, Schedule
+from compressor.stages._schedule import Layers, Round, Schedule
 from compressor.stages._structures import structure_of
 from compressor.surgery import EMPTY_PLAN
 
@@ -123,16 +123,15 @@ class RunPlan:
         found = [(name, self._options(name, {})) for name in names[:place]]
         if place == len(names):
             return found
-        epochs, targets = None, [self.run.config["prune"]]
+        rounds = [Round(self.run.config["prune"], {})]
         if not compress.is_none(self.run.config["prune"]):  # which has nothing to do in rounds
             schedule, final = Schedule.split(self.run.config["prune"])
-            epochs = schedule.epochs
-            targets = schedule.targets(final, lambda: self._layers(final))
-        for number, target in enumerate(targets, 1):
+            rounds = schedule.unroll(final, lambda: self._layers(final))
+        for part in rounds:
             for name in names[place:]:
-                options = self._options(name, target)
-                if name == "finetune" and number < len(targets) and epochs is not None:
-                    options["finetune"]["epochs"] = epochs
+                options = self._options(name, part.prune)
+                if name == "finetune":
+                    options["finetune"].update(part.finetune)
                 found.append((name, options))
         return found
 

@@ -86,6 +86,12 @@ def test_epochs_between_rounds_have_a_key_of_their_own(folder):
     assert epochs() == [4]
     assert epochs("prune.rounds=3") == [4, 4, 4]
     assert epochs("prune.rounds=3", "prune.round_epochs=1") == [1, 1, 4]
+    layers = ("prune.finetune_per_layer_epochs=1", "prune.layer_finetune={layer2: {epochs: 0}}")
+    assert epochs(*layers) == [1, 1, 1, 0, 0, 0, 1, 1, 4]
+    words = ("prune.rounds=2", "prune.round_finetune={lr: 0.0001, schedule: constant}")
+    found = steps(folder, *words, stage="finetune")[1]
+    own = [step.options["finetune"] for step in found]
+    assert own[0] == {**own[1], "lr": 1e-4, "schedule": "constant"} != own[1]
     _, found = steps(folder, "prune.rounds=2", "prune.round_epochs=0", stage="finetune")
     assert [step.identity for step in found] == [True, False]
 
@@ -226,6 +232,13 @@ def test_a_rewound_training_of_a_network_that_lost_nothing_is_the_dense_one(fold
         (["finetune=rewind", "finetune.rewind_epoch=9"], "rewind_epoch=9 lies beyond"),
         (["finetune=scratch_b", "prune.rounds=2"], "finetune=scratch_b takes the widths"),
         (["finetune=rewind", "prune.rounds=2", "prune.round_epochs=1"], "prune.round_epochs"),
+        (["prune.rounds=2", "prune.round_finetune={lrs: 1}"], "no round has of its own"),
+        (["prune.rounds=2", "prune.round_finetune={lr: fast}"], "lr=fast is not of the kind"),
+        (["prune.rounds=2", "prune.round_finetune={lr: -1}"], "round_finetune: lr=-1 must be"),
+        (
+            ["prune.finetune_per_layer_epochs=1", "prune.layer_finetune={layer1: 2}"],
+            "layer_finetune.layer1=2 holds",
+        ),
         (
             ["prune=none", "prune._target_=doubles.HalfOfTheFirst", "prune.rounds=2"],
             "owns its stage",

@@ -17,6 +17,14 @@ Layers = Sequence[tuple[str, int, int]]
 
 
 @dataclass(frozen=True)
+class Round:
+    """A target, and what of the `finetune` sub-tree is otherwise after its cut."""
+
+    prune: Mapping[str, Any]
+    finetune: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Schedule:
     """The keys of configs/prune/_base.yaml that say when what is cut."""
 
@@ -24,7 +32,9 @@ class Schedule:
     spacing: str = "geometric"
     keep_rates: Sequence[float] | None = None
     round_epochs: int | None = None
+    round_finetune: Mapping[str, Any] | None = None
     finetune_per_layer_epochs: int = 0
+    layer_finetune: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 1), ("round_epochs", 0), ("finetune_per_layer_epochs", 0)):
@@ -43,6 +53,16 @@ class Schedule:
         named = [f"prune.{name}={getattr(self, name)}" for name, is_so in asked.items() if is_so]
         if len(named) > 1:
             raise UsageError(f"{' and '.join(named)} are two schedules: give one of them")
+        if "epochs" in (self.round_finetune or {}):
+            raise UsageError(
+                f"prune.round_finetune.epochs={self.round_finetune['epochs']}: these epochs are "
+                "prune.round_epochs, or prune.finetune_per_layer_epochs"
+            )
+        if self.layer_finetune and not self.layerwise:
+            raise UsageError(
+                f"prune.layer_finetune names {', '.join(self.layer_finetune)}, and no layer has a "
+                "fine-tuning of its own without prune.finetune_per_layer_epochs"
+            )
 
     @classmethod
     def split(cls, tree: Mapping[str, Any]) -> tuple["Schedule", dict[str, Any]]:
@@ -77,9 +97,21 @@ class Schedule:
         return self.finetune_per_layer_epochs > 0
 
     @property
-    def epochs(self) -> int | None:
-        """Fine-tuning after every round but the last; None: as after the last."""
-        return self.finetune_per_layer_epochs if self.layerwise else self.round_epochs
+    def between(self) -> dict[str, Mapping[str, Any]]:
+        """What is otherwise in the fine-tuning of rounds before the last, by the key that says so.
+
+        Empty: they end as the last one does.
+        """
+        found: dict[str, Mapping[str, Any]] = {}
+        if self.layerwise:
+            found["prune.finetune_per_layer_epochs"] = {"epochs": self.finetune_per_layer_epochs}
+        elif self.round_epochs is not None:
+            found["prune.round_epochs"] = {"epochs": self.round_epochs}
+        if self.round_finetune:
+            found["prune.round_finetune"] = self.round_finetune
+        for name, own in (self.layer_finetune or {}).items():
+            found[f"prune.layer_finetune.{name}"] = own
+        return found
 
     @property
     def turns(self) -> int:
@@ -104,13 +136,35 @@ class Schedule:
             gone = turn / self.rounds
         return 1 - (1 - kept) * gone
 
-    def targets(
-        self, final: Mapping[str, Any], layers: Callable[[], Layers]
-    ) -> list[dict[str, Any]]:
-        """The `prune` sub-tree of every round. layers: of `final`, asked for only where needed."""
+    def unroll(self, final: Mapping[str, Any], layers: Callable[[], Layers]) -> list[Round]:
+        """Every round. layers: of `final`, from the front, asked for only where needed."""
         if self.layerwise:
-            return _layer_by_layer(final, layers())
-        return [*(self._part(final, turn) for turn in range(1, self.turns)), dict(final)]
+            found = layers()
+            turns = [name for name, size, kept in found if kept < size]
+            targets = _layer_by_layer(final, found, turns)
+        else:
+            turns = [""] * self.turns
+            targets = [*(self._part(final, turn) for turn in range(1, self.turns)), dict(final)]
+        self._check_named(turns)
+        tunings = [*(self._tuning(name) for name in turns[:-1]), {}]
+        return [Round(*one) for one in zip(targets, tunings, strict=True)]
+
+    def _tuning(self, layer: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        own = self.layer_finetune or {}
+        fitting = [name for name in own if _inside(layer, name)]
+        for key, values in self.between.items():
+            if not key.startswith("prune.layer_finetune."):
+                found.update(values)
+        return {**found, **(own[max(fitting, key=len)] if fitting else {})}
+
+    def _check_named(self, turns: Sequence[str]) -> None:
+        for name in self.layer_finetune or {}:
+            if not any(_inside(turn, name) for turn in turns[:-1]):
+                raise UsageError(
+                    f"prune.layer_finetune names '{name}', after which no other is cut (after the "
+                    f"last comes finetune itself); choose among {', '.join(turns[:-1])}"
+                )
 
     def _part(self, final: Mapping[str, Any], turn: int) -> dict[str, Any]:
         """The target of a round before the last."""
@@ -132,13 +186,14 @@ class Schedule:
         return {**final, **target}
 
 
-def _layer_by_layer(final: Mapping[str, Any], layers: Layers) -> list[dict[str, Any]]:
+def _layer_by_layer(
+    final: Mapping[str, Any], layers: Layers, turns: Sequence[str]
+) -> list[dict[str, Any]]:
     """Every layer's ratio is said, 0 as long as its turn has not come.
 
     With a budget the last target has it beside them: what is left is held to it.
     """
     ratios = {name: 1 - kept / size for name, size, kept in layers}
-    turns = [name for name, size, kept in layers if kept < size]
     nothing = {name: None for name in final["budget"] or {}}
     targets = []
     for i in range(len(turns)):
@@ -148,6 +203,11 @@ def _layer_by_layer(final: Mapping[str, Any], layers: Layers) -> list[dict[str, 
         raise UsageError("no layer would lose a channel: raise prune.ratio or lower prune.budget")
     targets[-1]["budget"] = final["budget"]
     return targets
+
+
+def _inside(layer: str, name: str) -> bool:
+    """Whether `name` is the layer's or a part's that contains it."""
+    return layer == name or layer.startswith(f"{name}.")
 
 
 def _budget(tree: Mapping[str, Any]) -> dict[str, float]:

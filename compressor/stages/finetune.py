@@ -23,6 +23,7 @@ from compressor.stages._distillation import distillation
 from compressor.stages._fit import fit, plain
 from compressor.stages._labels import training_set
 from compressor.stages._scratch import fresh
+from compressor.tasks.optimization import OptimizerOptions
 
 VERSION = 2
 MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
@@ -30,10 +31,17 @@ MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
 _OWN = {"epoch_cap": "scratch_b", "rewind_epoch": "rewind"}
 
 
-def check(options: Mapping[str, Any], trained: int, *, one_shot: bool, again: bool) -> None:
+def check(
+    options: Mapping[str, Any],
+    trained: int,
+    *,
+    one_shot: bool,
+    between: Mapping[str, Mapping[str, Any]],
+) -> None:
     """Refuse what no run can do. options: configs/finetune; trained: epochs of the dense training.
 
-    one_shot: whether the network is compressed once; again: whether every round ends as the last.
+    one_shot: whether the network is compressed once; between: what of `options` is otherwise in
+    rounds before the last, by the key that says so.
     """
     mode, epochs, epoch = options["mode"], options["epochs"], options["rewind_epoch"]
     if mode not in MODES:
@@ -53,16 +61,38 @@ def check(options: Mapping[str, Any], trained: int, *, one_shot: bool, again: bo
             f"finetune={mode} takes the widths of the cut network and none of its weights: rounds "
             "do not change them; leave out the keys of prune that ask for several"
         )
-    if mode == "rewind" and not again:
+    if mode == "rewind" and between:
+        key = next(iter(between))
         raise UsageError(
-            "finetune=rewind trains every round from the same epoch on: leave prune.round_epochs "
-            "and prune.finetune_per_layer_epochs as they are"
+            f"finetune=rewind trains every round from the same epoch on: leave {key} as it is"
         )
     if mode == "rewind" and epoch >= (min(epochs, trained) if epoch else epochs):
         raise UsageError(
             f"finetune.rewind_epoch={epoch} lies beyond the training, with train.epochs={trained} "
             f"and finetune.epochs={epochs} (both count from its start): choose an earlier one"
         )
+    for key, own in between.items():
+        _check_otherwise(key, own, options)
+
+
+def _check_otherwise(key: str, own: Any, options: Mapping[str, Any]) -> None:
+    """What other rounds have of their own is of the optimizer's options, and of their types."""
+    known = OptimizerOptions.__dataclass_fields__
+    for name, value in own.items() if isinstance(own, Mapping) else [("", own)]:
+        if name not in known:
+            raise UsageError(
+                f"{key}={own} holds what no round has of its own; give some of {', '.join(known)}, "
+                "such as {lr: 0.0001, schedule: constant}"
+            )
+        usual = options[name]
+        number = isinstance(usual, float) or (usual is None and name == "clip_norm")
+        right = type(value) is type(usual) or (number and type(value) in (int, float, type(usual)))
+        if not right:
+            raise UsageError(f"{key}: {name}={value} is not of the kind of finetune.{name}={usual}")
+    try:
+        plain({**options, **own})
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from None
 
 
 def reads(options: Mapping[str, Any]) -> dict[str, Any]:

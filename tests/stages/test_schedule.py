@@ -19,13 +19,18 @@ from compressor.stages._schedule import Schedule
 TREE = {
     "_target_": "compressor.prune.weight_sum.WeightSum", "ratio": 0.5, "ratios": None,
     "budget": {"macs": None, "params": None}, "rounds": 1, "spacing": "geometric",
-    "keep_rates": None, "round_epochs": None, "finetune_per_layer_epochs": 0,
+    "keep_rates": None, "round_epochs": None, "round_finetune": None,
+    "finetune_per_layer_epochs": 0, "layer_finetune": None,
 }  # fmt: skip
 
 
-def targets(layers=None, **changes):
+def unrolled(layers=None, **changes):
     schedule, final = Schedule.split({**TREE, **changes})
-    return schedule.targets(final, layers)
+    return schedule.unroll(final, layers)
+
+
+def targets(layers=None, **changes):
+    return [part.prune for part in unrolled(layers, **changes)]
 
 
 # --- targets --------------------------------------------------------------------------------------
@@ -78,6 +83,51 @@ def test_layer_by_layer_says_every_layers_ratio_and_holds_the_last_to_the_budget
         targets(lambda: [("a", 8, 8)], finetune_per_layer_epochs=1)
 
 
+VGG16 = [(f"features.{place}", 64, 32) for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)]
+TWICE = {"epochs": 2, "schedule": "step", "milestones": [0.5]}
+
+
+def test_rounds_before_the_last_train_otherwise_where_it_is_said():
+    assert [part.finetune for part in unrolled(rounds=3)] == [{}, {}, {}]
+    assert [part.finetune for part in unrolled(rounds=2, round_epochs=0)] == [{"epochs": 0}, {}]
+    slow = {"lr": 1e-4, "schedule": "constant"}
+    found = [part.finetune for part in unrolled(rounds=2, round_epochs=1, round_finetune=slow)]
+    assert found == [{"epochs": 1, **slow}, {}]
+
+
+def test_thinets_training_of_vgg16_between_its_layers():
+    """An epoch after each layer, two after conv1_2, conv2_2, conv3_3, finetune after conv4_3."""
+    own = {"features.2": TWICE, "features.7": TWICE, "features.14": TWICE}
+    found = unrolled(
+        lambda: VGG16, finetune_per_layer_epochs=1, round_finetune={"schedule": "constant"},
+        layer_finetune=own,
+    )  # fmt: skip
+    one = {"epochs": 1, "schedule": "constant"}
+    assert [part.finetune for part in found] == [
+        one, TWICE, one, TWICE, one, one, TWICE, one, one, {}
+    ]  # fmt: skip
+
+
+def test_thinets_training_of_resnet50_comes_after_whole_blocks():
+    layers = [(f"layer{s}.0.conv{c}", 8, 4) for s in (1, 2) for c in (1, 2)]
+    own = {
+        "layer1.0.conv1": {"epochs": 0},
+        "layer2": {"epochs": 3},
+        "layer2.0.conv1": {"epochs": 0},
+    }
+    found = unrolled(
+        lambda: layers, finetune_per_layer_epochs=1, round_finetune={"lr": 1e-4}, layer_finetune=own
+    )  # the longest name counts
+    assert [part.finetune.get("epochs") for part in found] == [0, 1, 0, None]
+    assert [part.finetune.get("lr") for part in found] == [1e-4, 1e-4, 1e-4, None]
+
+
+@pytest.mark.parametrize("name", ["features.21", "features.1", "classifier"])
+def test_a_layer_after_which_none_is_cut_is_no_name_for_training_between(name):
+    with pytest.raises(UsageError, match=f"'{name}', after which no other is cut"):
+        unrolled(lambda: VGG16, finetune_per_layer_epochs=1, layer_finetune={name: TWICE})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -93,6 +143,8 @@ def test_layer_by_layer_says_every_layers_ratio_and_holds_the_last_to_the_budget
         ({"keep_rates": 0.5}, "keep_rates=0.5 is one value where a list is expected"),
         ({"keep_rates": ["a"]}, "must be fractions"),
         ({"keep_rates": [0.7, 0.5], "rounds": 2}, "rounds=2 and prune.keep_rates.* two schedules"),
+        ({"rounds": 2, "round_finetune": {"epochs": 1}}, "these epochs are prune.round_epochs"),
+        ({"layer_finetune": {"a": {}}}, "without prune.finetune_per_layer_epochs"),
         ({"rounds": 2, "finetune_per_layer_epochs": 1}, "are two schedules: give one"),
         ({"keep_rates": [0.7, 0.5], "ratio": 0.3}, "prune.ratio=0.3 both say how much"),
         ({"keep_rates": [0.7], "budget": {"macs": 0.5}}, "prune.budget.macs=0.5 both say"),
