@@ -287,7 +287,7 @@ def test_a_table_of_sensitivity_comes_alone_and_is_used_by_the_allocation(folder
     told = alone["sensitivity"]
     assert told["metric"] == "accuracy" and told["images"] == 135
     rows = (folder / "alone" / told["file"]).read_text().splitlines()
-    assert rows[0] == "layer,channels,ratio,kept,value,drop" and len(rows) == 1 + 9 * 2
+    assert rows[0] == "layer,channels,ratio,kept,value,loss,drop" and len(rows) == 1 + 9 * 2
     assert "Sensitivity of the layers" in (folder / "alone" / "report.md").read_text()
     entry = list((folder / "cache").glob("*/sensitivity.json"))
     words = ["prune.allocation=sensitivity", "prune.budget.macs=0.5", "export.figures=true", *few]

@@ -5,10 +5,11 @@ may); no layer is wider at a larger number. `_budget` looks for the number that 
 
 uniform      the same fraction of every layer (by_ratio)
 global       the lowest scores of the whole network (by_threshold)
-sensitivity  as much of every layer as costs the same accuracy when it alone is cut (by_drop)
+sensitivity  what costs the least loss, as told by cutting every layer alone (by_curve)
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,19 +46,97 @@ def by_threshold(
     fixed = uniform([g for g in groups if g not in loose], options, 0.0)
     if not loose:
         return lambda share: fixed
-    costs, owners = [], []
-    for place, group in enumerate(loose):
+    costs = []
+    for group in loose:
         cost = rankings[group.name].cost
         if cost is None:
             raise UsageError(
                 f"prune.allocation=global compares scores, and this criterion gives none for "
                 f"'{group.name}'; take another prune=, or prune.allocation=uniform"
             )
-        removable = max(0, group.size - options.least)
-        rising = normalized(slopes(cost.flip(0)), group, options, structure)
-        costs.append(rising[:removable])
-        owners.append(torch.full((removable,), place))
-    order = torch.cat(owners)[torch.argsort(torch.cat(costs), stable=True)]
+        costs.append(normalized(slopes(cost.flip(0)), group, options, structure))
+    return _lowest(loose, options, costs, fixed)
+
+
+def by_curve(
+    groups: Sequence[Group],
+    options: SelectOptions,
+    table: Mapping[str, Any],
+    structure: Structure,
+) -> Family:
+    """The least sum of what each layer, cut alone, adds to the loss, for what is saved in all.
+
+    The rule is ours; looking at such curves and choosing by hand is section 3.2 of Li et al.
+    (arXiv:1608.08710). table: as `_sensitivity` makes it. Curves of the loss and not of accuracy,
+    which a few hundred images tell in coarse steps; what is saved are the MACs, the parameters or
+    the channels that the target speaks of, so that layers that save nothing are not emptied.
+
+    Layers that are cut together lose more than the sum, the more the deeper the cuts. So a layer
+    with share s of what can be saved pays s r / (1 - r) times the dense loss beside its curve, for
+    the fraction r. That alone gives every layer the same fraction; where the curves say little, no
+    layer strays far from it.
+    """
+    loose = free(groups, options)
+    fixed = uniform([g for g in groups if g not in loose], options, 0.0)
+    if not loose:
+        return lambda share: fixed
+    units = {group.name: _saved(group, options, structure) for group in loose}
+    all_of_them = sum(group.size * units[group.name] for group in loose)
+    floor = max(table["loss"], 1 / table["images"])
+    costs = []
+    for group in loose:
+        rows = [row for row in table["rows"] if row["layer"] == group.name]
+        share = group.size * units[group.name] / all_of_them
+        together = floor * share * _odds(np.arange(group.size + 1) / group.size, group.size)
+        rise = torch.from_numpy(np.diff(_curve(rows, table["loss"], group.size) + together))
+        costs.append(slopes(rise) / units[group.name])
+    return _lowest(loose, options, costs, fixed)
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], dense: float, size: int) -> np.ndarray:
+    """(size + 1,) what is added to the loss when so many channels go; it never falls.
+
+    Between the measured ratios it is interpolated; behind them it rises as r / (1 - r).
+    """
+    points = {0.0: 0.0}
+    for row in rows:
+        points[1 - row["kept"] / row["channels"]] = max(0.0, row["loss"] - dense)
+    ratios = np.array(sorted(points))
+    rises = np.maximum.accumulate([points[ratio] for ratio in ratios])
+    gone = np.arange(size + 1) / size
+    found = np.interp(gone, ratios, rises)
+    if ratios[-1] > 0:
+        beyond = gone > ratios[-1]
+        found[beyond] *= _odds(gone[beyond], size) / _odds(ratios[-1:], size)
+    return found
+
+
+def _odds(ratio: np.ndarray, size: int) -> np.ndarray:
+    """r / (1 - r), finite where none of `size` channels stays."""
+    ratio = np.minimum(ratio, 1 - 0.5 / size)
+    return ratio / (1 - ratio)
+
+
+def _saved(group: Group, options: SelectOptions, structure: Structure) -> int:
+    """How much of what the target speaks of one channel of the group takes."""
+    if options.budget is None:
+        return 1
+    figure = structure.params if options.budget[0] == "params" else structure.macs
+    return max(1, figure({}) - figure({group.name: group.size - 1}))
+
+
+def _lowest(
+    loose: Sequence[Group],
+    options: SelectOptions,
+    costs: Sequence[Tensor],
+    fixed: Mapping[str, int],
+) -> Family:
+    """The channels of lowest cost go. costs: (C,) rising, for every group; fixed: other widths."""
+    removable = [
+        cost[: max(0, g.size - options.least)] for g, cost in zip(loose, costs, strict=True)
+    ]
+    owners = [torch.full((len(cost),), place) for place, cost in enumerate(removable)]
+    order = torch.cat(owners)[torch.argsort(torch.cat(removable), stable=True)]
     total = sum(group.size for group in loose)
 
     def family(share: float) -> dict[str, int]:
@@ -65,36 +144,6 @@ def by_threshold(
         counts = dict(fixed)
         for group, lost in zip(loose, gone, strict=True):
             counts[group.name] = count(group, options, lost / group.size)
-        return counts
-
-    return family
-
-
-def by_drop(groups: Sequence[Group], options: SelectOptions, table: Mapping[str, Any]) -> Family:
-    """The same loss of accuracy in every layer, each alone and without fine-tuning.
-
-    The rule is ours; looking at such curves and choosing by hand is section 3.2 of Li et al.
-    (arXiv:1608.08710). table: as `_sensitivity` makes it. Between the measured ratios the drop is
-    interpolated, at ratio 1 everything is lost. A drop within one standard error of the accuracy
-    is no drop: such layers are told apart by how much they lose, each the same fraction.
-    """
-    noise = table["noise"]
-    lost = max([table["dense"], *(row["drop"] for row in table["rows"])])
-    curves = {}
-    for group in free(groups, options):
-        rows = [row for row in table["rows"] if row["layer"] == group.name]
-        ratios = np.array([0.0, *(1 - row["kept"] / row["channels"] for row in rows), 1.0])
-        drops = np.maximum.accumulate(np.array([0.0, *(row["drop"] for row in rows), lost]))
-        curves[group.name] = drops + noise * ratios, ratios
-    fixed = uniform([g for g in groups if g.name not in curves], options, 0.0)
-
-    def family(share: float) -> dict[str, int]:
-        drop = share * (lost + noise)
-        counts = dict(fixed)
-        for group in groups:
-            if group.name in curves:
-                ratio = float(np.interp(drop, *curves[group.name]))
-                counts[group.name] = count(group, options, ratio)
         return counts
 
     return family
@@ -127,9 +176,8 @@ def normalized(costs: Tensor, group: Group, options: SelectOptions, structure: S
         mean = float(costs.mean())
         return costs / mean if mean > 0 else costs
     if options.normalize == "cost":
-        name = "params" if options.budget and options.budget[0] == "params" else "macs"
-        figure = getattr(structure, name)
-        return costs / max(1, figure({}) - figure({group.name: group.size - 1}))
+        of = options if options.budget else replace(options, budget=("macs", 1.0))
+        return costs / _saved(group, of, structure)
     if options.normalize == "lamp":
         return lamp(costs)
     return costs

@@ -153,6 +153,10 @@ class Refit:
 
     def in_own_pass(self, name: str) -> None:
         """Refit one layer from a pass over all batches, up to the layer."""
+        self.solve(name, self.observed(name))
+
+    def observed(self, name: str) -> dict[str, Tensor]:
+        """The layer's normal equations, from such a pass."""
         sums: dict[str, Tensor] = {}
         count = 0
 
@@ -166,7 +170,7 @@ class Refit:
         for batch in self.images:
             with tapped(self.net, readers), suppress(Enough):
                 self.net(batch)
-        self.solve(name, sums)
+        return sums
 
     def here(self, name: str, module: nn.Module, x: Tensor) -> None:
         """Refit one layer from its input for all images, in the middle of a forward."""

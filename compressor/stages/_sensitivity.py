@@ -1,12 +1,13 @@
 """How much accuracy each layer costs when it alone is cut, without fine-tuning.
 
 Li, Kadav, Durdanovic, Samet, Graf. ICLR 2017, arXiv:1608.08710, section 3.2. On the validation
-part, never on the test part. Nothing is copied: a channel whose readers have weight zero is a
-channel that is gone (the gate after every cut compares just that), so the live network is masked,
-evaluated and put back. A layer that is done is a line in a file: a killed table goes on after it.
+part, never on the test part. What the cut would do to the layer's readers (prune.reconstruct) is
+done to them here: a layer that seems to be vital often is not once they are refitted. Where nothing
+is, nothing is copied: a channel whose readers have weight zero is a channel that is gone (the gate
+after every cut compares just that), so the live network is masked, evaluated and put back. A layer
+that is done is a line in a file: a killed table goes on after it.
 """
 
-import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,17 +23,19 @@ from compressor.errors import UsageError
 from compressor.prune import Ranking
 from compressor.seeding import generator
 from compressor.stages import Context
+from compressor.stages._alone import Repair, alone, refitting, rescaling
 from compressor.stages._case import Case
+from compressor.stages._options import SelectOptions
 from compressor.surgery import Group, Structure
 
-VERSION = 1
+VERSION = 2
 
 
 def table(case: Case) -> dict[str, Any]:
-    """{"metric", "dense", "noise", "images", "rows"}; a row is one layer at one ratio.
+    """{"metric", "dense", "loss", "noise", "images", "rows"}; a row is one layer at one ratio.
 
-    A row: {"layer", "channels", "ratio", "kept", "value", "drop"}; drop is how much worse than the
-    dense network. noise: one standard error of the dense figure.
+    A row: {"layer", "channels", "ratio", "kept", "value", "loss", "drop"}; drop is how much worse
+    than the dense network. noise: one standard error of the dense figure.
     """
     options, context = case.options.sensitivity, case.context
     check(context.data)
@@ -42,6 +45,7 @@ def table(case: Case) -> dict[str, Any]:
         ratios=list(options.ratios),
         held_out=options.images,
         metric=context.task.headline[0],
+        reconstruct=_reconstruct(case.options),
     )
 
     def take(folder: Path) -> None:
@@ -50,6 +54,7 @@ def table(case: Case) -> dict[str, Any]:
         found = measure_layers(
             case.net, case.structure, case.groups, case.rankings, options.ratios,
             scorer(context, options.images), lines, context.note,
+            lambda group: _repair(case, group),
         )  # fmt: skip
         name, direction = context.task.headline
         dense = found.pop("dense")
@@ -77,18 +82,36 @@ def check(data: Any) -> None:
         )
 
 
+def _reconstruct(options: SelectOptions) -> dict[str, Any]:
+    """What the repair of the readers depends on."""
+    found: dict[str, Any] = {"by": options.reconstruct}
+    if options.reconstruct == "refit":
+        found.update(ridge=options.ridge, positions=options.positions)
+    return found
+
+
+def _repair(case: Case, group: Group) -> Repair | None:
+    if case.options.reconstruct == "rescale":
+        return rescaling(group, case.statistics)
+    if case.options.reconstruct == "refit":
+        return refitting(case.net, group, case.batches, case.options, case.context.seed)
+    return None
+
+
 def measure_layers(
     net: nn.Module,
     structure: Structure,
     groups: Sequence[Group],
     rankings: Mapping[str, Ranking],
     ratios: Sequence[float],
-    score: Callable[[nn.Module], float],
+    score: Callable[[nn.Module], tuple[float, float]],
     lines: Path,
     note: Callable[[str], None] = lambda line: None,
+    repair: Callable[[Group], Repair | None] = lambda group: None,
 ) -> dict[str, Any]:
-    """{"dense": the figure of the whole network, "rows": one for every group and ratio}.
+    """{"dense", "loss": those of the whole network, "rows": one for every group and ratio}.
 
+    score: a network's figure and its loss. repair: of a group's readers, asked for before its rows.
     lines: a file that gets a line for the network and for every layer, and whose lines are not
     measured again.
     """
@@ -101,32 +124,32 @@ def measure_layers(
                 file.write(json.dumps([name, done[name]]) + "\n")
         return done[name]
 
-    (dense,) = obtain("", lambda: [score(net)])
+    dense, loss = obtain("", lambda: list(score(net)))
     rows = []
     for group in groups:
         found = obtain(
             group.name,
             lambda group=group: list(
-                _layer(net, structure, group, rankings[group.name], ratios, score)
+                _layer(net, structure, group, rankings[group.name], ratios, score, repair(group))
             ),
         )
         shown = " ".join(f"{row['value']:.3f}" for row in found)
         note(f"sensitivity: {group.name} of {dense:.3f}: {shown}")
         rows += found
-    return {"dense": dense, "rows": rows}
+    return {"dense": dense, "loss": loss, "rows": rows}
 
 
 @contextmanager
 def without(
-    net: nn.Module, structure: Structure, group: Group, kept: Tensor
+    net: nn.Module, structure: Structure, group: Group, kept: Tensor, repair: Repair | None = None
 ) -> Iterator[nn.Module]:
     """The network as if only the `kept` classes of the group were there; itself again afterwards.
 
-    Where a statistic runs over the channels (mixing groups), zeros are not absence: a copy is cut.
+    A copy is cut where its readers are repaired, and where a statistic runs over the channels
+    (mixing groups), so that zeros are not absence.
     """
-    if group.mixing:
-        plan = surgery.plan_cut(structure, {group.name: kept})
-        yield surgery.replay(copy.deepcopy(net), plan)
+    if repair or group.mixing:
+        yield alone(net, structure, group, kept, repair)
         return
     before: dict[str, Tensor] = {}
     try:
@@ -143,8 +166,8 @@ def without(
                 net.get_parameter(name).copy_(weight)
 
 
-def scorer(context: Context, images: int) -> Callable[[nn.Module], float]:
-    """The task's own figure on at most so many images of the validation part, read once."""
+def scorer(context: Context, images: int) -> Callable[[nn.Module], tuple[float, float]]:
+    """The task's figure and loss on at most so many validation images, which are read once."""
     size = context.data.size("val")
     chosen = torch.randperm(size, generator=generator(context.seed, "held out"))[:images]
     batches = list(
@@ -152,11 +175,12 @@ def scorer(context: Context, images: int) -> Callable[[nn.Module], float]:
     )
     name = context.task.headline[0]
 
-    def score(net: nn.Module) -> float:
-        return measure.evaluate(
+    def score(net: nn.Module) -> tuple[float, float]:
+        found = measure.evaluate(
             net, context.task, batches, context.machine.device,
             num_classes=context.data.num_classes,
-        )[name]  # fmt: skip
+        )  # fmt: skip
+        return found[name], found["loss"]
 
     return score
 
@@ -167,17 +191,18 @@ def _layer(
     group: Group,
     ranking: Ranking,
     ratios: Sequence[float],
-    score: Callable[[nn.Module], float],
+    score: Callable[[nn.Module], tuple[float, float]],
+    repair: Repair | None,
 ) -> Iterator[dict[str, Any]]:
-    last: tuple[int, float] | None = None
+    last: tuple[int, tuple[float, float]] | None = None
     for ratio in ratios:
         count = surgery.keep_count(group.size, ratio)
         if last is None or last[0] != count:  # narrow layers move in coarse steps
-            with without(net, structure, group, ranking.keep(count)) as cut:
+            with without(net, structure, group, ranking.keep(count), repair) as cut:
                 last = count, score(cut)
         yield {
             "layer": group.name, "channels": group.size, "ratio": ratio, "kept": count,
-            "value": last[1],
+            "value": last[1][0], "loss": last[1][1],
         }  # fmt: skip
 
 

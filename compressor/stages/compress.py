@@ -12,7 +12,7 @@ from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.prune.none import NoPruning
 from compressor.stages import Context, Given, Machine, Outcome
-from compressor.stages._allocate import Family, by_drop, by_ratio, by_threshold
+from compressor.stages._allocate import Family, by_curve, by_ratio, by_threshold
 from compressor.stages._budget import check as check_budget
 from compressor.stages._budget import reach, solve
 from compressor.stages._case import Case
@@ -209,7 +209,7 @@ def _family(case: Case, options: SelectOptions) -> Family:
     if options.allocation == "global":
         return by_threshold(case.groups, options, case.rankings, case.structure)
     if options.allocation == "sensitivity":
-        return by_drop(case.groups, options, table(case))
+        return by_curve(case.groups, options, table(case), case.structure)
     return by_ratio(case.groups, options)
 
 
