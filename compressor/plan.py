@@ -87,6 +87,7 @@ class RunPlan:
         counts: dict[str, int] = {}
         dense: str | None = None
         trained: str | None = None
+        tuned, cut = parent, False  # what was trained last, and whether it was cut since
         unrolled = self._unrolled()
         for position, (stage, options) in enumerate(unrolled):
             counts[stage] = occurrence = counts.get(stage, 0) + 1
@@ -98,6 +99,8 @@ class RunPlan:
             roles, sides = self._taught(stage, dense or parent)
             if stage == "finetune" and options["finetune"]["labels"].startswith("corrected"):
                 roles["corrected"] = trained
+            if stage == "compress" and cut and compress.aims(options):
+                roles = {**roles, compress.TARGET: tuned}
             seeded = (stage, occurrence)
             if stage == "finetune" and options["finetune"]["mode"] == "rewind":
                 # the dense training goes on: it sees the images in its own order
@@ -109,6 +112,10 @@ class RunPlan:
                 parent = self._key(stage, occurrence, options, parent, roles)
             if stage == "train":
                 trained = parent
+            if stage == "compress":
+                cut = True
+            elif not identity and (stage == "finetune" or not cut):
+                tuned, cut = parent, False
             steps.append(
                 Step(stage, occurrence, point, options, parent, identity, seeded, roles, sides)
             )

@@ -96,6 +96,34 @@ def test_epochs_between_rounds_have_a_key_of_their_own(folder):
     assert [step.identity for step in found] == [True, False]
 
 
+def test_a_refit_aims_at_the_network_that_was_trained_last(folder):
+    def targets(*words):
+        experiment, found = steps(folder, "prune.reconstruct=refit", *words)
+        tuned = [s.key for s in experiment.steps if s.stage == "finetune" and not s.identity]
+        names = {experiment.steps[0].key: "dense"} | {key: i for i, key in enumerate(tuned)}
+        return [names[step.roles["target"]] if step.roles else None for step in found]
+
+    assert targets() == [None]
+    assert targets("prune.rounds=3") == [None] * 3  # the given one
+    assert targets("prune.rounds=3", "prune.round_epochs=0") == [None, "dense", "dense"]
+    words = ("prune.finetune_per_layer_epochs=1", "prune.skip=[layer1]")
+    assert targets(*words) == [None] * 6
+    pairs = "{layer2.0: {epochs: 0}, layer3.0: {epochs: 0}, layer3.1: {epochs: 0}}"
+    found = targets(*words, f"prune.layer_finetune={pairs}")
+    assert found == [None, "dense", None, None, 1, 1]  # what came before the cuts
+    _, found = steps(folder, "prune.rounds=2", "prune.round_epochs=0")
+    assert [step.roles for step in found] == [{}, {}]
+
+
+def test_rounds_without_training_between_are_refitted_to_the_dense_network(folder):
+    words = ("prune.reconstruct=refit", "prune.rounds=2", "prune.round_epochs=0")
+    done = run(folder, "untrained", *WORDS, *words, "finetune.epochs=0")
+    experiment, (_, second) = steps(folder, *words, "finetune.epochs=0")
+    made = experiment.cache.read(second.key)
+    assert made.lineage["target"] == experiment.steps[0].key
+    assert done["points"]["round2/compressed"]["accuracy"] > 0
+
+
 def test_the_dense_network_teaches_in_every_round(folder, report):
     taught = run(folder, "taught", *WORDS, "prune.rounds=2", "distill=kd")
     reused = [stage["reused"] for stage in taught["stages"]]

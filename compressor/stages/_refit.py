@@ -1,15 +1,24 @@
 """Refit: every weight that is left of a layer, by ridge regression onto the dense network.
 
 Front to back: a layer's inputs come from the network as it is by then, cut and refitted in front of
-it, and its outputs should be the dense network's, at the same positions of the same images. One
+it, and its outputs should be the dense network's, at the same positions of the same images, as the
+dense network's batch norms read them: the ones behind refitted layers become those again. One
 pass of each network serves all layers: what the dense one gave out at the positions is kept, and
 the hook in front of a layer of the other reads, solves, and lets the pass go on through the new
 weights (specs of the idea: He, Zhang, Sun, ICCV 2017, arXiv:1707.06168, section 3.1).
+
+In rounds the target is the network that was trained last: the dense one as long as nothing is
+fine-tuned between the cuts, as in the paper, so that errors do not pile up; the fine-tuned one
+after that. Fine-tuning moves what a feature map means, layers and norms together, and going back to
+the dense maps undoes it: vgg16_bn cut to 15 % of its MACs in two rounds with an epoch between loses
+0.9 points that way and 1.4 with the dense maps (0.6 and 1.4 after one more epoch), resnet20 3.7
+both ways (2.6 and 2.9; Fashion-MNIST, one seed).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +36,8 @@ from compressor.stages._statistics import MEMORY_LIMIT, Enough, gather, judging,
 from compressor.surgery import Group, Plan
 from compressor.taps import Tap, tapped
 
+Kept = Mapping[tuple[str, int], Sequence[int]]
+NOTHING_CUT: Kept = MappingProxyType({})
 _PLAIN = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)}
 
 
@@ -54,8 +65,10 @@ def layers(net: nn.Module, groups: Sequence[Group], calls: Mapping[str, int]) ->
 class Refit:
     """The dense network's outputs, and the regressions onto them.
 
-    net: the network that is cut; alive: (parameter, dim) -> (size,) bool, which of the dense
+    net: the network that is cut; alive: (parameter, dim) -> (size,) bool, which of the given
     network's entries it still has (missing: all). images: the batches of every pass of either.
+    earlier: (parameter, dim) -> indices that were left of `dense` when the network was given
+    (missing: all).
     """
 
     def __init__(
@@ -68,11 +81,14 @@ class Refit:
         alive: Mapping[tuple[str, int], Tensor],
         options: SelectOptions,
         seed: int,
+        earlier: Kept = NOTHING_CUT,
     ) -> None:
         self.net, self.names, self.calls, self.images = net, names, calls, images
         self.alive, self.ridge = alive, options.ridge
         self.residual: dict[str, float] = {}
         self.norms: dict[str, str] = {}
+        self.scales: dict[str, dict[str, Tensor]] = {}
+        self.earlier = earlier
         self.targets: dict[str, list[Target]] = {name: [] for name in names}
         self._watch(dense, options.positions, seed)
 
@@ -91,7 +107,9 @@ class Refit:
         def after(name: str) -> Any:
             def read(module: nn.Module, out: Tensor) -> None:
                 rows = drawn.pop(name)
-                self.targets[name].append(Target(rows, outputs(module, out, rows)))
+                self.targets[name].append(
+                    Target(rows, self._given(name, outputs(module, out, rows)))
+                )
                 given.clear()
                 given[name] = out
 
@@ -113,16 +131,31 @@ class Refit:
         for batch in self.images:
             with tapped(dense, {**entrances, **norms, **exits}):
                 dense(batch)
+        for name, norm in self.norms.items():
+            module = dense.get_submodule(norm)
+            for key in ("weight", "bias", "running_mean", "running_var"):
+                value = getattr(module, key)
+                if value is not None:
+                    self.scales.setdefault(name, {})[key] = self._given(
+                        name, value.detach().clone()
+                    )
+
+    def _given(self, name: str, values: Tensor) -> Tensor:
+        """Of the layer's outputs in the dense network (last dimension) those that were given."""
+        kept = self.earlier.get((f"{name}.weight", 0))
+        return values if kept is None else values[..., list(kept)]
+
+    def _left(self, name: str, values: Tensor) -> Tensor:
+        """Of those the ones that the layer still has."""
+        alive = self.alive.get((f"{name}.weight", 0))
+        return values if alive is None else values[..., alive.to(values.device)]
 
     def target(self, name: str, call: int) -> Target | None:
         """Of the call-th call of this layer in a pass, for the outputs that it still has."""
         if name not in self.targets:
             return None
         target = self.targets[name][call]
-        alive = self.alive.get((f"{name}.weight", 0))
-        if alive is None:
-            return target
-        return Target(target.rows, target.outputs[:, alive.to(target.outputs.device)])
+        return Target(target.rows, self._left(name, target.outputs))
 
     def all(self, joined: bool) -> None:
         """Refit every layer front to back. joined: `images` is one batch of all images."""
@@ -193,7 +226,8 @@ class Refit:
                 "square": sums["square"],
             }
         start = kernel(module.weight, len(sums["gram"])).to(sums["gram"])
-        norm = self.norms.get(name) if module.bias is None else None
+        norm = self._norm_as_dense(name)
+        norm = norm if module.bias is None else None
         one = system(sums, start, self.ridge, intercept=module.bias is not None or norm is not None)
         weight = one.solve()
         if not weight.isfinite().all():
@@ -207,8 +241,20 @@ class Refit:
             module.bias.copy_(one.intercept(weight).flatten())
         elif norm is not None:
             # a bias that only the batch norm behind reads is a shift of the mean that it takes off
-            mean = self.net.get_submodule(norm).running_mean
+            mean = norm.running_mean
             mean.sub_(one.intercept(weight).flatten().to(mean))
+
+    def _norm_as_dense(self, name: str) -> nn.Module | None:
+        """The batch norm that reads the layer's outputs, as the dense network has it.
+
+        Fine-tuning and recalibration have moved it since, and a refit that came before.
+        """
+        if name not in self.norms:
+            return None
+        norm = self.net.get_submodule(self.norms[name])
+        for key, value in self.scales[name].items():
+            getattr(norm, key).copy_(self._left(name, value))
+        return norm
 
 
 def refit(
@@ -220,9 +266,13 @@ def refit(
     options: SelectOptions,
     seed: int,
     memory_limit: int = MEMORY_LIMIT,
+    target: nn.Module | None = None,
+    earlier: Kept = NOTHING_CUT,
 ) -> dict[str, float]:
     """Refit every layer from the first cut on in `net`, in place; `plan` has cut it out of `dense`.
 
+    target, earlier: the network to aim at, and what had been left of it in `dense`; None: `dense`
+    itself.
     Returns the residual energy of each layer, || Y - A W ||^2 / || Y ||^2.
     """
     weights = dict(dense.named_parameters())
@@ -235,6 +285,8 @@ def refit(
     with judging(dense), judging(net):
         images, calls, joined = gather(dense, batches, memory_limit)
         names = layers(dense, groups, calls)
-        work = Refit(net, dense, names, calls, images, alive, options, seed)
+        aim = dense if target is None else target
+        with judging(aim):
+            work = Refit(net, aim, names, calls, images, alive, options, seed, earlier)
         work.all(joined)
     return work.residual

@@ -13,7 +13,7 @@ from compressor.errors import RunError
 from compressor.prune import Gate, Observer, Selector, part
 from compressor.stages._derivatives import Loss, differentiate
 from compressor.stages._options import SelectOptions
-from compressor.stages._refit import Refit, layers
+from compressor.stages._refit import NOTHING_CUT, Kept, Refit, layers
 from compressor.stages._rescale import factors_of, scale, stays
 from compressor.stages._select import Selection, rank
 from compressor.stages._statistics import (
@@ -41,13 +41,15 @@ def sequential(
     seed: int,
     *,
     dense: nn.Module | None = None,
+    earlier: Kept = NOTHING_CUT,
     loss: Loss | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Selection:
     """Cut and repair group after group, front to back, IN PLACE, each on what is already cut.
 
-    counts: group -> channels that it keeps; dense: a network as `net` is now, for the refit; loss:
-    for selectors with gates, whose groups each take a pass through the whole network.
+    counts: group -> channels that it keeps; dense: the refit's target; earlier: what was left of it
+    when `net` was given, as in `Refit`; loss: for selectors with gates, whose groups each take a
+    pass through the whole network.
     One forward of all images serves every group with one consumer, as long as it fits into
     `memory_limit` bytes: the hook in front of the consumer measures, ranks, cuts and passes the
     narrower tensor on. Other groups take a pass of their own, up to their last consumer.
@@ -63,7 +65,7 @@ def sequential(
         if refits:
             names = layers(net, groups, calls)
             with judging(dense):
-                work = Refit(net, dense, names, calls, images, cutter.alive, options, seed)
+                work = Refit(net, dense, names, calls, images, cutter.alive, options, seed, earlier)
             cutter.refitting(work)
         run: list[Group] = []
         for group in groups:

@@ -19,7 +19,7 @@ from compressor.stages._case import Case
 from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
 from compressor.stages._original import Original, check_widths, figures_of
-from compressor.stages._refit import refit
+from compressor.stages._refit import NOTHING_CUT, refit
 from compressor.stages._rescale import apply_rescale
 from compressor.stages._schedule import Schedule
 from compressor.stages._select import Selection, judge, prefixes
@@ -29,8 +29,9 @@ from compressor.stages._statistics import count_calls, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Plan, Structure
 
-VERSION = 2
+VERSION = 3
 PARITY_IMAGES = 4
+TARGET = "target"  # the role of the network that a refit aims at, where it is not the given one
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -81,6 +82,11 @@ def reads(prune: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
         read["sensitivity"] = {name: value for name, value in asked.items() if name != "table"}
     timed = (read.get("budget") or {}).get("latency") is not None
     return {"prune": read, **({"latency": latency.facts(machine)} if timed else {})}
+
+
+def aims(options: Mapping[str, Any]) -> bool:
+    """Whether the stage wants outputs of the network that was trained last (`TARGET`)."""
+    return options["prune"].get("reconstruct") == "refit"
 
 
 def wants_table(prune: Mapping[str, Any]) -> bool:
@@ -141,11 +147,15 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     case = replace(case, groups=dense.known(case.groups))
     groups = case.groups
     aim = _aim(case, dense)
+    target, earlier = net, NOTHING_CUT
+    if TARGET in context.roles:
+        role = context.roles[TARGET]
+        target, earlier = role.network(context.trust).to(device), given.plan.since(role.plan)
     if shared.statistics == "sequential":
         small = given.network(context.trust).to(device)
         done = sequential(
             small, groups, case.selector, aim.counts, shared, case.batches, context.seed,
-            dense=net, loss=case.loss,
+            dense=target, earlier=earlier, loss=case.loss,
         )  # fmt: skip
         plan = surgery.plan_cut(structure, done.keep)
     else:
@@ -156,7 +166,17 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
             done.residual.update(apply_rescale(small, groups, done.keep, case.statistics))
         elif shared.reconstruct == "refit":
             done.residual.update(
-                refit(small, net, groups, plan, case.batches, shared, context.seed)
+                refit(
+                    small,
+                    net,
+                    groups,
+                    plan,
+                    case.batches,
+                    shared,
+                    context.seed,
+                    target=target,
+                    earlier=earlier,
+                )
             )
     seconds = time.perf_counter() - start
     inputs = case.batches[0][0][:PARITY_IMAGES].to(device)

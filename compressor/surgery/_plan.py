@@ -44,6 +44,19 @@ class Plan:
     def by_slot(self) -> dict[tuple[str, int], tuple[int, ...]]:
         return {slot: cut.kept for cut in self.operations for slot in cut.slots}
 
+    def since(self, earlier: Plan) -> dict[tuple[str, int], tuple[int, ...]]:
+        """(parameter, dim) -> the indices that are kept of those that `earlier` had kept.
+
+        Slots that have lost nothing since are left out.
+        """
+        before, found = earlier.by_slot, {}
+        for slot, kept in self.by_slot.items():
+            places = {index: place for place, index in enumerate(before.get(slot, ()))}
+            now = tuple(places[index] for index in kept) if slot in before else kept
+            if slot not in before or len(now) < len(places):
+                found[slot] = now
+        return found
+
     def to_json(self) -> dict:
         operations = []
         for cut in self.operations:

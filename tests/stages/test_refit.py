@@ -5,13 +5,14 @@ import torch
 from torch import nn
 
 from compressor import surgery
+from compressor.prune import Ranking
 from compressor.prune.apoz import APoZ
 from compressor.prune.obs import OBS
 from compressor.prune.random import Random
 from compressor.prune.thinet import ThiNet
 from compressor.stages._counts import choose, running, uniform
 from compressor.stages._options import SelectOptions
-from compressor.stages._refit import refit
+from compressor.stages._refit import Refit, refit
 from compressor.stages._select import judge, prefixes
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect, count_calls
@@ -180,3 +181,101 @@ def test_heads_that_only_run_in_training_are_no_obstacle():
         keep = prefixes(groups, judge(net, groups, selector, found, 0), counts).keep
         small = surgery.replay(deepcopy(net), surgery.plan_cut(structure, keep))
         assert small.train()(x).aux_logits1.shape == (4, 3)
+
+
+# --- rounds ---------------------------------------------------------------------------------------
+
+
+class Chain(nn.Module):
+    """The channels of either hidden layer are pairs of equals: 0 and 1, 2 and 3 ..."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.conv3, self.norm3 = nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.last = nn.Linear(6, 4)
+        with torch.no_grad():
+            for conv, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
+                for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                    value.uniform_(0.2, 1.0)
+                for value in (conv.weight, *norm.state_dict().values()):
+                    if value.dim():
+                        value[1::2] = value[::2]
+
+    def forward(self, x):
+        x = self.norm1(self.conv1(x)).relu()
+        x = self.norm2(self.conv2(x)).relu()
+        return self.last(self.norm3(self.conv3(x)).relu().mean(dim=(2, 3)))
+
+
+def second_round(statistics, dense, given, first, keep, aim):
+    """`given` with these classes of each layer left; first: the plan that cut it out of `dense`."""
+    x = images(40)
+    structure = surgery.analyse(given, (x[:2],))
+    groups = choose(structure, SelectOptions(skip=("conv3",)))
+    options = SelectOptions(reconstruct="refit", ridge=1e-6)
+    more = {"earlier": first.since(surgery.EMPTY_PLAN)} if aim is dense else {}
+    small = deepcopy(given)
+    if statistics == "dense":
+        plan = surgery.plan_cut(structure, {g.name: keep for g in groups})
+        small = surgery.replay(small, plan)
+        refit(small, given, groups, plan, [x], options, 0, target=aim, **more)
+        return small
+
+    class Told:
+        def observers(self, group, net):
+            return ()
+
+        def rank(self, group, statistics, weights, generator):
+            rest = [i for i in range(group.size) if i not in keep]
+            return Ranking(torch.tensor([*keep.tolist(), *rest]))
+
+    counts = {g.name: len(keep) for g in groups}
+    sequential(small, groups, Told(), counts, options, [x], 0, dense=aim, **more)
+    return small
+
+
+@pytest.mark.parametrize("statistics", ["dense", "sequential"])
+def test_a_later_round_can_aim_at_the_dense_network(statistics):
+    """Cut badly in between, its norms moved, the small network gives the dense one's outputs."""
+    x = images(40)
+    dense = Chain().eval()
+    structure = surgery.analyse(dense, (x[:2],))
+    groups = choose(structure, SelectOptions(skip=("conv3",)))
+    assert [g.name for g in groups] == ["conv1", "conv2"]
+    first = surgery.plan_cut(structure, {g.name: torch.tensor([0, 2, 3, 4, 6, 7]) for g in groups})
+    given = surgery.replay(deepcopy(dense), first)  # 1 and 5 are gone, and nobody stands in
+    with torch.no_grad():
+        for norm in (given.norm2, given.norm3):
+            norm.running_mean.add_(0.3)
+            norm.weight.mul_(1.7)
+    assert distance(given(x), dense(x)) > 0.1
+    keep = torch.tensor([0, 2, 3, 5])  # 0, 3, 4 and 7 of the dense channels: one of each pair
+    to_dense = second_round(statistics, dense, given, first, keep, dense)
+    to_given = second_round(statistics, dense, given, first, keep, given)
+    assert to_dense.conv1.out_channels == to_dense.conv2.out_channels == 4
+    assert distance(to_dense(x), dense(x)) < 1e-3
+    assert distance(to_given(x), given(x)) < 1e-3
+    assert distance(to_given(x), dense(x)) > 0.1
+
+
+def test_a_layer_that_is_refitted_twice_moves_its_norm_once():
+    x = images(40)
+    dense = Chain().eval()
+    structure = surgery.analyse(dense, (x[:2],))
+    groups = choose(structure, SelectOptions(skip=("conv3",)))
+    plan = surgery.plan_cut(structure, {g.name: torch.tensor([0, 3, 6]) for g in groups})
+    small = surgery.replay(deepcopy(dense), plan)
+    alive = {
+        slot: torch.isin(torch.arange(8), torch.tensor(kept)) for slot, kept in plan.by_slot.items()
+    }
+    calls = count_calls(dense, x)
+    options = SelectOptions(reconstruct="refit", ridge=1e-6)
+    with torch.no_grad():
+        work = Refit(small, dense, ["conv2", "conv3"], calls, [x], alive, options, 0)
+        work.all(True)
+        once = small(x)
+        work.all(True)
+        assert distance(small(x), once) < 1e-3

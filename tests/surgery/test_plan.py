@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compressor.errors import UsageError
+from compressor.models.resnet_cifar import resnet20
 from compressor.surgery import EMPTY_PLAN, Plan, analyse, keep_count, plan_cut, replay
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -215,3 +216,21 @@ def test_keep_count(arguments, count):
 def test_a_ratio_outside_its_range_is_refused(ratio):
     with pytest.raises(UsageError, match="fraction removed"):
         keep_count(8, ratio)
+
+
+def test_what_is_left_since_an_earlier_plan_counts_in_that_ones_channels():
+    net = resnet20(10, (3, 16, 16)).eval()
+    structure = analyse(net, (torch.zeros(2, 3, 16, 16),))
+    first = plan_cut(structure, {"layer1.0.conv1": torch.tensor([1, 5, 6, 9])})
+    small = replay(net, first)
+    here = analyse(small, (torch.zeros(2, 3, 16, 16),))
+    both = first.then(
+        plan_cut(
+            here, {"layer1.0.conv1": torch.tensor([0, 2]), "layer1.1.conv1": torch.tensor([7])}
+        )
+    )
+    found = both.since(first)
+    assert found["layer1.0.conv1.weight", 0] == (0, 2)  # channels 1 and 6 of the dense network
+    assert found["layer1.1.conv1.weight", 0] == (7,)
+    assert both.since(both) == {}
+    assert both.since(EMPTY_PLAN) == both.by_slot
