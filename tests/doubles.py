@@ -5,6 +5,7 @@ from torch import nn
 
 from compressor import surgery
 from compressor.prune import Ranking
+from compressor.prune.apoz import APoZ
 from compressor.stages import Outcome
 
 
@@ -33,6 +34,13 @@ class Careless(Costly):
         module = net.get_submodule(group.producers[0].module)
         module.train() if self.harm == "mode" else module.requires_grad_(False)
         return ()
+
+
+class Unmeasured(APoZ):
+    """A selector that looks at data and whose order has no costs."""
+
+    def rank(self, group, statistics, weights, generator):
+        return Ranking(super().rank(group, statistics, weights, generator).order)
 
 
 class HalfOfTheFirst:

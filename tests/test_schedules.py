@@ -257,6 +257,14 @@ def test_a_rewound_training_of_a_network_that_lost_nothing_is_the_dense_one(fold
         (["prune.keep_rates=[0.7]", "prune.ratio=0.2"], "both say how much goes"),
         (["prune.finetune_per_layer_epochs=-1"], "finetune_per_layer_epochs=-1"),
         (["finetune.mode=again"], "finetune.mode=again"),
+        (
+            ["prune=random", "prune.allocation=global", "prune.reconstruct=rescale"],
+            "prune.allocation=global compares scores",
+        ),
+        (
+            ["prune=none", "prune._target_=doubles.Unmeasured", "prune.allocation=global"],
+            "prune.allocation=global compares scores",
+        ),
         (["finetune=rewind", "finetune.rewind_epoch=9"], "rewind_epoch=9 lies beyond"),
         (["finetune=scratch_b", "prune.rounds=2"], "finetune=scratch_b takes the widths"),
         (["finetune=rewind", "prune.rounds=2", "prune.round_epochs=1"], "prune.round_epochs"),

@@ -1,16 +1,20 @@
 """Makes the network smaller: select channels, cut them, prove the cut, repair what is kept."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from compressor import latency, surgery
-from compressor.errors import UsageError
+from compressor.errors import RunError, UsageError
 from compressor.instantiation import make
+from compressor.prune import Selector
 from compressor.prune.none import NoPruning
+from compressor.seeding import generator
 from compressor.stages import Context, Given, Machine, Outcome
 from compressor.stages._allocate import Family, by_curve, by_ratio, by_threshold
 from compressor.stages._budget import check as check_budget
@@ -25,9 +29,9 @@ from compressor.stages._schedule import Schedule
 from compressor.stages._select import Selection, judge, prefixes
 from compressor.stages._sensitivity import table
 from compressor.stages._sequential import sequential
-from compressor.stages._statistics import count_calls, watched
+from compressor.stages._statistics import collect, count_calls, watched
 from compressor.stages._timed import Bench
-from compressor.surgery import Plan, Structure
+from compressor.surgery import Group, Plan, Structure
 
 VERSION = 3
 PARITY_IMAGES = 4
@@ -115,9 +119,9 @@ def preview(
     method = make(own)
     if hasattr(method, "observers"):
         # layers that it cannot judge are refused, and so is a threshold on scores that it lacks
-        seen = watched(net, groups, method, options.reconstruct)
-        if options.allocation == "global" and not any(seen.values()):
-            by_threshold(groups, options, judge(net, groups, method, {}, 0), structure)
+        watched(net, groups, method, options.reconstruct)
+        if options.allocation == "global":
+            _check_compares(net, groups, method, options, structure, example_inputs)
     family = by_ratio(groups, options)
     if options.budget and options.budget[0] == "latency":
         counts = bench.widths(structure, groups, options, family)["counts"]
@@ -131,6 +135,35 @@ def preview(
         "frozen": _frozen(structure),
         "decided": "" if options.allocation == "uniform" else options.allocation,
     }
+
+
+def _check_compares(
+    net: nn.Module,
+    groups: Sequence[Group],
+    method: Selector,
+    options: SelectOptions,
+    structure: Structure,
+    example_inputs: tuple[Tensor, ...],
+) -> None:
+    """Refuse a criterion whose channels cannot be compared across layers.
+
+    Where it needs data, one layer is judged on a few random images.
+    """
+    if any(watched(net, groups, method, "none").values()):
+        groups = [min(groups, key=lambda group: sum(slot.classes.numel() for slot in group.slots))]
+    size = example_inputs[0].shape[1:]
+    images = torch.randn(8, *size, generator=generator(0, "example"))
+    batch = images.to(example_inputs[0]), torch.zeros(len(images), dtype=torch.long)
+    try:
+        found = collect(net, groups, method, "none", [batch], 0, _any_loss)
+        rankings = judge(net, groups, method, found, 0)
+    except RunError:
+        return  # of these images it can tell nothing
+    by_threshold(groups, options, rankings, structure)
+
+
+def _any_loss(answer: Any, targets: Tensor) -> Tensor:
+    return sum(leaf.sum() for leaf in tree_leaves(answer) if isinstance(leaf, Tensor))
 
 
 def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
