@@ -75,6 +75,10 @@ def by_curve(
     with share s of what can be saved pays s r / (1 - r) times the dense loss beside its curve, for
     the fraction r. That alone gives every layer the same fraction; where the curves say little, no
     layer strays far from it.
+
+    Measured it is no better than uniform: obs with refit, Fashion-MNIST, curves from 100 images,
+    one seed, points lost at 30 and 15 % of the MACs: vgg16_bn 0.4 and 1.4 (uniform 0.6 and 1.4),
+    resnet20 1.2 and 4.8 (uniform 0.8 and 3.6).
     """
     loose = free(groups, options)
     fixed = uniform([g for g in groups if g not in loose], options, 0.0)

@@ -93,17 +93,21 @@ def test_a_key_that_another_mode_reads_is_left_out():
         ({"mode": "rewind", "epochs": 0}, {}, "rewind_epoch=0 lies beyond"),
         ({"mode": "scratch_b", "epochs": 0}, {}, "finetune=scratch_b with finetune.epochs=0"),
         ({"mode": "scratch_e"}, {"one_shot": False}, "finetune=scratch_e takes the widths"),
-        ({"mode": "rewind"}, {"again": False}, "finetune=rewind trains every round"),
+        (
+            {"mode": "rewind"},
+            {"between": {"prune.round_epochs": {"epochs": 1}}},
+            "finetune=rewind trains every round .* leave prune.round_epochs as it is",
+        ),
     ],
 )
 def test_what_no_run_can_do_is_refused_in_one_line(changes, rounds, message):
     with pytest.raises(UsageError, match=message) as caught:
-        check({**OPTIONS, **changes}, 5, **{"one_shot": True, "again": True, **rounds})
+        check({**OPTIONS, **changes}, 5, **{"one_shot": True, "between": {}, **rounds})
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_run_can_do_is_not_refused():
     for changes in ({}, {"mode": "scratch_b"}, {"mode": "rewind", "rewind_epoch": 4}):
-        check({**OPTIONS, **changes}, 5, one_shot=True, again=True)
+        check({**OPTIONS, **changes}, 5, one_shot=True, between={})
     # the initial weights need no training
-    check({**OPTIONS, "mode": "rewind"}, 0, one_shot=False, again=True)
+    check({**OPTIONS, "mode": "rewind"}, 0, one_shot=False, between={})
