@@ -118,9 +118,9 @@ def test_a_refit_aims_at_the_network_that_was_trained_last(folder):
 def test_rounds_without_training_between_are_refitted_to_the_dense_network(folder):
     words = ("prune.reconstruct=refit", "prune.rounds=2", "prune.round_epochs=0")
     done = run(folder, "untrained", *WORDS, *words, "finetune.epochs=0")
-    experiment, (_, second) = steps(folder, *words, "finetune.epochs=0")
-    made = experiment.cache.read(second.key)
-    assert made.lineage["target"] == experiment.steps[0].key
+    coming, (_, second) = steps(folder, *words, "finetune.epochs=0")
+    made = coming.run.cache.read(second.key)
+    assert made.lineage["target"] == coming.steps[0].key
     assert done["points"]["round2/compressed"]["accuracy"] > 0
 
 
