@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SHRINK = 0.85  # share of blocks that is left when the arrays are made smaller
+_SHRINK = 0.8  # share of blocks that is left when the arrays are made smaller
+# Removals change a wide inverse by a narrow product each, which moves all of it through memory: so
+# many columns of these products are gathered and taken off at once.
+_PENDING = 128
 
 
 @dataclass(eq=False)
@@ -42,56 +45,77 @@ def eliminate(problems: list[Problem], size: int) -> tuple[Tensor, Tensor]:
 
     Of equals the lowest goes first. Changes the problems' tensors.
     """
+    solutions = [_Solution(one, size) for one in problems]
     alive = torch.arange(size)  # the blocks that the arrays still hold
     gone = torch.zeros(size, dtype=torch.bool)  # of these
     order, costs = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.float64)
     for step in range(size):
         cost = torch.zeros(len(alive), dtype=torch.float64)
-        for one in problems:
-            cost += one.scale * _cost(one, len(alive)).cpu()
+        for one in solutions:
+            cost += one.costs().cpu()
         cost[gone] = torch.inf
         i = int(cost.argmin())
         order[step], costs[step] = alive[i], cost[i].clamp(min=0)
         gone[i] = True
-        for one in problems:
-            _remove(one, i, len(alive))
+        for one in solutions:
+            one.remove(i)
         if gone.sum() > (1 - _SHRINK) * len(alive):
-            for one in problems:
-                _shrink(one, ~gone)
+            for one in solutions:
+                one.shrink(~gone)
             alive, gone = alive[~gone], gone[~gone]
     return order, costs
 
 
-def _cost(one: Problem, count: int) -> Tensor:
-    """(count,) sum over outputs of W_c (P_cc)^-1 W_c^T."""
-    groups, width = one.inverse.shape[:2]
-    n = width // count
-    weight = one.weight.unflatten(2, (count, n))
-    if n == 1:
-        own = one.inverse.diagonal(dim1=1, dim2=2)
-        return (weight[..., 0].square().sum(1) / own).sum(0)
-    own = one.inverse.view(groups, count, n, count, n).diagonal(dim1=1, dim2=3)
-    factor = torch.linalg.cholesky(own.permute(0, 3, 1, 2).contiguous())
-    solved = torch.linalg.solve_triangular(factor, weight.permute(0, 2, 3, 1), upper=False)
-    return solved.square().sum(dim=(0, 2, 3))
+class _Solution:
+    """Where a problem stands: W^T (G, C, n, F) and P, of which the diagonal blocks (G, C, n, n)
+    are kept up to date and the rest is `inverse` less U U^T, U (G, C n, m) the pending columns.
+    """
 
+    def __init__(self, problem: Problem, count: int) -> None:
+        self.scale, self.inverse = problem.scale, problem.inverse
+        self.weight = problem.weight.mT.contiguous().unflatten(1, (count, -1))
+        n = self.weight.shape[2]
+        own = self.inverse.unflatten(1, (count, n)).unflatten(3, (count, n))
+        self.diagonal = own.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).contiguous()
+        self.pending = self.inverse[:, :, :0]
 
-def _remove(one: Problem, i: int, count: int) -> None:
-    """W -= W_c P_cc^-1 P_c,: and P -= P_:,c P_cc^-1 P_c,:; block i itself becomes the identity."""
-    n = one.inverse.shape[1] // count
-    block = slice(i * n, (i + 1) * n)
-    rows = one.inverse[:, block].clone()
-    solved = torch.linalg.solve(rows[:, :, block], rows)
-    one.weight.baddbmm_(one.weight[:, :, block].clone(), solved, alpha=-1)
-    one.inverse.baddbmm_(rows.transpose(1, 2), solved, alpha=-1)
-    one.weight[:, :, block] = 0
-    one.inverse[:, block] = 0
-    one.inverse[:, :, block] = 0
-    one.inverse[:, block, block] = torch.eye(n, dtype=rows.dtype, device=rows.device)
+    def costs(self) -> Tensor:
+        """(C,) what W_c (P_cc)^-1 W_c^T sums to over the outputs, times the scale."""
+        if self.weight.shape[2] == 1:
+            own = self.diagonal[:, :, 0, 0]
+            return self.scale * (self.weight[:, :, 0].square().sum(2) / own).sum(0)
+        square = self.weight @ self.weight.mT
+        solved = torch.cholesky_solve(square, torch.linalg.cholesky(self.diagonal))
+        return self.scale * solved.diagonal(dim1=2, dim2=3).sum((0, 2))
 
+    def remove(self, i: int) -> None:
+        """W -= W_c P_cc^-1 P_c,: and P -= P_:,c P_cc^-1 P_c,:; block i is never looked at again."""
+        n = self.weight.shape[2]
+        block = slice(i * n, (i + 1) * n)
+        columns = self.inverse[:, :, block] - self.pending @ self.pending[:, block].mT
+        factor = torch.linalg.cholesky(self.diagonal[:, i])
+        # P_:,c P_cc^-1 P_c,: = U U^T
+        columns = torch.linalg.solve_triangular(factor, columns.mT, upper=False).mT.contiguous()
+        mine = torch.linalg.solve_triangular(factor, self.weight[:, i], upper=False)
+        self.weight.flatten(1, 2).baddbmm_(columns, mine, alpha=-1)
+        own = columns.unflatten(1, (-1, n))
+        self.diagonal -= own @ own.mT
+        self.weight[:, i] = 0
+        self.diagonal[:, i] = torch.eye(n, dtype=own.dtype, device=own.device)
+        self.pending = torch.cat([self.pending, columns], 2)
+        if self.pending.shape[2] >= _PENDING:
+            self._settle()
 
-def _shrink(one: Problem, stays: Tensor) -> None:
-    n = one.inverse.shape[1] // len(stays)
-    columns = stays.repeat_interleave(n).nonzero()[:, 0].to(one.inverse.device)
-    one.inverse = one.inverse[:, columns][:, :, columns]
-    one.weight = one.weight[:, :, columns].contiguous()
+    def shrink(self, stays: Tensor) -> None:
+        count, n = self.weight.shape[1:3]
+        stays = stays.nonzero()[:, 0].to(self.inverse.device)
+        rows = self.inverse.unflatten(1, (count, n)).index_select(1, stays).flatten(1, 2)
+        both = rows.unflatten(2, (count, n)).index_select(2, stays)
+        self.inverse = both.flatten(2)
+        self.pending = self.pending.unflatten(1, (count, n)).index_select(1, stays).flatten(1, 2)
+        self._settle()
+        self.weight, self.diagonal = self.weight[:, stays], self.diagonal[:, stays]
+
+    def _settle(self) -> None:
+        self.inverse.baddbmm_(self.pending, self.pending.mT, alpha=-1)
+        self.pending = self.pending[:, :, :0]
