@@ -11,11 +11,12 @@ from compressor import artefact, checks, manifest, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.data import ImageData
-from compressor.errors import RunError, UsageError
+from compressor.errors import UsageError
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
 from compressor.stages import Context, Machine, _distillation, train
 from compressor.stages import noise as noise_stage
+from compressor.stages._blank import Blank, blank
 from compressor.stages._labels import check_labels, resolve
 from compressor.tasks import Task
 
@@ -110,21 +111,9 @@ class Experiment:
         asked = self.config["finetune"]["labels"]
         return resolve(asked, self.labels.known, self.labels.injected, self.robust.corrects)
 
-    def meta_network(self) -> torch.nn.Module:
-        """The dense network without storage where its builder allows it."""
-        if not hasattr(self, "_meta"):
-            self._meta = self.without_storage(self.spec)
-        return self._meta
-
-    def without_storage(self, spec: Spec) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            try:
-                with torch.device("meta"):
-                    return spec.build(self.trust)
-            except (RuntimeError, NotImplementedError) as error:
-                if isinstance(error, RunError):
-                    raise
-                return spec.build(self.trust)
+    def blank(self, spec: Spec | None = None) -> Blank:
+        """The dense network, or another, before any training."""
+        return blank(spec or self.spec, self.trust, self.task)
 
     def _check_taught_layers(self) -> None:
         """Layers that terms name are told from others before anything is trained."""
@@ -137,9 +126,9 @@ class Experiment:
             spec = _distillation.teacher_spec(distill, self.spec)
         elif source == "artefact":
             spec = next((made.spec for made in self.teachers.values()), self.spec)
-        teacher = None if source == "callable" else self.without_storage(spec)
-        (images,) = self.task.example_inputs(self.spec.input_size, 2)
-        _distillation.check_layers(distill, self.without_storage(self.spec), teacher, images)
+        teacher = None if source == "callable" else self.blank(spec).net
+        student = self.blank()
+        _distillation.check_layers(distill, student.net, teacher, *student.inputs)
 
     def context(
         self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]

@@ -7,6 +7,7 @@ from compressor.instantiation import make
 from compressor.measure import count_params
 from compressor.regularize.none import NoRegularizer
 from compressor.stages import compress
+from compressor.stages._blank import without_storage
 
 if TYPE_CHECKING:
     from compressor.artefact import Spec
@@ -88,4 +89,4 @@ def _clamped(experiment: "Experiment") -> list[str]:
 
 
 def _params(experiment: "Experiment", spec: "Spec") -> int:
-    return count_params(experiment.without_storage(spec))
+    return count_params(without_storage(spec, experiment.trust))

@@ -171,9 +171,10 @@ def run_experiment(
     start = time.perf_counter()
     experiment = Experiment(config, run_dir, lambda line: print(line, flush=True))
     plan = RunPlan(experiment)
-    coming = preview.preview(plan)
+    brief = member and not config["plan_only"]
+    coming = preview.preview(plan, brief=brief)
     told: set[str] = set()
-    if member and not config["plan_only"]:
+    if brief:
         print(preview.line(coming), flush=True)
         told = {stage["key"] for stage in coming["stages"] if stage["reused"]}
     else:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compressor import measure
 from compressor.artefact import Spec
 from compressor.cache import key_of
 from compressor.experiment import Experiment
@@ -24,8 +23,6 @@ from compressor.stages import (
     train,
 )
 from compressor.stages._schedule import Layers, Round, Schedule
-from compressor.stages._structures import structure_of
-from compressor.surgery import EMPTY_PLAN
 
 # The name of the point at which a stage's artefact is measured; the last one is always "final".
 POINTS = {
@@ -143,12 +140,7 @@ class RunPlan:
         return found
 
     def _layers(self, prune: Mapping[str, Any]) -> Layers:
-        net = self.run.spec.build(self.run.trust)
-        # an image that is too small is told from a network that cannot be traced
-        measure.count_macs(net, self.run.spec.input_size)
-        examples = self.run.task.example_inputs(self.run.spec.input_size, 2)
-        structure = structure_of(net, self.run.spec, EMPTY_PLAN, examples)
-        return compress.preview(net, prune, examples, structure)["layers"]
+        return compress.preview(self.run.blank(), prune)["layers"]
 
     def _start_key(self, spec: Spec) -> str:
         return key_of(spec=spec.to_json(), code=sources({"_target_": spec.factory}))
@@ -246,7 +238,7 @@ class RunPlan:
         regularizer = make(self.run.config["regularize"])
         if stage == "train" and not isinstance(regularizer, NoRegularizer):
             # refuses what it finds nothing to act on
-            regularizer.penalties(self.run.meta_network())
+            regularizer.penalties(self.run.blank().net)
             options["regularize"] = dict(self.run.config["regularize"])
         return options
 
@@ -262,7 +254,7 @@ class RunPlan:
         return stage == "finetune" and finetune.is_none(options["finetune"])
 
     def _has_batch_norm(self) -> bool:
-        return recalibrate.has_batch_norm(self.run.meta_network())
+        return recalibrate.has_batch_norm(self.run.blank().net)
 
     def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
         """A stage that reads no label, or the clean ones, does not depend on the noise."""

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from compressor import measure
 from compressor.errors import UsageError
 from compressor.notices import notices
 from compressor.stages import _sensitivity, compress, finetune
-from compressor.stages._structures import structure_of
+from compressor.stages._blank import Blank
 from compressor.stages._timed import Bench
 from compressor.surgery import EMPTY_PLAN
 
 if TYPE_CHECKING:
-    from compressor.artefact import Spec
     from compressor.experiment import Experiment
     from compressor.plan import RunPlan, Step
 
 
-def preview(plan: "RunPlan") -> dict[str, Any]:
-    """What the run is going to do, as far as it is known before the first epoch."""
+def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
+    """What the run is going to do, as far as it is known before the first epoch.
+
+    brief: without what `line` leaves out and costs something to know.
+    """
     experiment, reused = plan.run, plan.reused()
     preview = {
         "model": experiment.spec.factory.rsplit(".", 1)[-1],
@@ -37,26 +37,18 @@ def preview(plan: "RunPlan") -> dict[str, Any]:
         "scaled": None,
         "cut": None,
         "seconds": None,
-        "notices": notices(plan),
+        "notices": [] if brief else notices(plan),
     }
     if compress.wants_table(experiment.config["prune"]):
         _sensitivity.check(experiment.data)
     cutting = [s for s in plan.steps if s.stage == "compress" and not s.identity]
-    net = experiment.spec.build(experiment.trust)
-    # an image that is too small is told from a network that cannot be traced or timed
-    preview["dense"] = _figures(net, experiment.spec)
-    if experiment.spec != experiment.unscaled:
-        preview["scaled"] = _shares(experiment, preview["dense"])
+    dense = experiment.blank()
+    preview["dense"] = dense.figures
+    if experiment.spec != experiment.unscaled and not brief:
+        preview["scaled"] = _shares(experiment, dense.figures)
     if cutting:
-        examples = experiment.task.example_inputs(experiment.spec.input_size, 2)
-        structure = structure_of(net, experiment.spec, EMPTY_PLAN, examples)
-        bench = Bench(
-            net, experiment.spec, EMPTY_PLAN, experiment.cache, experiment.machine, experiment.note
-        )
-        cuts = [
-            compress.preview(net, step.options["prune"], examples, structure, bench)
-            for step in cutting
-        ]
+        bench = partial(_bench, experiment, dense)
+        cuts = [compress.preview(dense, step.options["prune"], bench) for step in cutting]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
     for step in plan.steps:
@@ -67,15 +59,21 @@ def preview(plan: "RunPlan") -> dict[str, Any]:
     return preview
 
 
-def _figures(net: nn.Module, spec: "Spec") -> dict[str, int]:
-    macs = measure.count_macs(net, spec.input_size)
-    return {"macs": macs, "params": measure.count_params(net)}
+def _bench(experiment: "Experiment", dense: Blank) -> Bench:
+    return Bench(
+        dense.with_storage(),
+        dense.spec,
+        EMPTY_PLAN,
+        experiment.cache,
+        experiment.machine,
+        experiment.note,
+    )
 
 
 def _shares(experiment: "Experiment", scaled: Mapping[str, int]) -> dict[str, float] | None:
     """What is left of the unscaled network; None where that cannot take the unscaled image."""
     try:
-        whole = _figures(experiment.unscaled.build(experiment.trust), experiment.unscaled)
+        whole = experiment.blank(experiment.unscaled).figures
     except UsageError:
         return None
     return {name: scaled[name] / whole[name] for name in whole}
@@ -124,7 +122,7 @@ def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> floa
         return None
     images = 16
     place = experiment.machine.device
-    net = experiment.spec.build(experiment.trust).to(place).train()
+    net = experiment.blank().with_storage().to(place).train()
     (inputs,) = experiment.task.example_inputs(experiment.spec.input_size, images)
     inputs = inputs.to(place)
     passes = []

@@ -9,14 +9,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
-from compressor import latency, measure
+from compressor import latency, measure, preview
+from compressor.artefact import Spec
 from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
 from compressor.experiment import Experiment
 from compressor.pipeline import run_experiment
 from compressor.plan import RunPlan
-from compressor.stages import _case, _sensitivity
+from compressor.stages import _blank, _case, _sensitivity
 
 SMALL = (
     "model=resnet20", "model.width=0.5", "dataset.image_size=8", "train.epochs=2",
@@ -173,6 +174,26 @@ def test_a_plan_alone_writes_nothing_to_the_cache(tmp_path):
         coming = run(tmp_path, "plan", "plan_only=true", f"noise={noise}", "prune=none")["plan"]
         assert coming["flip_rate"] > 0.2 and coming["dense"]["params"] == 68_786
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_member_plans_without_weights_and_without_what_its_line_leaves_out(folder, monkeypatch):
+    member = plan(folder, "scale=multiplier", "scale.width=0.5", "finetune=scratch_b")
+    monkeypatch.setattr(member, "reused", lambda: {step.key: True for step in member.steps})
+    devices, build = [], Spec.build
+
+    def watched(self, *args, **kwargs):
+        net = build(self, *args, **kwargs)
+        devices.append({parameter.device.type for parameter in net.parameters()})
+        return net
+
+    monkeypatch.setattr(Spec, "build", watched)
+    monkeypatch.setattr(_blank, "_known", {})
+    brief = preview.preview(member, brief=True)
+    assert devices == [{"meta"}]
+    whole = preview.preview(member)
+    assert preview.line(brief) == preview.line(whole)
+    assert brief["scaled"] is None and whole["scaled"]["macs"] < 1
+    assert set(map(str, devices)) == {"{'meta'}"}
 
 
 def test_a_sweep_over_ratios_with_the_dense_control_is_three_experiments(folder):

@@ -76,7 +76,10 @@ class Selector(Protocol):
     """
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer | Gate, ...]:
-        """The statistics that ranking this group needs; () for a criterion without data."""
+        """The statistics that ranking this group needs; () for a criterion without data.
+
+        net: asked for its layers only; a plan's has no storage.
+        """
 
     def rank(
         self,

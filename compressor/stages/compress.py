@@ -1,12 +1,12 @@
 """Makes the network smaller: select channels, cut them, prove the cut, repair what is kept."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from compressor import latency, surgery
@@ -17,6 +17,7 @@ from compressor.prune.none import NoPruning
 from compressor.seeding import generator
 from compressor.stages import Context, Given, Machine, Outcome
 from compressor.stages._allocate import Family, by_curve, by_ratio, by_threshold
+from compressor.stages._blank import Blank
 from compressor.stages._budget import check as check_budget
 from compressor.stages._budget import reach, solve
 from compressor.stages._case import Case
@@ -29,7 +30,7 @@ from compressor.stages._schedule import Schedule
 from compressor.stages._select import Selection, judge, prefixes
 from compressor.stages._sensitivity import table
 from compressor.stages._sequential import sequential
-from compressor.stages._statistics import collect, count_calls, watched
+from compressor.stages._statistics import collect, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Structure
 
@@ -103,28 +104,27 @@ def wants_table(prune: Mapping[str, Any]) -> bool:
 
 
 def preview(
-    net: nn.Module,
+    dense: Blank,
     prune: Mapping[str, Any],
-    example_inputs: tuple[Tensor, ...],
-    structure: Structure,
-    bench: Bench | None = None,
+    bench: Callable[[], Bench] | None = None,
 ) -> dict[str, Any]:
     """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters.
 
-    structure: the network's. bench: to time widths for a budget of latency. Widths that a trained
-    network decides are the uniform ones here, and "decided" names who decides.
+    bench: makes what times widths for a budget of latency. Widths that a trained network decides
+    are the uniform ones here, and "decided" names who decides.
     """
     options, own = SelectOptions.split(prune)
-    groups = running(choose(structure, options), count_calls(net, example_inputs[0]))
+    structure = dense.structure
+    groups = running(choose(structure, options), dense.calls)
     method = make(own)
     if hasattr(method, "observers"):
         # layers that it cannot judge are refused, and so is a threshold on scores that it lacks
-        watched(net, groups, method, options.reconstruct)
+        watched(dense.net, groups, method, options.reconstruct)
         if options.allocation == "global":
-            _check_compares(net, groups, method, options, structure, example_inputs)
+            _check_compares(dense, groups, method, options)
     family = by_ratio(groups, options)
     if options.budget and options.budget[0] == "latency":
-        counts = bench.widths(structure, groups, options, family)["counts"]
+        counts = bench().widths(structure, groups, options, family)["counts"]
     else:
         counts = solve(structure, groups, options, family)
     return {
@@ -138,28 +138,26 @@ def preview(
 
 
 def _check_compares(
-    net: nn.Module,
+    dense: Blank,
     groups: Sequence[Group],
     method: Selector,
     options: SelectOptions,
-    structure: Structure,
-    example_inputs: tuple[Tensor, ...],
 ) -> None:
     """Refuse a criterion whose channels cannot be compared across layers.
 
     Where it needs data, one layer is judged on a few random images.
     """
+    net = dense.with_storage()
     if any(watched(net, groups, method, "none").values()):
         groups = [min(groups, key=lambda group: sum(slot.classes.numel() for slot in group.slots))]
-    size = example_inputs[0].shape[1:]
-    images = torch.randn(8, *size, generator=generator(0, "example"))
-    batch = images.to(example_inputs[0]), torch.zeros(len(images), dtype=torch.long)
+    images = torch.randn(8, *dense.spec.input_size, generator=generator(0, "example"))
+    batch = images, torch.zeros(len(images), dtype=torch.long)
     try:
         found = collect(net, groups, method, "none", [batch], 0, _any_loss)
         rankings = judge(net, groups, method, found, 0)
     except RunError:
         return  # of these images it can tell nothing
-    by_threshold(groups, options, rankings, structure)
+    by_threshold(groups, options, rankings, dense.structure)
 
 
 def _any_loss(answer: Any, targets: Tensor) -> Tensor:

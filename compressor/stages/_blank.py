@@ -1,0 +1,89 @@
+"""A network as its spec says, before any training: what it costs, its groups, what runs in it.
+
+That takes no weight, so the network has no storage where its builder and its forward allow it. It
+is looked at once a process: a plan asks for it in several places, and the other members of a sweep
+over one architecture ask again.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.artefact import Spec
+from compressor.cache import key_of
+from compressor.errors import RunError, UsageError
+from compressor.instantiation import sources
+from compressor.measure import count_macs, count_params
+from compressor.stages._statistics import count_calls
+from compressor.stages._structures import structure_of
+from compressor.surgery import EMPTY_PLAN, Structure
+
+_MOST = 4  # networks at hand: the dense one, the unscaled one, a teacher
+_known: dict[str, "Blank"] = {}
+
+
+@dataclass(frozen=True)
+class Blank:
+    """net: to be looked at only, its weights say nothing. figures: its "macs" and "params"."""
+
+    net: nn.Module
+    figures: dict[str, int]
+    spec: Spec
+    trust: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    """What it is called with, a batch of 2."""
+
+    @property
+    def structure(self) -> Structure:
+        return structure_of(self.net, self.spec, EMPTY_PLAN, self.inputs)
+
+    @cached_property
+    def calls(self) -> Counter[str]:
+        """How often each module runs in one eval-mode forward."""
+        images = self.inputs[0]
+        like = next(self.net.parameters(), images)
+        return count_calls(self.net, images.to(like.device))
+
+    def with_storage(self) -> nn.Module:
+        """One more of it, with fresh weights: to be timed, or judged by values."""
+        with torch.random.fork_rng(devices=[]):
+            return self.spec.build(self.trust)
+
+
+def blank(spec: Spec, trust: Iterable[str], task: Any) -> Blank:
+    """Refuses an image that the network cannot take, before its trace would fail over that."""
+    key = key_of(spec=spec.to_json(), code=sources({"_target_": spec.factory}))
+    found = _known.pop(key, None) or _look(spec, tuple(trust), task)
+    _known[key] = found  # the last used one stands last
+    while len(_known) > _MOST:
+        del _known[next(iter(_known))]
+    return found
+
+
+def _look(spec: Spec, trust: tuple[str, ...], task: Any) -> Blank:
+    net = without_storage(spec, trust)
+    try:
+        macs = count_macs(net, spec.input_size)
+    except UsageError:
+        # a forward that wants values, unless it is the image's fault: then this says so
+        with torch.random.fork_rng(devices=[]):
+            net = spec.build(trust)
+        macs = count_macs(net, spec.input_size)
+    figures = {"macs": macs, "params": count_params(net)}
+    return Blank(net, figures, spec, trust, task.example_inputs(spec.input_size, 2))
+
+
+def without_storage(spec: Spec, trust: Iterable[str] = ()) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return spec.build(trust)
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, RunError):
+                raise
+            return spec.build(trust)
