@@ -1,7 +1,8 @@
 """What a composed config can have wrong, told before any data is read.
 
-The methods' constructors hold their own ranges: each is made once here. Here stands what no method
-knows alone, such as two groups that exclude each other.
+The methods' constructors hold their own ranges: each is made once here, but for the remedy, which
+the experiment makes and keeps. Here stands what no method knows alone, such as two groups that
+exclude each other.
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,6 @@ def check(config: Mapping[str, Any]) -> None:
             f"finetune.robust={config['finetune']['robust']} is not known: none or same"
         )
     _distillation.check(config["distill"])
-    make(config["robust"])
     make(config["regularize"])
     make(config["noise"])
     make(config["scale"])

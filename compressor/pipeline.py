@@ -1,7 +1,7 @@
 """Walks the steps of a run: asks the cache, runs what it lacks, measures every artefact."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,27 +10,10 @@ from compressor import artefact, manifest, measure
 from compressor.artefact import Artefact
 from compressor.cache import key_of
 from compressor.experiment import Experiment
-from compressor.plan import RunPlan, Step
-from compressor.stages import (
-    Given,
-    Outcome,
-    baseline,
-    compress,
-    finetune,
-    pretrain,
-    recalibrate,
-    train,
-)
+from compressor.plan import STAGES, RunPlan, Step
+from compressor.stages import Given
 
 MEASURE_VERSION = 1
-RUNNERS: Mapping[str, Callable[..., Outcome]] = {
-    "pretrain": pretrain.pretrain,
-    "baseline": baseline.baseline,
-    "train": train.train,
-    "compress": compress.compress,
-    "recalibrate": recalibrate.recalibrate,
-    "finetune": finetune.finetune,
-}
 
 
 class Walk:
@@ -106,7 +89,7 @@ class Walk:
         # what a training makes may be of another form than what it trains
         begins = step.stage in ("train", "baseline")
         spec = step.spec or (self.run.trained_spec if begins else self.run.spec)
-        outcome = RUNNERS[step.stage](Given(spec, parent), step.options, context)
+        outcome = STAGES[step.stage].run(Given(spec, parent), step.options, context)
         lineage = {"parent": parent.key if parent else "", **step.roles}
         if step.stage in ("train", "baseline"):
             lineage["labels"] = self.run.labels.key

@@ -4,9 +4,9 @@ Every key follows from the config and the data alone, so the plan that is printe
 reused, and an unreachable wish is refused early.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from compressor.artefact import Spec
 from compressor.cache import key_of
@@ -14,6 +14,7 @@ from compressor.experiment import Experiment
 from compressor.instantiation import make, sources
 from compressor.regularize.none import NoRegularizer
 from compressor.stages import (
+    Outcome,
     _distillation,
     baseline,
     compress,
@@ -24,22 +25,25 @@ from compressor.stages import (
 )
 from compressor.stages._schedule import Layers, Round, Schedule
 
-# The name of the point at which a stage's artefact is measured; the last one is always "final".
-POINTS = {
-    "pretrain": "pretrained",
-    "train": "dense",
-    "compress": "compressed",
-    "recalibrate": "recalibrated",
-    "finetune": "finetuned",
-}
-TRAININGS = ("pretrain", "train", "finetune", "baseline")
-VERSIONS = {
-    "pretrain": pretrain.VERSION,
-    "baseline": baseline.VERSION,
-    "train": train.VERSION,
-    "compress": compress.VERSION,
-    "recalibrate": recalibrate.VERSION,
-    "finetune": finetune.VERSION,
+
+class Stage(NamedTuple):
+    """point: the name under which what it makes is measured; of the last one it is "final"."""
+
+    version: int
+    run: Callable[..., Outcome]
+    point: str
+    trains: bool
+
+
+STAGES = {
+    "pretrain": Stage(pretrain.VERSION, pretrain.pretrain, "pretrained", trains=True),
+    "train": Stage(train.VERSION, train.train, "dense", trains=True),
+    "compress": Stage(compress.VERSION, compress.compress, "compressed", trains=False),
+    "recalibrate": Stage(
+        recalibrate.VERSION, recalibrate.recalibrate, "recalibrated", trains=False
+    ),
+    "finetune": Stage(finetune.VERSION, finetune.finetune, "finetuned", trains=True),
+    "baseline": Stage(baseline.VERSION, baseline.baseline, "baseline", trains=True),
 }
 NO_DISTILLATION = {"label_weight": 1.0, "terms": {}}
 
@@ -88,7 +92,9 @@ class RunPlan:
         unrolled = self._unrolled()
         for position, (stage, options) in enumerate(unrolled):
             counts[stage] = occurrence = counts.get(stage, 0) + 1
-            point = POINTS[stage] if occurrence == 1 else f"round{occurrence}/{POINTS[stage]}"
+            point = STAGES[stage].point
+            if occurrence > 1:
+                point = f"round{occurrence}/{point}"
             if position == len(unrolled) - 1:
                 point = "final"
             if stage == "compress" and dense is None:
@@ -191,7 +197,7 @@ class RunPlan:
     ) -> str:
         return key_of(
             stage=stage,
-            version=VERSIONS[stage],
+            version=STAGES[stage].version,
             occurrence=occurrence,
             options=options,
             code=sources(options),
@@ -202,7 +208,7 @@ class RunPlan:
             seed=self.run.seed,
             precision=self.run.precision,
             # batches are per process: more of them are another training
-            devices=self.run.machine.devices if stage in TRAININGS else 1,
+            devices=self.run.machine.devices if STAGES[stage].trains else 1,
         )
 
     def _options(self, stage: str, prune: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,16 +34,7 @@ ALLOWED = {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
         *("artefact", "cache", "manifest"),
     },
-    "plan": {
-        "experiment",
-        "instantiation",
-        "stages",
-        "measure",
-        "regularize",
-        "artefact",
-        "cache",
-        "surgery",
-    },
+    "plan": {"experiment", "instantiation", "stages", "regularize", "artefact", "cache"},
 }
 EVERYONE = {"errors", "seeding"}
 
