@@ -108,6 +108,15 @@ def folders(sweep_dir: Path) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith("."))
 
 
+def holds_results(folder: Path) -> bool:
+    """Whether a run, or members of a sweep, were or are at work in there; a plan is no result."""
+    return any(
+        (place / "report.json").is_file()
+        or read_status(place).get("state") in ("done", "running", "failed")
+        for place in (folder, *folders(folder))
+    )
+
+
 def kept_report(
     folder: Path, config: Mapping[str, Any], sources: Mapping[str, str]
 ) -> dict[str, Any] | None:

@@ -62,9 +62,14 @@ def admit_users_folder() -> None:
 
 
 def in_the_same_folder(overrides: list[str], folder: Path) -> list[str]:
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     kept = [word for word in overrides if not word.lstrip("+").startswith("hydra.sweep.dir=")]
-    return [*kept, f"hydra.sweep.dir='{quoted}'"]
+    return [*kept, quoted("hydra.sweep.dir", folder)]
+
+
+def quoted(key: str, folder: Path) -> str:
+    """The override that sets a folder, whatever its name holds."""
+    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{text}'"
 
 
 def finish(progress: members.Progress, command: Sequence[str], wants_traceback: bool) -> int:

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import shlex
+import shutil
 import socket
 import sys
 import time
@@ -196,7 +197,7 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
         print(_help.help_text(configuration.Menu(command)))
         return 0
     overrides = list(command.overrides)
-    pinned: list[str] = []
+    pinned, plan = [], None
     if command.composes:
         menu = configuration.Menu(command)
         if command.shows_job:
@@ -205,7 +206,14 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
         multirun.admit_users_folder()
         overrides = configuration.check(command, menu)
         if not command.shows:
-            pinned = _prepare(command, menu, overrides)
+            pinned, plan = _prepare(command, menu, overrides)
+    with nullcontext() if plan is None else _passing(plan):
+        return _launch(command, overrides, pinned, wants_traceback)
+
+
+def _launch(command: Any, overrides: list[str], pinned: list[str], wants_traceback: bool) -> int:
+    from compressor import _help
+
     Sweep.current, Sweep.command, _Failure.error = None, command.overrides, None
     multirun.DATA.clear()
     if command.completes:
@@ -257,8 +265,11 @@ def _application() -> Any:
     return hydra.main(config_path=str(config_dir()), config_name="run", version_base="1.3")(job)
 
 
-def _prepare(command: Any, menu: Any, overrides: list[str]) -> list[str]:
-    """Check what is left to check, and say what a multirun gets besides what was typed."""
+def _prepare(command: Any, menu: Any, overrides: list[str]) -> tuple[list[str], Path | None]:
+    """Check what is left to check, and say what a multirun gets besides what was typed.
+
+    Returns overrides to add, and the folder of a plan that is made beside results.
+    """
     from hydra.types import RunMode
 
     from compressor import configuration
@@ -268,9 +279,13 @@ def _prepare(command: Any, menu: Any, overrides: list[str]) -> list[str]:
         print(f"compress-run: {note}", flush=True)
     if not (command.multirun or OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN):
         configuration.check_single(config, overrides)
-        return []
+        plan = _beside_results(config, config.hydra.run)
+        return ([] if plan is None else [multirun.quoted("hydra.run.dir", plan)]), plan
     configuration.check_multirun(config, overrides, menu)
     extra, notes = launching.additions(config, overrides)
+    plan = _beside_results(config, config.hydra.sweep)
+    if plan is not None:
+        extra.append(multirun.quoted("hydra.sweep.dir", plan))
     if not any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in overrides):
         left = members.unfinished(Path(str(config.paths.outputs)), command.overrides)
         if left is not None:
@@ -281,7 +296,35 @@ def _prepare(command: Any, menu: Any, overrides: list[str]) -> list[str]:
     for note in notes:
         print(f"compress-run: {note}", flush=True)
     sweep = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
-    return [*extra, f"++hydra.callbacks.sweep={{_target_:{__name__}.Sweep,sweep:'{sweep}'}}"]
+    extra.append(f"++hydra.callbacks.sweep={{_target_:{__name__}.Sweep,sweep:'{sweep}'}}")
+    return extra, plan
+
+
+def _beside_results(config: DictConfig, place: DictConfig) -> Path | None:
+    """A plan asked for in a folder of results gets one of its own in there: they stay as they are.
+
+    Hydra writes into a run's folder too, so it is the folder that has to be another.
+    """
+    named = str(OmegaConf.to_container(place)["dir"])
+    # a name with a time in it is a new folder, and the time is not to be read before the run does
+    asked = config.get("plan_only") and "${now" not in named
+    if not asked or not members.holds_results(Path(place.dir)):
+        return None
+    plan = Path(place.dir).absolute() / f".plan-{os.getpid()}"
+    print(f"compress-run: {place.dir} holds results, which the plan leaves as they are", flush=True)
+    return plan
+
+
+@contextmanager
+def _passing(plan: Path) -> Iterator[None]:
+    """What is printed is all of a plan; what it could not print here stays to be read."""
+    try:
+        yield
+    finally:
+        if any(plan.rglob(_OUTPUT)):
+            print(f"compress-run: the plans are in {plan}, an {_OUTPUT} each", flush=True)
+        else:
+            shutil.rmtree(plan, ignore_errors=True)
 
 
 def _run_experiment(

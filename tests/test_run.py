@@ -311,6 +311,49 @@ def test_a_run_that_was_only_planned_says_so(experiments, monkeypatch):
     assert [status(Path("sweep") / n)["state"] for n in "01"] == ["planned"] * 2
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "words", [["hydra.run.dir=here"], ["-m", "seed=0,1", "hydra.sweep.dir=here"]]
+)
+def test_a_plan_leaves_the_results_in_its_folder_as_they_are(
+    experiments, monkeypatch, capfd, words
+):
+    experiments.ends += [None, RunError("broke")]
+    run.main(words)
+    before = contents("here")
+    planned = []
+
+    def plan(config, run_dir, *args, **kwargs):
+        planned.append((config["plan_only"], run_dir.is_relative_to(Path("here").absolute())))
+        if len(planned) == 2:
+            raise UsageError("prune.budget.macs=0.01 cannot be reached")
+        return {"plan": {}}
+
+    monkeypatch.setattr(sys.modules["compressor.pipeline"], "run_experiment", plan)
+    members = 2 if "-m" in words else 1
+    assert run.main([*words, "plan_only=true"]) == members - 1
+    captured = capfd.readouterr()
+    assert planned == [(True, True)] * members
+    assert "here holds results, which the plan leaves as they are" in captured.out
+    assert ("cannot be reached" in captured.err) == (members == 2)
+    assert contents("here") == before
+    assert {path.name for path in Path("here").iterdir()} == {p.parts[1] for p in before}
+
+
+def test_a_plan_in_the_folder_of_a_plan_is_made_there(experiments, monkeypatch, capfd):
+    pipeline = sys.modules["compressor.pipeline"]
+    monkeypatch.setattr(pipeline, "run_experiment", lambda *args, **kwargs: {"plan": {}})
+    for words in (["hydra.run.dir=here"], ["-m", "seed=0", "hydra.sweep.dir=sweep"]):
+        for _ in range(2):
+            assert run.main([*words, "plan_only=true"]) == 0
+    assert status(Path("here")) == {"state": "planned"}
+    assert status(Path("sweep/0"))["state"] == "planned"
+    assert "holds results" not in capfd.readouterr().out
+
+
 def test_an_old_report_is_gone_while_its_member_runs_again(experiments):
     assert run.main(["-m", "seed=0", "hydra.sweep.dir=sweep"]) == 0
     experiments.ends.append(RunError("broke"))
