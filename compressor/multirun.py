@@ -15,6 +15,24 @@ from compressor.errors import RunError, UsageError
 from compressor.verdicts import verdict
 
 DATA: dict[str, dict[str, str]] = {}
+_told: set[str] = set()
+
+
+def begin() -> None:
+    """Forget what an earlier command of this process had read and told."""
+    DATA.clear()
+    _told.clear()
+
+
+def news(notices: Sequence[str]) -> list[str]:
+    """Those that no member of this process has told.
+
+    A sweep as a whole makes no plan: that takes every member's data, which its process may have no
+    need to read. So a notice comes with the first member that it is about.
+    """
+    found = [notice for notice in notices if notice not in _told]
+    _told.update(found)
+    return found
 
 
 def own_sources(values: Mapping[str, Any]) -> dict[str, str]:

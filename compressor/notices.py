@@ -1,7 +1,9 @@
 """What a run may do and its author may not have meant: a line each, under the printed plan."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from compressor.cache import key_of
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.measure import count_params
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from compressor.plan import RunPlan
 
 _STEPS = 12  # halvings on the way to the least factor of a scaler
+_clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep scale alike
 
 
 def notices(plan: "RunPlan") -> list[str]:
@@ -62,10 +65,18 @@ def _untrained(plan: "RunPlan") -> list[str]:
 
 def _clamped(experiment: "Experiment") -> list[str]:
     """Factors so small that the model cannot follow: channels and blocks have a least number."""
-    found = []
+    if experiment.spec == experiment.unscaled:
+        return []
+    key = key_of(**{name: experiment.config[name] for name in ("model", "dataset", "scale")})
+    if key not in _clamps:
+        _clamps[key] = list(_too_small(experiment))
+    return _clamps[key]
+
+
+def _too_small(experiment: "Experiment") -> Iterator[str]:
     for name in ("width", "depth"):
         factor = experiment.config["scale"].get(name, 1.0)
-        if experiment.spec == experiment.unscaled or not factor < 1:
+        if not factor < 1:
             continue
         here = _params(experiment, experiment.spec)
 
@@ -81,11 +92,10 @@ def _clamped(experiment: "Experiment") -> list[str]:
         for _ in range(_STEPS):
             middle = (low * high) ** 0.5
             low, high = (middle, high) if same(middle) else (low, middle)
-        found.append(
+        yield (
             f"scale.{name}={factor} is less than this model can follow (a layer keeps 8 channels, "
             f"a stage one block): every value up to about {low:.2g} gives this network"
         )
-    return found
 
 
 def _params(experiment: "Experiment", spec: "Spec") -> int:

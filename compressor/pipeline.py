@@ -149,7 +149,7 @@ def run_experiment(
     side_by_side: other members run at the same time, so that latency is left to be measured when
     they are done. Returns the report (the plan alone with plan_only).
     """
-    from compressor import latency, preview, run_folder, sensitivity
+    from compressor import latency, multirun, preview, run_folder, sensitivity
 
     start = time.perf_counter()
     experiment = Experiment(config, run_dir, lambda line: print(line, flush=True))
@@ -159,6 +159,8 @@ def run_experiment(
     told: set[str] = set()
     if brief:
         print(preview.line(coming), flush=True)
+        for notice in multirun.news(coming["notices"]):
+            print(f"note: {notice}", flush=True)
         told = {stage["key"] for stage in coming["stages"] if stage["reused"]}
     else:
         preview.show(coming)

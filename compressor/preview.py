@@ -37,7 +37,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         "scaled": None,
         "cut": None,
         "seconds": None,
-        "notices": [] if brief else notices(plan),
+        "notices": notices(plan),
     }
     if compress.wants_table(experiment.config["prune"]):
         _sensitivity.check(experiment.data)

@@ -215,7 +215,7 @@ def _launch(command: Any, overrides: list[str], pinned: list[str], wants_traceba
     from compressor import _help
 
     Sweep.current, Sweep.command, _Failure.error = None, command.overrides, None
-    multirun.DATA.clear()
+    multirun.begin()
     if command.completes:
         with _arguments([*command.flags, *overrides]):
             print(_help.completions(_application()), end="")

@@ -9,13 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
-from compressor import latency, measure, preview
+from compressor import latency, measure, multirun, notices, preview
 from compressor.artefact import Spec
 from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
 from compressor.experiment import Experiment
-from compressor.pipeline import run_experiment
+from compressor.pipeline import Walk, run_experiment
 from compressor.plan import RunPlan
 from compressor.stages import _blank, _case, _sensitivity
 
@@ -188,12 +188,29 @@ def test_a_member_plans_without_weights_and_without_what_its_line_leaves_out(fol
 
     monkeypatch.setattr(Spec, "build", watched)
     monkeypatch.setattr(_blank, "_known", {})
+    monkeypatch.setattr(notices, "_clamps", {})
+    preview.preview(member, brief=True)
+    once = len(devices)
     brief = preview.preview(member, brief=True)
-    assert devices == [{"meta"}]
+    assert len(devices) == once
     whole = preview.preview(member)
     assert preview.line(brief) == preview.line(whole)
     assert brief["scaled"] is None and whole["scaled"]["macs"] < 1
     assert set(map(str, devices)) == {"{'meta'}"}
+
+
+def test_the_members_of_a_sweep_tell_a_notice_once(folder, monkeypatch, capsys):
+    def stop(self):
+        raise RunError("far enough")
+
+    monkeypatch.setattr(Walk, "steps", stop)
+    multirun.begin()
+    notice = "finetune=scratch_e: nothing is cut"
+    for seed, told in ((0, 1), (1, 0)):
+        words = ("prune=none", "finetune=scratch_e", f"seed={seed}")
+        with pytest.raises(RunError, match="far enough"):
+            run_experiment(compose(folder, *words), folder / "member", True, "")
+        assert capsys.readouterr().out.count(f"note: {notice}") == told
 
 
 def test_a_sweep_over_ratios_with_the_dense_control_is_three_experiments(folder):
