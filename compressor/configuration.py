@@ -58,10 +58,10 @@ def check(command: Command, menu: Menu) -> list[str]:
     overrides = [menu.without_globs(parse(text)) for text in texts]
     groups, values = _checked_groups(overrides, command, menu)
     _check_hydra([o for o in overrides if o.is_hydra_override() and o not in groups], groups, menu)
-    _check_one_target(values)
     handed = {override.input_line: override.input_line for override in overrides}
     for selection in _selections(groups) if values else ():
         base = menu.compose(selection)
+        _check_one_target(values, base)
         for override in values:
             handed[override.input_line] = _checked_value(override, base, menu)
     return [handed[override.input_line] for override in overrides]
@@ -156,8 +156,8 @@ def job_text(command: Command, menu: Menu) -> str:
     """
     overrides = [parse(text) for text in command.overrides]
     groups, values = _checked_groups(overrides, command, menu)
-    _check_one_target(values)
     config = menu.compose(next(_selections(groups)))
+    _check_one_target(values, config)
     handed = [parse(_checked_value(override, config, menu)) for override in values]
     hydras = [o for o in overrides if o.is_hydra_override() and o not in groups]
     menu.apply([*handed, *hydras], config)
@@ -291,8 +291,13 @@ def _check_hydra(overrides: list[Override], groups: list[Override], menu: Menu) 
             _ranges.check(override.key_or_group, value)
 
 
-def _check_one_target(values: list[Override]) -> None:
-    """A typed ratio beside a typed budget: once composed, a default is no longer told from it."""
+def _check_one_target(values: list[Override], base: DictConfig) -> None:
+    """A typed ratio beside a typed budget: once composed, a default is no longer told from it.
+
+    No pruning reads neither, which `idle` tells.
+    """
+    if base.hydra.runtime.choices.get("prune") == "none":
+        return
     ratio = next((o.input_line for o in values if o.key_or_group == "prune.ratio"), None)
     for override in values:
         if ratio and override.key_or_group.startswith("prune.budget"):

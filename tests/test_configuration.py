@@ -130,6 +130,14 @@ def test_a_value_of_the_right_type_is_handed_on_unchanged(override):
 )  # fmt: skip
 def test_a_typed_ratio_beside_a_budget_is_refused_the_default_too(words):
     assert "both say how much goes: give one of them" in refusal(*words)
+    assert "both say how much goes" in refusal("prune=none,thinet", *words, "-m")
+
+
+def test_no_pruning_takes_a_ratio_beside_a_budget_as_it_takes_any_option_that_it_does_not_read():
+    words = ["prune=none", "prune.ratio=0.3", "prune.budget.macs=0.5"]
+    assert checked(*words) == words
+    [note] = idle(compose(words, menu_of()), words, menu_of())
+    assert note.startswith("prune.ratio=0.3 does nothing beside prune=none; choose prune=")
 
 
 def test_a_budget_of_nothing_may_stand_beside_a_ratio():
