@@ -31,6 +31,7 @@ from compressor.surgery import EMPTY_PLAN, Plan, replay
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
+EXTRAS = "extras"  # a folder of what is worth a look and no part of the network
 _REQUIRED = ("spec.json", "plan.json", WEIGHTS)
 
 

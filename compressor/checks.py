@@ -10,7 +10,7 @@ from typing import Any
 
 from compressor.errors import UsageError
 from compressor.instantiation import make
-from compressor.stages import _distillation, compress, finetune, recalibrate
+from compressor.stages import _distill_options, compress, finetune, recalibrate
 from compressor.stages._fit import SELECT, plain
 from compressor.stages._labels import LABELS
 from compressor.stages._schedule import Schedule
@@ -48,7 +48,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise UsageError(
             f"finetune.robust={config['finetune']['robust']} is not known: none or same"
         )
-    _distillation.check(config["distill"])
+    _distill_options.check(config["distill"])
     make(config["regularize"])
     make(config["noise"])
     make(config["scale"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import label_record, manifest
-from compressor.artefact import Artefact
+from compressor.artefact import EXTRAS, Artefact
 from compressor.errors import RunError
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def keep(
         events = made.folder / "tensorboard"
         if events.is_dir():
             shutil.copytree(events, run_dir / "tensorboard" / name, dirs_exist_ok=True)
-        if (made.folder / "extras").is_dir():
-            shutil.copytree(made.folder / "extras", run_dir / "extras" / name, dirs_exist_ok=True)
+        if (made.folder / EXTRAS).is_dir():
+            shutil.copytree(made.folder / EXTRAS, run_dir / EXTRAS / name, dirs_exist_ok=True)
         if (made.folder / "history.csv").is_file():
             history = run_dir / "history" / f"{name}.csv"
             history.parent.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ def keep(
 
 def _save_model(final: Artefact, folder: Path) -> None:
     """What a user ships: the network with its figures, without the curves of its making."""
-    unwanted = shutil.ignore_patterns("tensorboard", "extras", "*.csv", "*.npy")
+    unwanted = shutil.ignore_patterns("tensorboard", EXTRAS, "*.csv", "*.npy")
     shutil.copytree(final.folder, folder, ignore=unwanted)
     manifest.write_json(folder / "metrics.json", final.metrics)
     manifest.seal(folder, {"stage": "model"})
@@ -135,7 +135,7 @@ def _save_model(final: Artefact, folder: Path) -> None:
 
 def _clear(run_dir: Path) -> None:
     """Take away what an earlier run left in a folder of the user's choice: no mixture of two."""
-    for name in ("model", "history", "tensorboard", "figures", "extras"):
+    for name in ("model", "history", "tensorboard", "figures", EXTRAS):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     written = ("report.json", "report.md", "sensitivity.csv", "labels.npz", "changed.npz")
     for name in ("model.onnx", *written):

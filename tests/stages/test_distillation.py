@@ -7,23 +7,18 @@ import torch
 from torch import nn
 
 from compressor._menu import parse
-from compressor.artefact import Spec
+from compressor.artefact import EXTRAS, Spec
 from compressor.cache import RESUME, Cache
 from compressor.configuration import Menu, plain, read_command
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Machine
-from compressor.stages._distillation import (
-    EXTRAS,
-    Mean,
-    check,
-    check_fits,
-    distillation,
-    reads,
-)
+from compressor.stages._distill_options import check, check_fits, reads
+from compressor.stages._distillation import distillation
 from compressor.stages._fit import TrainingSet, fit
 from compressor.stages._resume import Resume
+from compressor.stages._teacher import Mean
 from compressor.tasks.classification import Classification
 from compressor.tasks.optimization import OptimizerOptions
 
