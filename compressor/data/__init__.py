@@ -6,6 +6,7 @@ A batch is (image, target, index): float32 (B, C, H, W) normalised, int64 (B,), 
 index), so the number of workers, the batch size and a resume change no image.
 """
 
-from compressor.data._base import EpochSampler, ImageData, stratified_split
+from compressor.data._base import ImageData, stratified_split
+from compressor.data._order import EpochSampler
 
 __all__ = ["EpochSampler", "ImageData", "stratified_split"]

@@ -1,65 +1,28 @@
-"""What every image source shares: options, split, sampler, loader and fingerprint."""
+"""What every image source shares: options, split, loader and fingerprint."""
 
 import copy
 import hashlib
 import json
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from compressor.data._order import EpochSampler, GroupedBatches
+from compressor.data._source import LUMA, Augment, Draw, Source
 from compressor.errors import UsageError
-from compressor.seeding import generator, uniforms
+from compressor.seeding import generator
 
 PARTS = ("train", "val", "test")
 _SPLIT = 11  # tag that keeps the split's stream apart from other uses of the same small seed
 _FORMAT = 1  # part of every fingerprint: raise it when the same options give other pixels
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Training transforms. `scale` acts on folder sets only: in-memory images have one size."""
-
-    crop: int = 0  # pixels of zero padding before a random crop back to the image size
-    flip: bool = False  # horizontal flip of half of the images
-    scale: float = 1.0  # smallest share of the area kept by a random resized crop; 1 = off
-
 
 Damage = Callable[[Tensor, Tensor, int], Tensor]  # images, positions, epoch -> images
-
-
-class Draw(NamedTuple):
-    """What the random transforms of one batch may depend on."""
-
-    seed: int
-    epoch: int
-    index: Tensor  # (B,) int64, positions within the part
-
-
-class Source(ABC):
-    """A list of labelled images, fetched as uint8 batches."""
-
-    labels: Tensor  # (n,) int64
-
-    @abstractmethod
-    def digest(self) -> str:
-        """Digest of the content, whatever the size it is fetched at."""
-
-    @abstractmethod
-    def sized(self, image_size: int, channels: int, augment: Augment) -> "Source":
-        """The same images, fetched at `image_size` with `channels` channels or with one."""
-
-    @abstractmethod
-    def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
-        """rows: (B,) int64. Returns (B, C, H, W) uint8, augmented when `draw` is given."""
 
 
 def whole(key: str, value: int, least: int) -> int:
@@ -88,136 +51,6 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     chosen = np.zeros(len(values), dtype=bool)
     chosen[np.concatenate(off)] = True
     return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
-
-
-def crop_and_flip(images: Tensor, augment: Augment, draw: Draw) -> Tensor:
-    """Random crop after zero padding, then random horizontal flip, the whole batch at once.
-
-    images: (B, C, H, W) uint8. Returns the same shape; a function of (seed, epoch, index) alone.
-    """
-    if not augment.crop and not augment.flip:
-        return images
-    b, c, h, w = images.shape
-    u = uniforms(draw.seed, draw.epoch, draw.index, 3)
-    rows = torch.arange(h).expand(b, h)
-    columns = torch.arange(w).expand(b, w)
-    if augment.flip:
-        columns = torch.where(u[:, 2:] < 0.5, columns.flip(1), columns)
-    pad = augment.crop
-    if pad:
-        # the clamp: a float32 product just under 2 * pad + 1 may round up to it
-        offset = (u[:, :2] * (2 * pad + 1)).long().clamp_(max=2 * pad)
-        rows, columns = rows + offset[:, :1], columns + offset[:, 1:]
-        images = F.pad(images, [pad] * 4)
-    wide = images.shape[-1]
-    place = (rows[:, :, None] * wide + columns[:, None, :]).view(b, 1, h * w)
-    return images.flatten(2).gather(2, place.expand(b, c, h * w)).view(b, c, h, w)
-
-
-class EpochSampler(Sampler):
-    """Yields (epoch, index) pairs; the order is a function of (seed, epoch).
-
-    `set_epoch` is the hook that Lightning calls at the start of every epoch. With world > 1 every
-    rank takes each world-th entry; `pad` repeats the first entries of the epoch until the ranks
-    are equally long (training: nothing is dropped), without it no index is seen twice.
-    """
-
-    def __init__(
-        self,
-        indices: Tensor,
-        *,
-        seed: int = 0,
-        shuffle: bool = False,
-        pad: bool = False,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.indices = indices
-        self.seed = seed
-        self.shuffle = shuffle
-        self.pad = pad
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = int(epoch)
-
-    def __len__(self) -> int:
-        n = len(self.indices)
-        return -(-n // self.world) if self.pad else len(range(self.rank, n, self.world))
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = self.indices
-        if self.shuffle:
-            rng = generator(self.seed, "order", self.epoch)
-            order = order[torch.randperm(len(order), generator=rng)]
-        if self.pad and len(order):
-            order = order[torch.arange(len(self) * self.world) % len(order)]
-        for index in order[self.rank :: self.world].tolist():
-            yield self.epoch, index
-
-
-class GroupedBatches(Sampler):
-    """Batches of (epoch, index) pairs: some groups each, and some samples of each of these.
-
-    The groups least drawn in the epoch come first, ties by lot, so that no two differ by more than
-    one draw. A group's samples are gone through in a random order; one with fewer than are asked
-    for gives some twice. The batches are a function of (seed, epoch); each rank has every world-th.
-    """
-
-    def __init__(
-        self,
-        groups: Tensor,
-        batch_size: int,
-        per_group: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        """groups: (n,) int64, that of each sample; a negative one is never drawn."""
-        found = [int(g) for g in groups.unique() if g >= 0]
-        self.members = [torch.nonzero(groups == g).flatten() for g in found]
-        # with few groups a batch holds more of each, and is about as large as was asked for
-        self.drawn = max(1, min(batch_size // per_group, len(found)))
-        self.per_group = max(per_group, batch_size // self.drawn)
-        samples = sum(map(len, self.members))
-        self.count = max(1, samples // (self.drawn * self.per_group) // world)
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-        self.sampler = self  # where Lightning looks for set_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = int(epoch)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rng = generator(self.seed, "groups", self.epoch)
-        draws = torch.zeros(len(self.members))
-        left = [members[:0] for members in self.members]
-        for number in range(self.count * self.world):
-            lots = draws + torch.rand(len(draws), generator=rng)
-            chosen = lots.argsort()[: self.drawn]
-            draws[chosen] += 1
-            batch = []
-            for group in chosen.tolist():
-                members = self.members[group]
-                if len(left[group]) < self.per_group:
-                    left[group] = members[torch.randperm(len(members), generator=rng)]
-                taken = left[group][: self.per_group]
-                left[group] = left[group][self.per_group :]
-                short = self.per_group - len(taken)
-                if short:
-                    again = torch.randint(len(members), (short,), generator=rng)
-                    taken = torch.cat([taken, members[again]])
-                batch += [(self.epoch, index) for index in taken.tolist()]
-            if number % self.world == self.rank:
-                yield batch
 
 
 class _Part(Dataset):
@@ -345,7 +178,7 @@ class ImageData(ABC):
         if len(values) == 1:
             return values * self.channels
         if self.channels == 1:
-            return (sum(a * b for a, b in zip(_LUMA, values, strict=True)),)
+            return (sum(a * b for a, b in zip(LUMA, values, strict=True)),)
         return values
 
     def prepare(self) -> None:

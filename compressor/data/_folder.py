@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compressor.data._base import Augment, Draw, Source
+from compressor.data._source import Augment, Draw, Source
 from compressor.errors import RunError, UsageError
 from compressor.seeding import derive
 

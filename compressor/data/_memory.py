@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.data._base import _LUMA, Augment, Draw, Source, crop_and_flip
+from compressor.data._source import LUMA, Augment, Draw, Source, crop_and_flip
 from compressor.errors import RunError, UsageError
 
 _CHUNK = 4096  # images converted at a time, so that the float copies stay small
@@ -65,7 +65,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA)[:, None, None]
+    weights = torch.tensor(LUMA)[:, None, None]
     return (images * weights).sum(1, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -9,8 +9,9 @@ from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData, Source
+from compressor.data._base import ImageData
 from compressor.data._memory import MemoryImages, read_torchvision
+from compressor.data._source import Source
 
 # of the training images
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

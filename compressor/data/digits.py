@@ -12,8 +12,9 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from compressor.data._base import ImageData, Source
+from compressor.data._base import ImageData
 from compressor.data._memory import MemoryImages
+from compressor.data._source import Source
 
 # of the 1,347 train and validation images at 8x8, grey values 0..16 mapped to 0..1
 MEAN, STD = (0.3053,), (0.3758,)

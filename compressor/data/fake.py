@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.data._base import Augment, Draw, ImageData, Source, crop_and_flip, whole
+from compressor.data._base import ImageData, whole
+from compressor.data._source import Augment, Draw, Source, crop_and_flip
 from compressor.seeding import derive, uniforms
 
 _PATTERN = 4  # cells a side of a class's pattern

@@ -11,8 +11,9 @@ from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData, Source
+from compressor.data._base import ImageData
 from compressor.data._memory import MemoryImages, read_idx, read_torchvision
+from compressor.data._source import Source
 from compressor.errors import RunError
 
 # of the 60,000 training images

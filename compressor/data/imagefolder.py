@@ -10,8 +10,9 @@ import numbers
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from compressor.data._base import ImageData, Source
+from compressor.data._base import ImageData
 from compressor.data._folder import read_folders
+from compressor.data._source import Source
 from compressor.errors import UsageError
 
 # ImageNet's, which pretrained networks expect

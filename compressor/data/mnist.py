@@ -9,8 +9,9 @@ from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData, Source
+from compressor.data._base import ImageData
 from compressor.data._memory import MemoryImages, read_torchvision
+from compressor.data._source import Source
 
 # of the training images
 MEAN, STD = (0.1307,), (0.3081,)

@@ -9,8 +9,9 @@ from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData, Source
+from compressor.data._base import ImageData
 from compressor.data._memory import MemoryImages, read_torchvision
+from compressor.data._source import Source
 
 # of the training images
 MEAN, STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)

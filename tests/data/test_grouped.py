@@ -2,7 +2,7 @@ from collections import Counter
 
 import torch
 
-from compressor.data._base import GroupedBatches
+from compressor.data._order import GroupedBatches
 from compressor.data.digits import Digits
 
 GROUPS = torch.arange(10).repeat_interleave(20)  # 10 groups of 20
