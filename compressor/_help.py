@@ -23,6 +23,8 @@ Keys (every line of a YAML file is one; `compress-run --cfg job` prints them all
   prune.ratio=0.5 train.epochs=5 seed=1         a value, checked against the file's type
   distill='[kd,...]'                            several distillers at once
   model._target_=my.module.Net model=custom     a network class of your own
+  baselines=true                                also train on the noisy, the clean and the mixed
+                                                labels alone, to compare a run with noise with
   plan_only=true                                print the plan and stop before the first epoch
 
 Sweeps: commas are values to run one after another, with -m; finished stages are shared, a failed

@@ -5,7 +5,7 @@ reused, and an unreachable wish is refused early.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from compressor.artefact import Spec
@@ -69,7 +69,7 @@ class Step:
 
     @property
     def title(self) -> str:
-        if self.point == "teacher" or self.point.startswith("rewind"):
+        if self.point == "teacher" or self.point.startswith("rewind") or self.stage == "baseline":
             return f"{self.stage} ({self.point})"
         return self.stage if self.occurrence == 1 else f"{self.stage} (round {self.occurrence})"
 
@@ -285,9 +285,14 @@ class RunPlan:
             key = self._key("baseline", 1, options, root, roles)
             # it begins with the weights that the training began with
             step = Step("baseline", 1, kind, options, key, False, ("train", 1), roles, sides)
+            first = self.steps[0]
+            shared = {name: value for name, value in options.items() if name != "baseline"}
+            if kind == "noisy" and first.stage == "train" and first.options == shared:
+                step = replace(first, point=kind)  # the run's own training has no remedy either
             steps.append(step)
         return tuple(steps)
 
     def reused(self) -> dict[str, bool]:
-        steps = [part for step in self.steps for part in (*step.sides, step)]
+        walked = (*self.steps, *self.baselines)
+        steps = [part for step in walked for part in (*step.sides, step)]
         return {step.key: self.run.cache.holds(step.key) for step in steps}

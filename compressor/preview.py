@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compressor.errors import UsageError
+from compressor.instantiation import make
 from compressor.notices import notices
 from compressor.stages import _sensitivity, compress, finetune
 from compressor.stages._blank import Blank
@@ -51,10 +52,12 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         cuts = [compress.preview(dense, step.options["prune"], bench) for step in cutting]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
-    for step in plan.steps:
+    for step in (*plan.steps, *plan.baselines):
         known = {stage["key"] for stage in preview["stages"]}
         sides = [side for side in step.sides if not (reused[step.key] or side.key in known)]
-        preview["stages"] += [_row(part, reused, preview["cut"]) for part in (*sides, step)]
+        rows = [_row(part, plan, reused, preview["cut"]) for part in (*sides, step)]
+        # the noisy baseline may be the training itself
+        preview["stages"] += rows if step in plan.steps or step.key not in known else []
     preview["seconds"] = _rough_seconds(experiment, preview)
     return preview
 
@@ -79,8 +82,20 @@ def _shares(experiment: "Experiment", scaled: Mapping[str, int]) -> dict[str, fl
     return {name: scaled[name] / whole[name] for name in whole}
 
 
-def _row(step: "Step", reused: Mapping[str, bool], cut: Mapping[str, Any] | None) -> dict[str, Any]:
-    epochs = step.options.get(step.stage, {}).get("epochs")
+def _row(
+    step: "Step", plan: "RunPlan", reused: Mapping[str, bool], cut: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A stage as the plan shows it. rehearsals: how many trainings come before it, and the epochs
+    of this stage that these cost.
+    """
+    own = "train" if step.stage == "baseline" else step.stage
+    epochs = step.options.get(own, {}).get("epochs")
+    rehearsals = (0, 0.0)
+    if step.stage == "train":
+        images = plan.run.data.size("train")
+        if plan.run.labels.labelled is not None:
+            images = len(plan.run.labels.labelled)
+        rehearsals = make(step.options["robust"]).rehearsals(images, epochs)
     if "until" in step.options:
         epochs = step.options["until"]
     elif step.stage == "finetune" and step.options["finetune"]["mode"] == "rewind":
@@ -96,6 +111,7 @@ def _row(step: "Step", reused: Mapping[str, bool], cut: Mapping[str, Any] | None
         "skipped": step.identity,
         "reused": not step.identity and reused[step.key],
         "epochs": epochs,
+        "rehearsals": rehearsals,
     }
 
 
@@ -118,6 +134,7 @@ def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> floa
         if stage["reused"] or stage["skipped"] or not stage["epochs"]:
             continue
         epochs += stage["epochs"] * (share if stage["name"] == "finetune" else 1.0)
+        epochs += stage["rehearsals"][1]
     if not epochs:
         return None
     images = 16
@@ -144,6 +161,7 @@ def line(coming: Mapping[str, Any]) -> str:
         elif not stage["skipped"]:
             epochs = stage["epochs"]
             of = "" if epochs is None else f" ({epochs} epoch{'' if epochs == 1 else 's'})"
+            of += _before(stage)
             stages.append(f"{stage['name']}{of}")
     parts = [f"{coming['model']}: {', '.join(stages) or 'no stage runs'}"]
     if coming["cut"]:
@@ -205,10 +223,20 @@ def show(coming: Mapping[str, Any]) -> None:
         )
         if cut["frozen"]:
             say(f"never cut: {', '.join(cut['frozen'])}")
+    for stage in coming["stages"]:
+        if stage["rehearsals"][0] and not (stage["reused"] or stage["skipped"]):
+            say(f"{stage['title']}{_before(stage)} that its remedy learns from")
     if coming["seconds"]:
         say(f"training takes about {_duration(coming['seconds'])} on this machine")
     for notice in coming["notices"]:
         say(f"note: {notice}", markup=False)
+
+
+def _before(stage: Mapping[str, Any]) -> str:
+    number, epochs = stage["rehearsals"]
+    return f" after {number} training{'' if number == 1 else 's'} ({epochs:g} epochs)" * bool(
+        number
+    )
 
 
 def _cut_table(cut: Mapping[str, Any]) -> Table:

@@ -95,7 +95,26 @@ def test_the_second_stage_begins_where_the_first_ended_and_the_baselines_stand_b
     assert set(report["baselines"]) == {"noisy", "clean", "mixed"}
     # the training without a remedy is the noisy baseline
     assert report["baselines"]["noisy"]["accuracy"] == dense["accuracy"]
+    # and is not run a second time
+    assert report["baselines"]["noisy"]["key"] == report["stages"][0]["key"]
     assert report["training"]["final"]["images"] == round(0.2 * 1212)
+    text = (folder / "baselines" / "report.md").read_text()
+    best = max(each["accuracy"] for each in report["baselines"].values())
+    assert f"has {final['accuracy'] - best:+.4f} against the best of them" in text
+
+
+def test_a_plan_shows_the_baselines_and_the_trainings_that_a_remedy_learns_from(folder):
+    from compressor.preview import preview
+
+    rows = preview(plan(folder, *QUICK, "baselines=true", "robust=confident"))["stages"]
+    titles = [row["title"] for row in rows]
+    assert titles[-3:] == ["baseline (noisy)", "baseline (clean)", "baseline (mixed)"]
+    epochs = rows[0]["epochs"]
+    assert rows[0]["rehearsals"] == (4, 3 * epochs)
+    rows = preview(plan(folder, *QUICK, "robust=forward", "robust.transition=anchor"))["stages"]
+    assert rows[0]["rehearsals"] == (1, epochs)
+    with pytest.raises(UsageError, match="folds=1213 is more than the 1,212 images"):
+        preview(plan(folder, *QUICK, "robust=confident", "robust.folds=1213"))
 
 
 def test_pretraining_reads_no_label_and_hands_on_its_trunk(folder):

@@ -1,13 +1,21 @@
 from compressor import preview
 
+
+def row(name, epochs=None, reused=False, skipped=False, rehearsals=(0, 0.0)):
+    return {
+        "name": name, "title": name, "epochs": epochs, "reused": reused, "skipped": skipped,
+        "rehearsals": rehearsals, "key": "k",
+    }  # fmt: skip
+
+
 COMING = {
     "model": "resnet20",
     "stages": [
-        {"name": "train", "reused": True, "skipped": False, "epochs": 30},
-        {"name": "compress", "reused": False, "skipped": False, "epochs": None},
-        {"name": "recalibrate", "reused": False, "skipped": True, "epochs": None},
-        {"name": "finetune", "reused": False, "skipped": False, "epochs": 10},
-    ],
+        row("train", 30, reused=True),
+        row("compress"),
+        row("recalibrate", skipped=True),
+        row("finetune", 10),
+    ],  # fmt: skip
     "dense": {"macs": 1000, "params": 2_345_678},
     "scaled": None,
     "cut": {"macs": (1000, 523)},
@@ -28,7 +36,7 @@ def test_the_plan_of_a_member_is_one_line():
 
 def test_the_plan_of_a_dense_network_tells_its_figures_and_keeps_lines_whole(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    stages = [{**stage, "title": stage["name"], "key": "k"} for stage in COMING["stages"]]
+    stages = [row("train", 20, rehearsals=(4, 60.0)), *COMING["stages"][1:]]
     dense = {**COMING, "stages": stages, "cut": None, "input_size": [3, 8, 8]}
     dense |= {"scaled": {"macs": 0.25, "params": 0.5}, "notices": ["scale.width=[x] " + "y" * 60]}
     dense["data"] = {"train": 1, "val": 2, "test": 3}
@@ -36,4 +44,5 @@ def test_the_plan_of_a_dense_network_tells_its_figures_and_keeps_lines_whole(cap
     lines = capsys.readouterr().out.splitlines()
     assert "MACs 1,000, parameters 2,345,678" in lines
     assert "scaled to 0.250 of the model's MACs and 0.500 of its parameters, measured" in lines
+    assert "train after 4 trainings (60 epochs) that its remedy learns from" in lines
     assert "note: scale.width=[x] " + "y" * 60 in lines

@@ -131,9 +131,8 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     total += len(summary["failed"])
     if not done or summary["metric"] is None:
         return [f"No member has finished: {done} of {total} are done."]
-    sentences = _found(summary)
-    best = _best(summary)
-    return [*sentences, best] if best else sentences
+    sentences = [*_found(summary), shared_level(summary["comparisons"]), _best(summary)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _found(summary: Mapping[str, Any]) -> list[str]:
@@ -228,19 +227,24 @@ def caution(comparisons: Sequence[Mapping[str, Any]]) -> str:
     made = [each for each in comparisons if each["kind"] in ("better", "worse", "none")]
     if len(made) < 2:
         return ""
-    shown = [each for each in made if each["kind"] != "none"]
-    strict = sum(each["strict"] for each in shown)
-    text = (
+    return (
         f"{len(made)} comparisons were made: at 95 % each, about {len(made) * (1 - LEVEL):.1f} of "
-        "them would exclude 0 by chance alone."
+        f"them would exclude 0 by chance alone. {shared_level(comparisons)}"
+    ).strip() + " Those are marked strict." * any(each["strict"] for each in made)
+
+
+def shared_level(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the differences shown stand when all comparisons share one level."""
+    made = [each for each in comparisons if each["kind"] in ("better", "worse", "none")]
+    shown = [each for each in made if each["kind"] != "none"]
+    if len(made) < 2 or not shown:
+        return ""
+    strict = sum(each["strict"] for each in shown)
+    return (
+        f"With the level shared among all {len(made)} comparisons (Bonferroni), {strict} of the "
+        f"{len(shown)} difference{'' if len(shown) == 1 else 's'} still stand"
+        f"{'s' if strict == 1 else ''}."
     )
-    if shown:
-        text += (
-            f" With the level shared among all (Bonferroni), {strict} of the {len(shown)} "
-            f"difference{'' if len(shown) == 1 else 's'} still stand"
-            f"{'s' if strict == 1 else ''}{' (marked strict)' if strict else ''}."
-        )
-    return text
 
 
 def _count(names: Sequence[str]) -> str:

@@ -96,7 +96,7 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
     for row in _rows(report, short=True):
         shown.add_row(*map(Text, row))
     lines = [_conclusion(report), _kept_line(report), _latency_line(report)]
-    lines += [_labels_line(report), _stage_line(report)]
+    lines += [_labels_line(report), _baselines_line(report), _stage_line(report)]
     if folder is not None:
         lines.append(f"Folder: {folder}")
     return Group(shown, Text(""), *(Text(line) for line in lines if line))
@@ -275,6 +275,21 @@ def _labels_line(report: Mapping[str, Any]) -> str:
     return f"Labels: {'; '.join(parts)}." if parts else ""
 
 
+def _baselines_line(report: Mapping[str, Any]) -> str:
+    found = {name: each["accuracy"] for name, each in (report.get("baselines") or {}).items()}
+    if not found:
+        return ""
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    best = max(found, key=found.get)
+    change = list(report["points"].values())[-1]["accuracy"] - found[best]
+    trained = report["config"]["train"]["epochs"]
+    return (
+        f"Baselines, one training of {trained} epochs each by the recipe of the first stage and "
+        f"without a remedy: {shown}; the final network has {change:+.4f} against the best of "
+        f"them, {best}."
+    )
+
+
 def _stage_line(report: Mapping[str, Any]) -> str:
     parts = []
     for stage in report.get("stages", ()):
@@ -304,7 +319,8 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
         "Accuracy and loss are those of the test part, measured on the reloaded saved networks; "
         "1.00x is the first row."
     ]
-    notes += [_latency_line(report), _labels_line(report), _kept_line(report)]
+    notes += [_latency_line(report), _labels_line(report), _baselines_line(report)]
+    notes += [_kept_line(report)]
     parts.append(" ".join(note for note in notes if note))
     for name in drawn:
         parts.append(f"![{_CAPTIONS[name]}](figures/{name})")

@@ -98,6 +98,13 @@ class Remedy:
         """How the epochs of a training are shared out."""
         return (Phase(epochs, self),)
 
+    def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
+        """Trainings that `begin` asks for, and their length in epochs of all `images`.
+
+        epochs: the training's own. Refuses what so many images do not allow.
+        """
+        return 0, 0.0
+
     def begin(self, samples: Samples) -> Change | None:
         """Called once, before the training: estimates and cleaning happen here."""
         return None
@@ -125,6 +132,13 @@ class Remedy:
 def listed(T: Tensor) -> dict[str, Any]:
     """A transition matrix as a note, where it is small enough to be read."""
     return {"transition": T.tolist()} if len(T) <= 20 else {}
+
+
+def folds_within(folds: int, images: int) -> int:
+    """folds, refused where a fold would hold no image."""
+    if folds > images:
+        raise UsageError(f"robust.folds={folds} is more than the {images:,} images: give 4, say")
+    return folds
 
 
 def with_auxiliary(outputs: Mapping[str, object], loss: Callable[[Tensor], Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.robust import Samples
+from compressor.robust import Samples, folds_within
 from compressor.robust.confident import confident_joint, estimated_joint
 
 SOURCES = ("known", "anchor", "confident")
@@ -88,6 +88,15 @@ class Source:
             raise UsageError(f"robust.folds={folds} must be a whole number of at least 2")
         if epochs is not None and epochs < 1:
             raise UsageError(f"robust.estimate_epochs={epochs} must be at least 1, or null")
+
+    def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
+        epochs = self.epochs or epochs
+        if self.name == "anchor":
+            return 1, epochs
+        if self.name == "confident":
+            folds = folds_within(self.folds, images)
+            return folds, (folds - 1) * epochs
+        return 0, 0.0
 
     def matrix(self, samples: Samples) -> Tensor:
         """(K, K) float64."""

@@ -38,6 +38,9 @@ class Backward(Remedy):
         self.needs_known = self.source.name == "known"
         self.inverse = torch.empty(0, 0)
 
+    def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
+        return self.source.rehearsals(images, epochs)
+
     def begin(self, samples: Samples) -> Change:
         T = self.source.matrix(samples)
         condition = torch.linalg.cond(T).item()

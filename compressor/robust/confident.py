@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
-from compressor.robust import Change, Remedy, Samples, listed, with_auxiliary, within
+from compressor.robust import Change, Remedy, Samples, folds_within, listed, with_auxiliary, within
 
 
 def confident_joint(given: Tensor, probabilities: Tensor) -> Tensor:
@@ -122,6 +122,10 @@ class Confident(Remedy):
         self.min_per_class = within("min_per_class", min_per_class, 0, 10**9, "a number of samples")
         self._labels: Tensor | None = None
         self._weights: Tensor | None = None
+
+    def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
+        folds = folds_within(self.folds, images)
+        return folds, (folds - 1) * (self.estimate_epochs or epochs)
 
     def begin(self, samples: Samples) -> Change:
         rows = samples.rows

@@ -33,6 +33,9 @@ class Forward(Remedy):
         self.needs_known = self.source.name == "known"
         self.T = torch.empty(0, 0)
 
+    def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
+        return self.source.rehearsals(images, epochs)
+
     def begin(self, samples: Samples) -> Change:
         self.T = self.source.matrix(samples)
         return Change(notes=listed(self.T))

@@ -20,7 +20,7 @@ VERSION = 1
 # noisy: all given labels. clean: the trusted clean labels alone. mixed: all given labels, with the
 # trusted clean ones in the place of theirs.
 KINDS = ("noisy", "clean", "mixed")
-NO_REMEDY = {"_target_": "compressor.robust.none.CrossEntropy"}
+NO_REMEDY = {"_target_": "compressor.robust.none.CrossEntropy", "label_smoothing": 0.0}
 
 
 def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) -> dict[str, Any]:

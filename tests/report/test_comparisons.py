@@ -150,6 +150,17 @@ def test_many_comparisons_are_counted(compared):
     assert comparisons.caution(rows[:1]) == ""
 
 
+def test_a_headline_says_which_differences_chance_alone_could_make(compared):
+    # two ratios over two seeds: one difference of 9.6 +- 5.6 points, not enough for two looks
+    pairs = [of("random", ratio, seed, 0.8) for ratio in (0.3, 0.5) for seed in (0, 1)]
+    pairs += [of("thinet", 0.3, 0, 0.8916), of("thinet", 0.3, 1, 0.9004)]
+    pairs += [of("thinet", 0.5, 0, 0.85), of("thinet", 0.5, 1, 0.77)]
+    _, _, rows = compared(*pairs)
+    assert [each["kind"] for each in rows] == ["better", "none"]
+    assert comparisons.shared_level(rows).endswith("0 of the 1 difference still stand.")
+    assert comparisons.shared_level(rows) in comparisons.caution(rows)
+
+
 def test_fronts_include_the_dense_networks_and_keep_problems_apart(a_sweep):
     rows, fields = members(
         a_sweep(

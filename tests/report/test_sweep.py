@@ -137,7 +137,8 @@ def test_the_headline_counts_what_was_shown(a_sweep):
         )
         for seed in (0, 1, 2)
     ]  # fmt: skip
-    first, best = sweep.summarise(a_sweep(*pairs))["headline"]
+    first, shared, best = sweep.summarise(a_sweep(*pairs))["headline"]
+    assert shared.startswith("With the level shared among all 4 comparisons (Bonferroni)")
     assert first == (
         "Against random, paired by seed: thinet wins in 2 of 2 settings (by 1.1 to 3.1 points); "
         "apoz loses in 2 of 2 settings (by 1.1 to 2.1 points)."
