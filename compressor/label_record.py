@@ -1,7 +1,8 @@
 """What became of the labels of a run: labels.npz, pictures of changed ones, figures for the report.
 
 labels.npz   index (place in the data set's own training list), clean, given, corrected (if
-             the remedy corrects labels), transition (realised), index of those with a label
+             the remedy corrects labels), kept (of these, where it leaves images out), transition
+             (realised), labelled (places in this list that have a label, where not all do)
 changed.npz  a few images whose labels were changed, with both labels
 """
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from compressor.artefact import Artefact
+from compressor.robust import DROPPED
 from compressor.stages.train import CORRECTED
 
 if TYPE_CHECKING:
@@ -34,11 +36,16 @@ def figures(
         found["labelled"] = len(labels.labelled) / len(labels.clean)
     now = corrected(records, artefacts)
     if now is not None:
-        found["changed"] = _share(now != labels.given)
+        kept = now != DROPPED
+        found["changed"] = _share((now != labels.given) & kept)
+        if not bool(kept.all()):
+            found["dropped"] = _share(~kept)
         if labels.known and labels.noisy:
             wrong = labels.given != labels.clean
-            found["right"] = _share(now == labels.clean)
+            found["right"] = _share((now == labels.clean)[kept])
             found["wrong_corrected"] = _share((now == labels.clean)[wrong])
+            if "dropped" in found:
+                found["wrong_dropped"] = _share(~kept[wrong])
     if any(r["name"] == "finetune" and not r["skipped"] for r in records):
         share = experiment.config["finetune"]["clean_fraction"]
         found |= {"finetune": experiment.finetune_labels(), "clean_fraction": share}
@@ -46,7 +53,7 @@ def figures(
 
 
 def corrected(records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]) -> Tensor | None:
-    """(n,) int64, what the training's remedy took the labels to be in the end."""
+    """(n,) int64, what the training's remedy took the labels to be in the end, or DROPPED."""
     for record, made in zip(records, artefacts, strict=True):
         path = made.folder / CORRECTED
         if record["name"] == "train" and path.is_file():
@@ -70,7 +77,11 @@ def keep(
         arrays["clean"] = labels.clean
         arrays["transition"] = labels.transition
     if now is not None:
+        kept = now != DROPPED
+        now = torch.where(kept, now, labels.given)
         arrays["corrected"] = now
+        if not bool(kept.all()):
+            arrays["kept"] = kept
     if labels.labelled is not None:
         arrays["labelled"] = labels.labelled
     np.savez_compressed(run_dir / "labels.npz", **{k: v.numpy() for k, v in arrays.items()})

@@ -103,6 +103,22 @@ def test_the_second_stage_begins_where_the_first_ended_and_the_baselines_stand_b
     assert f"has {final['accuracy'] - best:+.4f} against the best of them" in text
 
 
+def test_what_a_cleaning_leaves_is_what_is_told_and_what_the_second_stage_reads(folder):
+    words = ("robust=confident", "robust.action=relabel", "robust.folds=2", "robust.margin=0.2")
+    report = run(folder, "relabel", *QUICK, *words, "finetune.labels=corrected_hard")
+    with np.load(folder / "relabel" / "labels.npz") as file:
+        found = {name: file[name] for name in file.files}
+    notes, labels = report["training"]["dense"]["robust"], report["labels"]
+    assert (~found["kept"]).sum() == notes["dropped"] > 0
+    assert (found["corrected"] != found["given"]).sum() == notes["relabelled"]
+    right = (found["corrected"] == found["clean"])[found["kept"]].mean()
+    assert labels["right"] == pytest.approx(right)
+    assert labels["dropped"] == pytest.approx(notes["dropped"] / 1212)
+    assert report["training"]["final"]["images"] == found["kept"].sum()
+    text = (folder / "relabel" / "report.md").read_text()
+    assert f"and left {labels['dropped']:.1%} out" in text
+
+
 def test_a_plan_shows_the_baselines_and_the_trainings_that_a_remedy_learns_from(folder):
     from compressor.preview import preview
 

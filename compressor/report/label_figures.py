@@ -40,16 +40,20 @@ def confusion(rows, columns):
 
 def labels(arrays: Mapping, history: Mapping[str, Sequence[float]], path: Path) -> None:
     """Confusion of true, given and corrected labels, and the curves of the training by epoch."""
+    kept = arrays.get("kept", slice(None))
+    now = {name: arrays[name][kept] for name in ("clean", "given", "corrected") if name in arrays}
     tables = []
     if "clean" in arrays:
         tables.append(("true label", "given label", arrays["clean"], arrays["given"]))
-    if "corrected" in arrays:
-        tables.append(("given label", "corrected label", arrays["given"], arrays["corrected"]))
-    if "clean" in arrays and "corrected" in arrays:
-        tables.append(("true label", "corrected label", arrays["clean"], arrays["corrected"]))
+    if "corrected" in now:
+        tables.append(("given label", "corrected label", now["given"], now["corrected"]))
+    if "clean" in now and "corrected" in now:
+        tables.append(("true label", "corrected label", now["clean"], now["corrected"]))
+    # the accuracy of a training is that on the images it sees
+    part = "images kept, labels left" if "kept" in arrays else "training part, given labels"
     curves = [
-        ("train_accuracy", "training part, given labels", ORANGE, "-"),
-        ("train_clean_accuracy", "training part, true labels", GREEN, "-"),
+        ("train_accuracy", part, ORANGE, "-"),
+        ("train_clean_accuracy", f"{part.split(',')[0]}, true labels", GREEN, "-"),
         ("val_accuracy", "validation part", BLUE, "--"),
         ("labels_right", "labels that are right now", PURPLE, "-."),
         ("labels_changed", "labels changed so far", RED, ":"),

@@ -261,12 +261,14 @@ def _labels_line(report: Mapping[str, Any]) -> str:
     if labels.get("known") is False:
         parts.append("they come from a file, and which are right is unknown")
     if labels.get("changed") is not None:
+        dropped = labels.get("dropped")
         text = f"the remedy changed {labels['changed']:.1%}"
+        text += f" and left {dropped:.1%} out" if dropped else ""
         if labels.get("wrong_corrected") is not None:
-            text += (
-                f", which puts {labels['wrong_corrected']:.1%} of the wrong ones right and leaves "
-                f"{labels['right']:.1%} of all right"
-            )
+            text += f", which puts {labels['wrong_corrected']:.1%} of the wrong ones right"
+            text += f", is rid of {labels['wrong_dropped']:.1%} of them" if dropped else ""
+            of = "those kept" if dropped else "all"
+            text += f" and leaves {labels['right']:.1%} of {of} right"
         parts.append(text)
     if labels.get("finetune") not in (None, "clean"):
         parts.append(f"fine-tuning used the {labels['finetune']} ones")

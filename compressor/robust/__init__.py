@@ -55,11 +55,15 @@ class Samples:
         return torch.arange(len(self.targets)) if self.index is None else self.index
 
 
+DROPPED = -1  # among corrected labels: the image is not trained on
+
+
 @dataclass(frozen=True)
 class Change:
     """A training set as a remedy wants it. None leaves a part as it was.
 
-    corrected: (n,) int64, what the method takes the labels to be; notes: figures for the report.
+    corrected: (n,) int64, what the method takes the labels to be, DROPPED where it trusts none;
+    notes: figures for the report.
     """
 
     targets: Tensor | None = None
@@ -125,7 +129,9 @@ class Remedy:
         return {}
 
     def corrected(self, path: Path) -> bool:
-        """Write what became of the labels as a .npy, (n, K) soft or (n,) hard; whether it did."""
+        """Write what became of the labels as a .npy, (n, K) soft or (n,) hard, the latter with
+        DROPPED for images that were left out; whether it did.
+        """
         return False
 
 

@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
-from compressor.robust import Change, Remedy, Samples, folds_within, listed, with_auxiliary, within
+from compressor.robust import (
+    DROPPED,
+    Change,
+    Remedy,
+    Samples,
+    folds_within,
+    listed,
+    with_auxiliary,
+    within,
+)
 
 
 def confident_joint(given: Tensor, probabilities: Tensor) -> Tensor:
@@ -93,7 +102,8 @@ class Confident(Remedy):
 
     drop: without the flagged samples; relabel: flagged ones get the likeliest class where it leads
     by more than `margin`, the others go; weight: all samples, each weighted by the probability of
-    its label. The cost is `folds` further trainings of (folds - 1) / folds of the images.
+    its label. What drop and relabel leave are the corrected labels. The cost is `folds` further
+    trainings of (folds - 1) / folds of the images.
     """
 
     corrects = ("hard",)
@@ -116,6 +126,7 @@ class Confident(Remedy):
                 f"robust.estimate_epochs={estimate_epochs} must be at least 1, or null"
             )
         self.action = action
+        self.corrects = () if action == "weight" else ("hard",)
         self.folds = folds
         self.estimate_epochs = estimate_epochs
         self.margin = within("margin", margin, 0, 1, "a difference of probabilities")
@@ -135,9 +146,9 @@ class Confident(Remedy):
         quality = p.gather(1, given[:, None])[:, 0]
         issues = spare(find_issues(given, p, joint), given, quality, self.min_per_class)
         best, likeliest = p.max(dim=1)
-        corrected = samples.targets.clone()
-        corrected[rows[issues]] = likeliest[issues]
-        self._labels = corrected
+        sure = issues & (best - quality > self.margin) & (self.action == "relabel")
+        left = samples.targets.clone()
+        left[rows[issues]] = torch.where(sure, likeliest, DROPPED)[issues]
         notes = {
             "estimated_noise_rate": 1 - joint.trace().item(),
             "flagged": int(issues.sum()),
@@ -146,16 +157,15 @@ class Confident(Remedy):
         if self.action == "weight":
             self._weights = torch.ones(len(samples.targets))
             self._weights[rows] = (quality / quality.mean().clamp(min=1e-12)).float()
-            return Change(corrected=corrected, notes=notes)
-        if self.action == "drop":
-            return Change(index=rows[~issues], corrected=corrected, notes=notes)
-        sure = issues & (best - quality > self.margin)
-        targets = samples.targets.clone()
-        targets[rows[sure]] = likeliest[sure]
-        notes["relabelled"] = int(sure.sum())
-        return Change(targets, rows[~issues | sure], corrected, notes)
+            return Change(corrected=left, notes=notes)
+        self._labels = left
+        notes |= {"dropped": int((issues & ~sure).sum()), "relabelled": int(sure.sum())}
+        targets = torch.where(left == DROPPED, samples.targets, left)
+        return Change(targets, rows[~issues | sure], left, notes)
 
     def corrected(self, path: Path) -> bool:
+        if self._labels is None:
+            return False
         np.save(path, self._labels.numpy(), allow_pickle=False)
         return True
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compressor.data import stratified_split
 from compressor.errors import UsageError
+from compressor.robust import DROPPED
 from compressor.stages import Context
 from compressor.stages._fit import TrainingSet
 from compressor.stages.train import CORRECTED
@@ -28,16 +29,20 @@ def training_set(options: Mapping[str, Any], context: Context) -> TrainingSet:
         index = trusted(context.clean_targets, context.labelled, share, options["clean_seed"])
         few = share < 1 and len(index) < _FEW
         return TrainingSet(targets=context.clean_targets, index=index, norms_rest=few)
-    targets = context.targets
+    targets, index = context.targets, context.labelled
     if labels.startswith("corrected"):
         # (n, K) stays a file: rows are read as batches ask for them
         stored = np.load(context.roles["corrected"].folder / CORRECTED, mmap_mode="c")
         targets = torch.from_numpy(stored)
         if labels == "corrected_hard" and targets.ndim == 2:
             targets = _hard(targets)
+        elif targets.ndim == 1 and bool((targets == DROPPED).any()):
+            rows = torch.arange(len(targets)) if index is None else index
+            index = rows[targets[rows] != DROPPED]
+            targets = torch.where(targets == DROPPED, context.targets, targets)
     noisy = context.truth_known and not torch.equal(context.clean_targets, context.targets)
     clean = context.clean_targets if noisy else None
-    return TrainingSet(targets=targets, index=context.labelled, clean=clean, damage=context.damage)
+    return TrainingSet(targets=targets, index=index, clean=clean, damage=context.damage)
 
 
 def trusted(clean: Tensor, labelled: Tensor | None, fraction: float, seed: int) -> Tensor | None:

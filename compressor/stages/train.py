@@ -16,7 +16,7 @@ from compressor.stages._distillation import Taught, distillation
 from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 
-VERSION = 2
+VERSION = 3
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
 
 

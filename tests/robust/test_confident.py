@@ -5,7 +5,7 @@ import torch
 from compressor.errors import UsageError
 from compressor.noise import Part
 from compressor.noise.symmetric import Symmetric
-from compressor.robust import Samples
+from compressor.robust import DROPPED, Samples
 from compressor.robust.confident import (
     Confident,
     confident_joint,
@@ -48,14 +48,18 @@ def samples(given, p):
 
 def test_drop_relabel_and_weight():
     drop = Confident(min_per_class=0).begin(samples(GIVEN, P))
-    assert drop.index.tolist() == [0, 1, 3, 4, 5] and drop.targets is None
-    assert drop.corrected.tolist() == [0, 0, 1, 1, 1, 1]
+    assert drop.index.tolist() == [0, 1, 3, 4, 5] and drop.targets.equal(GIVEN)
+    assert drop.corrected.tolist() == [0, 0, DROPPED, 1, 1, 1]
     assert drop.notes["estimated_noise_rate"] == pytest.approx(1 / 6)
     relabel = Confident("relabel", min_per_class=0).begin(samples(GIVEN, P))
     assert relabel.targets.tolist() == [0, 0, 1, 1, 1, 1] and len(relabel.index) == 6
     doubtful = Confident("relabel", margin=0.9, min_per_class=0).begin(samples(GIVEN, P))
     assert doubtful.index.tolist() == [0, 1, 3, 4, 5]
+    assert doubtful.corrected.tolist() == [0, 0, DROPPED, 1, 1, 1]
+    assert (doubtful.notes["dropped"], doubtful.notes["relabelled"]) == (1, 0)
+    assert relabel.corrected.tolist() == [0, 0, 1, 1, 1, 1]
     weigh = Confident("weight", min_per_class=0)
+    assert weigh.corrects == () and drop.notes["flagged"] == 1
     assert weigh.begin(samples(GIVEN, P)).index is None
     logits = torch.zeros(2, 2)
     out = weigh.loss({"logits": logits}, torch.tensor([0, 0]), torch.tensor([0, 2]))
