@@ -271,6 +271,16 @@ class Menu:
                 return True
         return False
 
+    def sets(self, group: str, option: str, key: str) -> bool:
+        """Whether the option's own file has the key, not one that it inherits from."""
+        line = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
+        paths = [
+            Path(source.path) / group / f"{option}.yaml"
+            for source in self.files.get_sources()
+            if source.scheme() == "file"
+        ]
+        return any(p.is_file() and line.search(p.read_text(encoding="utf-8")) for p in paths)
+
     def _unknown_option(self, group: str, choice: Any) -> str:
         menu = self.options(group)
         text = "null" if choice is None else str(choice)

@@ -141,6 +141,8 @@ def idle(config: DictConfig, overrides: Iterable[str], menu: Menu) -> list[str]:
         choice = config.hydra.runtime.choices.get(group)
         if not option or choice != "none" or group in chosen or group in notes:
             continue
+        if menu.sets(group, "none", option.partition(".")[0]):
+            continue
         others = [name for name in menu.options(group) if name != "none"]
         notes[group] = (
             f"{override.input_line} does nothing beside {group}=none; choose {group}="
@@ -338,6 +340,8 @@ def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
             _check_entries(key, value, default, menu)
             return
     elif isinstance(value, list | str) and menu.mentions(key, "or a list"):
+        return
+    elif isinstance(value, dict) and menu.mentions(key, "or {"):
         return
     elif isinstance(default, ListConfig):
         if isinstance(value, list):

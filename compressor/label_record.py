@@ -68,9 +68,11 @@ def keep(
     artefacts: Sequence[Artefact],
     run_dir: Path,
 ) -> None:
-    """Write the files where there is something to say: noise, or a remedy that changed labels."""
+    """Write the files where there is something to say: noise, a remedy that changed labels, images
+    without one.
+    """
     labels, now = experiment.labels, corrected(records, artefacts)
-    if not labels.noisy and now is None:
+    if not labels.noisy and now is None and labels.labelled is None:
         return
     arrays = {"index": experiment.data.rows("train"), "given": labels.given}
     if labels.known:

@@ -1,12 +1,14 @@
 """What a run may do and its author may not have meant: a line each, under the printed plan."""
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from compressor.cache import key_of
 from compressor.errors import UsageError
-from compressor.instantiation import make
+from compressor.instantiation import make, parameters
 from compressor.measure import count_params
+from compressor.noise.symmetric import Symmetric
 from compressor.regularize.none import NoRegularizer
 from compressor.stages import compress
 from compressor.stages._blank import without_storage
@@ -21,7 +23,8 @@ _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep 
 
 
 def notices(plan: "RunPlan") -> list[str]:
-    return [*_uncut(plan), *_untrained(plan), *_clamped(plan.run)]
+    run = plan.run
+    return [*_uncut(plan), *_untrained(plan), *_clamped(run), *_unread_noise(run), *_phases(run)]
 
 
 def _uncut(plan: "RunPlan") -> list[str]:
@@ -61,6 +64,31 @@ def _untrained(plan: "RunPlan") -> list[str]:
         return []
     name = type(criterion).__module__.rpartition(".")[2]
     return [f"prune={name} works, but its paper trains the network with regularize={asked}"]
+
+
+def _unread_noise(experiment: "Experiment") -> list[str]:
+    """Options of noise that this kind does not read; all kinds have them for the sweeps' sake."""
+    asked = experiment.config["noise"]
+    name = asked["_target_"].split(".")[-2]
+    if name == "none":
+        return []
+    known = parameters(asked["_target_"])
+    usual = inspect.signature(Symmetric).parameters
+    return [
+        f"noise.{key}={str(asked[key]).lower()} does nothing beside noise={name}"
+        for key in ("mode", "include_true", "stratified")
+        if key in asked and key not in known and asked[key] != usual[key].default
+    ]
+
+
+def _phases(experiment: "Experiment") -> list[str]:
+    """A training too short for what its remedy does in turn."""
+    total = experiment.config["train"]["epochs"]
+    phases = [phase.epochs for phase in experiment.robust.phases(total)]
+    if len(phases) == 1 or all(phases):
+        return []
+    shown = ", ".join(map(str, phases))
+    return [f"train.epochs={total} leaves the phases of this remedy {shown} epochs"]
 
 
 def _clamped(experiment: "Experiment") -> list[str]:

@@ -28,11 +28,13 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
     brief: without what `line` leaves out and costs something to know.
     """
     experiment, reused = plan.run, plan.reused()
+    labels = experiment.labels
     preview = {
         "model": experiment.spec.factory.rsplit(".", 1)[-1],
         "input_size": list(experiment.spec.input_size),
         "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
-        "flip_rate": experiment.labels.flip_rate,
+        "labelled": None if labels.labelled is None else len(labels.labelled),
+        "flip_rate": labels.flip_rate,
         "stages": [],
         "dense": None,
         "scaled": None,
@@ -92,9 +94,8 @@ def _row(
     epochs = step.options.get(own, {}).get("epochs")
     rehearsals = (0, 0.0)
     if step.stage == "train":
-        images = plan.run.data.size("train")
-        if plan.run.labels.labelled is not None:
-            images = len(plan.run.labels.labelled)
+        labelled = plan.run.labels.labelled
+        images = plan.run.data.size("train") if labelled is None else len(labelled)
         rehearsals = make(step.options["robust"]).rehearsals(images, epochs)
     if "until" in step.options:
         epochs = step.options["until"]
@@ -149,7 +150,7 @@ def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> floa
         passes.append(time.perf_counter() - start)
     seconds = min(passes)
     # a training step costs about three forward passes
-    return 3 * seconds / images * preview["data"]["train"] * epochs
+    return 3 * seconds / images * (preview["labelled"] or preview["data"]["train"]) * epochs
 
 
 def line(coming: Mapping[str, Any]) -> str:
@@ -184,6 +185,8 @@ def show(coming: Mapping[str, Any]) -> None:
         f"[bold]{coming['model']}[/bold] at {size}: {data['train']:,} train, {data['val']:,} "
         f"validation, {data['test']:,} test images"
     )
+    if coming["labelled"] is not None:
+        head += f", {coming['labelled']:,} of the train images with a label"
     if coming["flip_rate"]:
         head += f", {coming['flip_rate']:.1%} of the train labels changed"
     say(head)

@@ -491,9 +491,17 @@ def test_members_may_not_share_one_folder():
     check_multirun(compose(words, menu_of()), words, menu_of())
 
 
+def test_a_value_may_be_a_mapping_where_its_comment_says_so():
+    words = ["noise=asymmetric", "noise.map={3: 5, 5: 3}"]
+    assert compose(checked(*words), menu_of()).noise.map == {3: 5, 5: 3}
+    assert "a number is expected" in refusal("noise=asymmetric", "noise.rate={3: 5}")
+
+
 def test_options_of_what_is_none_get_a_line():
     def notes(*words):
         return idle(compose(words, menu_of()), words, menu_of())
+
+    assert notes("robust=none", "robust.label_smoothing=0.1") == []  # which `none` itself has
 
     [note] = notes("noise.rate=0.4", "noise.mode=exact")
     assert note.startswith("noise.rate=0.4 does nothing beside noise=none; choose noise=")

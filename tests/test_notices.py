@@ -16,6 +16,9 @@ def folder(tmp_path_factory):
         (["prune=none", "finetune=rewind"], "the dense training is run again from epoch 0 on"),
         (["prune=none", "distill=kd"], "distill=kd: nothing is cut, so the network begins as its"),
         (["prune=bn_scale"], "prune=bn_scale works, but its paper trains the network with regul"),
+        (["noise=pair", "noise.include_true=true"], "noise.include_true=true does nothing beside"),
+        (["noise=instance", "noise.mode=bernoulli"], "noise.mode=bernoulli does nothing beside n"),
+        (["robust=pencil", "train.epochs=1"], "leaves the phases of this remedy 0, 0, 1 epochs"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],
 )
@@ -32,6 +35,7 @@ def test_what_may_not_be_meant_is_said_in_one_line(folder, words, line):
         ["prune=none", "distill=kd", "stages=[train]"],
         ["prune=none", "distill=kd", "distill.teacher.source=model", "model.width=1.0"],
         ["prune=bn_scale", "regularize=slimming"],
+        ["noise=pair", "robust=pencil", "train.epochs=5"],
         ["robust=gce", "scale=multiplier", "scale.width=2"],
     ],
 )

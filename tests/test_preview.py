@@ -19,6 +19,7 @@ COMING = {
     "dense": {"macs": 1000, "params": 2_345_678},
     "scaled": None,
     "cut": {"macs": (1000, 523)},
+    "labelled": None,
     "flip_rate": 0.0,
     "seconds": 12.3,
 }

@@ -67,7 +67,9 @@ class Asymmetric:
         **shared: object,
     ) -> None:
         if isinstance(map, str) and map != "auto":
-            raise UsageError(f"noise.map={map} is no map: give auto or, say, '{{3: 5, 5: 3}}'")
+            raise UsageError(
+                f"noise.map={map} is no map: give noise.map=auto or noise.map='{{3: 5, 5: 3}}', say"
+            )
         self.map = map
         self.rate = fraction(rate)
         self.mode = one_mode(mode)

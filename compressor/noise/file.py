@@ -7,7 +7,10 @@ from 0) and `label`. Without `index` the labels are those of the whole list, in 
 
 import csv
 import hashlib
+import re
+from collections.abc import Collection
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -86,9 +89,12 @@ class File:
 
     def _read(self) -> tuple[np.ndarray | None, np.ndarray]:
         try:
-            columns = _npz(self.file) if Path(self.file).suffix == ".npz" else _csv(self.file)
-        except (OSError, ValueError, KeyError, csv.Error) as error:
-            reason = str(error).splitlines()[0]
+            if Path(self.file).suffix == ".npz":
+                columns = _npz(self.file)
+            else:
+                columns = _csv(self.file, ("index", self.column))
+        except (OSError, EOFError, ValueError, KeyError, csv.Error, BadZipFile) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
                 f"noise.file={self.file} cannot be read ({reason}): give a .csv with the head "
                 "index,label or a .npz with arrays of these names"
@@ -114,21 +120,43 @@ class File:
 
 
 def _npz(path: str) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
+    # opened here: of a damaged one numpy leaves its own handle open
+    with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def _csv(path: str) -> dict[str, np.ndarray]:
+def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
+    """Every column by its name; those in `read` as numbers."""
+    lines: list[tuple[int, list[str]]] = []
     with open(path, newline="", encoding="utf-8-sig") as file:
-        head, *rows = list(csv.reader(file)) or [[]]
-    lines = [row for row in rows if row]
-    for number, row in enumerate(lines, start=2):
+        reader = csv.reader(file)
+        for row in reader:
+            words = [word.strip() for word in row]
+            if any(words):
+                lines.append((reader.line_num, words))
+    if not lines:
+        raise ValueError("it is empty")
+    (_, head), *rows = lines
+    if all(_whole(word) is not None for word in head):
+        raise ValueError(f"its first line, {','.join(head)}, is no head")
+    if len(head) == 1 and re.search(r"[;\t|]", head[0]):
+        raise ValueError(f"its head is {head[0]!r}, where commas belong between the names")
+    for number, row in rows:
         if len(row) != len(head):
             raise ValueError(f"line {number} has {len(row)} entries, the head {len(head)}")
     columns = {}
     for place, name in enumerate(head):
-        words = [row[place].strip() for row in lines]
-        # a column of names is none that could be asked for, and no reason to refuse the file
-        numbers = all(word.lstrip("-").isdigit() for word in words)
-        columns[name.strip()] = np.array([int(word) for word in words] if numbers else words)
+        if name not in read:
+            columns[name] = np.array([row[place] for _, row in rows])
+            continue
+        found = [_whole(row[place]) for _, row in rows]
+        if None in found:
+            number, row = rows[found.index(None)]
+            raise ValueError(f"line {number}: {name} '{row[place]}' is no whole number")
+        columns[name] = np.array(found, dtype=np.int64)
     return columns
+
+
+def _whole(word: str) -> int | None:
+    """3 of "3", and of the "3.0" that a table with gaps was written with; None of others."""
+    return int(word.partition(".")[0]) if re.fullmatch(r"-?\d+(\.0*)?", word) else None

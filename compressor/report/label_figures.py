@@ -92,6 +92,7 @@ def labels(arrays: Mapping, history: Mapping[str, Sequence[float]], path: Path) 
                     marker=marker, markersize=3,
                 )  # fmt: skip
             axes.set_ylim(0, 1.02)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_xlabel("epoch")
             axes.set_ylabel("fraction")
             axes.set_title("Memorised or learned")
@@ -106,7 +107,9 @@ def changed(arrays: Mapping, path: Path) -> None:
     down = math.ceil(len(images) / across)
     with drawing(1.25 * across, 1.5 * down + 0.4) as figure:
         what = "corrected" if arrays["corrected"] else "damaged"
-        figure.suptitle(f"Labels that were {what}: before, after", x=0.01, ha="left", fontsize=10)
+        title = f"Labels that were {what}: before > after"
+        title += " (green: now right, red: wrong)" if (arrays["clean"] >= 0).any() else ""
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         grid = figure.subplots(down, across, squeeze=False)
         for place, axes in enumerate(grid.flat):
             axes.set_axis_off()

@@ -256,6 +256,8 @@ def _latency_line(report: Mapping[str, Any]) -> str:
 def _labels_line(report: Mapping[str, Any]) -> str:
     labels = report.get("labels") or {}
     parts = []
+    if labels.get("labelled") is not None:
+        parts.append(f"{labels['labelled']:.3g} of the train images had one")
     if labels.get("flip_rate"):
         parts.append(f"{labels['flip_rate']:.1%} of the train part's labels were flipped")
     if labels.get("known") is False:

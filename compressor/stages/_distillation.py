@@ -105,7 +105,8 @@ def _with_teacher(
     blind = any(hasattr(term, "draw") and not term.beside for term in terms.values())
     if teacher is not None and not blind and context.data.size("val"):
         notes["teacher_val"] = validation_figure(teacher, context)
-        context.note(f"the teacher's validation {notes['teacher_val']}")
+        told = ", ".join(f"{name} {value:.4f}" for name, value in notes["teacher_val"].items())
+        context.note(f"the teacher's validation: {told}")
     return Taught(
         student=net,
         distillation=replace(

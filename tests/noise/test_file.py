@@ -44,7 +44,11 @@ def test_a_column_of_another_name_can_be_asked_for(tmp_path):
         (["index,label", "0,1", "2,1", "3,1"], "no label for 1 of the 4"),
         (["index,label", "0,1", "0,1", "2,1", "3,1", "5,1"], "index 0 more than once"),
         (["index,label", "0,1", "2,1", "3,1", "5,3"], "labels from 1 to 3"),
-        (["index,label", "0,cat", "2,cat", "3,cat", "5,cat"], "no list of whole numbers"),
+        (["index,label", "0,cat", "2,cat", "3,cat", "5,cat"], "line 2: label 'cat' is no whole"),
+        (["index,label", "0,1", "   ", "2,1.5"], "line 4: label '1.5' is no whole number"),
+        (["0,1", "2,1"], "its first line, 0,1, is no head"),
+        (["index;label", "0;1"], "'index;label', where commas belong"),
+        (["", ""], "it is empty"),
         (["index,label", "0,1", "2"], "cannot be read"),
         (["index,y", "0,1"], "no column 'label'"),
     ],
@@ -53,6 +57,20 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, lines, text):
     with pytest.raises(UsageError, match=text) as caught:
         corrupt(csv(tmp_path, *lines))
     assert "\n" not in str(caught.value)
+
+
+def test_blank_lines_and_whole_numbers_with_a_point_are_read(tmp_path):
+    path = csv(tmp_path, "index,label", "5,2.0", "", "  ", "0,1.0", "3,0", "2,0.")
+    assert corrupt(path).tolist() == [1, 0, 0, 2]
+
+
+def test_a_damaged_archive_is_refused_by_its_name(tmp_path):
+    np.savez(tmp_path / "l.npz", label=np.arange(6) % 3)
+    whole = (tmp_path / "l.npz").read_bytes()
+    for size in (0, 10, len(whole) // 2):
+        (tmp_path / "l.npz").write_bytes(whole[:size])
+        with pytest.raises(UsageError, match="l.npz cannot be read .*: give a .csv"):
+            corrupt(tmp_path / "l.npz")
 
 
 def test_a_pickle_in_disguise_is_not_opened(tmp_path):
