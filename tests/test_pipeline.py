@@ -169,6 +169,13 @@ def test_no_pruning_looks_at_no_option_that_it_does_not_read(folder):
         assert keys(folder, "prune=none", word) == base
 
 
+@pytest.mark.parametrize("words", [["prune.round_to=64"], ["prune.min_channels=999"],
+                                   ["prune.ratios={layer1:0,layer2:0,layer3:0}"]])  # fmt: skip
+def test_a_cut_of_nothing_is_refused_before_the_training(folder, words):
+    with pytest.raises(UsageError, match="nothing would be cut"):
+        preview.preview(plan(folder, *words))
+
+
 def test_a_plan_alone_writes_nothing_to_the_cache(tmp_path):
     for noise in ("symmetric", "instance"):
         coming = run(tmp_path, "plan", "plan_only=true", f"noise={noise}", "prune=none")["plan"]

@@ -52,9 +52,18 @@ class SelectOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
+        for name in self.skip:
+            if not isinstance(name, str):
+                raise UsageError(f"prune.skip names '{name}': give paths of modules, as [layer1]")
+        if not isinstance(self.ratios, Mapping | None):
+            raise UsageError(
+                f"prune.ratios={self.ratios} says not which layers: type prune.ratios='"
+                "{layer1: 0.3}', or prune.ratio for all of them"
+            )
         object.__setattr__(self, "ratios", dict(self.ratios or {}))
         for name, ratio in self.ratios.items():
-            if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+            number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
+            if not number or not 0 <= ratio < 1:
                 raise UsageError(
                     f"prune.ratios gives '{name}' the ratio {ratio}: it must be at least 0 and "
                     "below 1"
@@ -71,8 +80,9 @@ class SelectOptions:
         _one_of("normalize", self.normalize, ("none", "mean", "cost", "lamp"))
         for name in ("round_to", "min_channels", "images", "positions"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"prune.{name}={value} must be 1 or more")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 1):
+                raise UsageError(f"prune.{name}={value} must be a whole number, 1 or more")
         if not 0 < self.ridge < float("inf"):
             raise UsageError(
                 f"prune.ridge={self.ridge} must be above 0: the pull towards the present weights"
@@ -125,7 +135,8 @@ def _budget(given: Mapping[str, float | None], ratio: float) -> tuple[str, float
     if len(asked) > 1:
         raise UsageError(f"prune.budget has {' and '.join(asked)}: give one of them")
     ((name, share),) = asked.items()
-    if not 0 < share < 1:
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not (number and 0 < share < 1):
         raise UsageError(
             f"prune.budget.{name}={share} is the fraction of the dense figure KEPT: it must be "
             "above 0 and below 1; to keep everything type prune=none"

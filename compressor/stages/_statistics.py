@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compressor.errors import RunError
+from compressor.errors import RunError, UsageError
 from compressor.prune import Gate, Observer, Selector, Target, part, thinet
 from compressor.seeding import generator
 from compressor.stages._derivatives import Loss, differentiate
@@ -24,8 +24,23 @@ MEMORY_LIMIT = 4 << 30  # bytes that the activations of one forward of all image
 def watched(
     net: nn.Module, groups: Sequence[Group], selector: Selector, reconstruct: str
 ) -> dict[str, tuple[Observer | Gate, ...]]:
-    """What is to be observed for every group; all empty where no data is needed."""
-    return {group.name: observers_of(net, group, selector, reconstruct) for group in groups}
+    """What is to be observed for every group; all empty where no data is needed.
+
+    Groups that the selector cannot judge are named all at once.
+    """
+    found, refused = {}, {}
+    for group in groups:
+        try:
+            found[group.name] = observers_of(net, group, selector, reconstruct)
+        except UsageError as error:
+            refused[group.name] = str(error)
+    if refused:
+        text = next(iter(refused.values()))
+        if len(refused) > 1:
+            names = ",".join(refused)
+            text += f" (it is one of {len(refused)} such layers: prune.skip=[{names}])"
+        raise UsageError(text)
+    return found
 
 
 def collect(

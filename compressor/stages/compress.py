@@ -127,13 +127,19 @@ def preview(
         counts = bench().widths(structure, groups, options, family)["counts"]
     else:
         counts = solve(structure, groups, options, family)
+    uniform = options.allocation == "uniform"
+    if uniform and all(counts[group.name] == group.size for group in groups):
+        raise UsageError(
+            "nothing would be cut: every layer keeps all of its channels; raise prune.ratio or "
+            "prune.ratios, lower prune.min_channels or prune.round_to, or type prune=none"
+        )
     return {
         "layers": [(group.name, group.size, counts[group.name]) for group in groups],
         "macs": [structure.macs({}), structure.macs(counts)],
         "params": [structure.params({}), structure.params(counts)],
         "reach": reach(structure, groups, options),
         "frozen": _frozen(structure),
-        "decided": "" if options.allocation == "uniform" else options.allocation,
+        "decided": "" if uniform else options.allocation,
     }
 
 

@@ -457,6 +457,41 @@ def test_options_out_of_range_are_refused(name, value):
         SelectOptions(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "tree, text",
+    [
+        ({"budget": {"macs": "abc"}}, "prune.budget.macs=abc is the fraction of the dense figure"),
+        ({"budget": {"macs": [0.5]}}, "prune.budget.macs="),
+        ({"ratios": 0.5}, "prune.ratios=0.5 says not which layers"),
+        ({"ratios": [0.5]}, "says not which layers"),
+        ({"round_to": 2.5}, "prune.round_to=2.5 must be a whole number, 1 or more"),
+        ({"min_channels": "abc"}, "prune.min_channels=abc must be a whole number"),
+        ({"skip": [3]}, "prune.skip names '3': give paths of modules"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused_where_no_default_tells_it(tree, text):
+    with pytest.raises(UsageError) as caught:
+        SelectOptions.split(tree)
+    assert text in str(caught.value)
+
+
+def test_layers_that_a_criterion_cannot_judge_are_named_together(net):
+    from compressor.stages._statistics import watched
+
+    class Blind:
+        def observers(self, group, net):
+            raise UsageError(f"sees nothing of {group.name}")
+
+    groups = groups_of_cnn()
+    with pytest.raises(UsageError) as caught:
+        watched(net, groups, Blind(), "none")
+    names = ",".join(group.name for group in groups)
+    assert str(caught.value) == (
+        f"sees nothing of {groups[0].name} (it is one of {len(groups)} such layers: "
+        f"prune.skip=[{names}])"
+    )
+
+
 def test_shared_options_are_split_from_the_selectors_own():
     own = {"_target_": "compressor.prune.thinet.ThiNet", "samples": 4}
     found = SelectOptions.split({"ratio": 0.3, "skip": ["a"], "ridge": 0.1, **own})
