@@ -46,11 +46,14 @@ class Attention:
     def __init__(
         self,
         weight: float = 1000.0,
-        student_layers: Sequence[str] = ("stages",),
-        teacher_layers: Sequence[str] = ("stages",),
+        student_layers: str | Sequence[str] = ("stages",),
+        teacher_layers: str | Sequence[str] = ("stages",),
     ) -> None:
         self.weight = checked_weight("attention", weight)
-        self.student_layers, self.teacher_layers = tuple(student_layers), tuple(teacher_layers)
+        self.student_layers, self.teacher_layers = (
+            (layers,) if isinstance(layers, str) else tuple(layers)
+            for layers in (student_layers, teacher_layers)
+        )
 
     def adapter(
         self, student: Mapping[str, Any], teacher: Mapping[str, Any], input_size: tuple[int, ...]
