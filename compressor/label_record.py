@@ -1,7 +1,8 @@
 """What became of the labels of a run: labels.npz, pictures of changed ones, figures for the report.
 
 labels.npz   index (place in the data set's own training list), clean, given, corrected (if
-             the remedy corrects labels), kept (of these, where it leaves images out), transition
+             the remedy corrects labels; corrected_soft are its distributions as float16, up to MOST
+             numbers), kept (of these, where it leaves images out), transition
              (realised), labelled (places in this list that have a label, where not all do)
 changed.npz  a few images whose labels were changed, with both labels
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from compressor.experiment import Experiment
 
 SHOWN = 24  # images in the sheet
+MOST = 10_000_000  # probabilities in labels.npz: 20 MB before compression
 
 
 def figures(
@@ -54,11 +56,19 @@ def figures(
 
 def corrected(records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]) -> Tensor | None:
     """(n,) int64, what the training's remedy took the labels to be in the end, or DROPPED."""
+    stored = _stored(records, artefacts)
+    if stored is None:
+        return None
+    return torch.from_numpy(stored.argmax(axis=1) if stored.ndim == 2 else stored.copy())
+
+
+def _stored(
+    records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]
+) -> np.ndarray | None:
     for record, made in zip(records, artefacts, strict=True):
         path = made.folder / CORRECTED
         if record["name"] == "train" and path.is_file():
-            stored = np.load(path, mmap_mode="r")
-            return torch.from_numpy(stored.argmax(axis=1) if stored.ndim == 2 else stored.copy())
+            return np.load(path, mmap_mode="r")
     return None
 
 
@@ -82,6 +92,9 @@ def keep(
         kept = now != DROPPED
         now = torch.where(kept, now, labels.given)
         arrays["corrected"] = now
+        soft = _stored(records, artefacts)
+        if soft.ndim == 2 and soft.size <= MOST:
+            arrays["corrected_soft"] = torch.from_numpy(soft.astype(np.float16))
         if not bool(kept.all()):
             arrays["kept"] = kept
     if labels.labelled is not None:

@@ -85,7 +85,7 @@ def _phases(experiment: "Experiment") -> list[str]:
     """A training too short for what its remedy does in turn."""
     total = experiment.config["train"]["epochs"]
     phases = [phase.epochs for phase in experiment.robust.phases(total)]
-    if len(phases) == 1 or all(phases):
+    if not total or len(phases) == 1 or all(phases):
         return []
     shown = ", ".join(map(str, phases))
     return [f"train.epochs={total} leaves the phases of this remedy {shown} epochs"]

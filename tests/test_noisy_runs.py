@@ -29,7 +29,12 @@ def pencil(folder):
 def test_a_run_with_noise_leaves_all_its_labels(folder, pencil):
     with np.load(folder / "pencil" / "labels.npz") as file:
         found = {name: file[name] for name in file.files}
-    assert set(found) == {"index", "clean", "given", "corrected", "transition"}
+    assert set(found) == {
+        "index", "clean", "given", "corrected", "corrected_soft", "transition",
+    }  # fmt: skip
+    soft = found["corrected_soft"].astype(np.float32)
+    assert soft.shape == (1212, 10) and soft.sum(1) == pytest.approx(np.ones(1212), abs=5e-3)
+    assert (soft.max(1) == soft[np.arange(1212), found["corrected"]]).all()
     assert len(found["given"]) == 1212 and (found["given"] != found["clean"]).sum() == 485
     assert found["index"].max() < 1347 and found["transition"].sum(1) == pytest.approx(np.ones(10))
     labels = pencil["labels"]
@@ -142,6 +147,9 @@ def test_pretraining_reads_no_label_and_hands_on_its_trunk(folder):
     report = run(folder, "rotnet", *few, "prune=none", "train.epochs=1", "finetune.epochs=0")
     assert list(report["points"])[0] == "dense" and "pretrained" not in report["points"]
     assert report["labels"]["labelled"] == pytest.approx(0.1, abs=1e-3)
+    with np.load(folder / "rotnet" / "labels.npz") as file:
+        assert len(file["labelled"]) == 121
+    assert not (folder / "rotnet" / "figures" / "labels.png").exists()
     assert 0 < report["training"]["pretrained"]["picked_val_accuracy"] < 1
     frozen = run(
         folder, "frozen", *few, "prune=none", "train.epochs=1", "finetune.epochs=0",

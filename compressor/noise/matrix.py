@@ -5,6 +5,7 @@ Run: compress-run noise=matrix noise.file=T.csv
 """
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def read_matrix(path: str, name: str) -> np.ndarray:
     """The matrix in a .npy, or in a .csv without a head."""
     try:
         if Path(path).suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+            with open(path, "rb") as stored:  # numpy leaves a damaged one open
+                values = np.load(stored, allow_pickle=False)
         else:
             values = np.loadtxt(path, delimiter=",", ndmin=2)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"{name}={path} cannot be read ({reason}): give a .npy or a .csv of numbers"

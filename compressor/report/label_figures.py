@@ -21,8 +21,10 @@ def draw(run_dir: Path, history: Mapping[str, Sequence[float]], folder: Path) ->
     if (run_dir / "labels.npz").is_file():
         with np.load(run_dir / "labels.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        labels(arrays, history, folder / "labels.png")
-        drawn.append("labels.png")
+        # without noise and without a remedy it says only which images had a label
+        if "corrected" in arrays or (arrays.get("clean", -1) != arrays["given"]).any():
+            labels(arrays, history, folder / "labels.png")
+            drawn.append("labels.png")
     if (run_dir / "changed.npz").is_file():
         with np.load(run_dir / "changed.npz", allow_pickle=False) as file:
             changed({name: file[name] for name in file.files}, folder / "changed.png")
@@ -50,7 +52,8 @@ def labels(arrays: Mapping, history: Mapping[str, Sequence[float]], path: Path) 
     if "clean" in now and "corrected" in now:
         tables.append(("true label", "corrected label", now["clean"], now["corrected"]))
     # the accuracy of a training is that on the images it sees
-    part = "images kept, labels left" if "kept" in arrays else "training part, given labels"
+    part = "labelled images" if "labelled" in arrays else "training part"
+    part = "images kept, labels left" if "kept" in arrays else f"{part}, given labels"
     curves = [
         ("train_accuracy", part, ORANGE, "-"),
         ("train_clean_accuracy", f"{part.split(',')[0]}, true labels", GREEN, "-"),

@@ -136,7 +136,11 @@ class StageData(LightningDataModule):
 
 
 class History(Callback):
-    """One row an epoch in history.csv, written as the epochs end; seconds: its training steps."""
+    """One row an epoch in history.csv, written as the epochs end; seconds: its training steps.
+
+    train_*: measured while training, on the images that it visits (not on those that a remedy
+    dropped) against the labels that it trains on; train_clean_accuracy: against the true ones.
+    """
 
     def __init__(self, path: Path, first_epoch: int) -> None:
         self.path = path

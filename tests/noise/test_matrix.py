@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from compressor.errors import UsageError
+from compressor.instantiation import make
 from compressor.noise import Part, transition
 from compressor.noise.matrix import Matrix, shares
 
@@ -55,3 +56,16 @@ def test_one_source_is_needed_and_its_size_is_the_data_sets():
         Matrix(T).corrupt(Part(CLEAN, 10))
     with pytest.raises(UsageError, match="missing.csv cannot be read"):
         Matrix(file="missing.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY\x01"])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "T.npy"
+    path.write_bytes(content)
+    for tree in (
+        {"_target_": "compressor.noise.matrix.Matrix", "file": str(path)},
+        {"_target_": "compressor.robust.forward.Forward", "transition": str(path)},
+    ):
+        with pytest.raises(UsageError, match=rf"={path} .*\(") as caught:
+            make(tree)
+        assert "\n" not in str(caught.value)
