@@ -8,6 +8,7 @@ from 0) and `label`. Without `index` the labels are those of the whole list, in 
 import csv
 import hashlib
 import re
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from zipfile import BadZipFile
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from compressor.errors import UsageError
 from compressor.noise import Part
+
+# What a damaged archive raises beside the usual: at its table, in an entry, in an entry's head.
+_BROKEN = (BadZipFile, zlib.error, NotImplementedError)
 
 
 class File:
@@ -93,7 +97,7 @@ class File:
                 columns = _npz(self.file)
             else:
                 columns = _csv(self.file, ("index", self.column))
-        except (OSError, EOFError, ValueError, KeyError, csv.Error, BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, csv.Error, *_BROKEN) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
                 f"noise.file={self.file} cannot be read ({reason}): give a .csv with the head "
@@ -121,8 +125,12 @@ class File:
 
 def _npz(path: str) -> dict[str, np.ndarray]:
     # opened here: of a damaged one numpy leaves its own handle open
-    with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    with open(path, "rb") as handle:
+        found = np.load(handle, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it holds one array without a name")
+        with found as file:
+            return {name: file[name] for name in file.files}
 
 
 def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
@@ -159,4 +167,4 @@ def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
 
 def _whole(word: str) -> int | None:
     """3 of "3", and of the "3.0" that a table with gaps was written with; None of others."""
-    return int(word.partition(".")[0]) if re.fullmatch(r"-?\d+(\.0*)?", word) else None
+    return int(word.partition(".")[0]) if re.fullmatch(r"-?\d{1,18}(\.0*)?", word) else None

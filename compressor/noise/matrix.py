@@ -5,9 +5,9 @@ Run: compress-run noise=matrix noise.file=T.csv
 """
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -45,12 +45,12 @@ def read_matrix(path: str, name: str) -> np.ndarray:
     """The matrix in a .npy, or in a .csv without a head."""
     try:
         if Path(path).suffix == ".npy":
-            with open(path, "rb") as stored:  # numpy leaves a damaged one open
-                values = np.load(stored, allow_pickle=False)
+            with open(path, "rb") as handle:  # of a damaged one numpy leaves its own open
+                values = np.load(handle, allow_pickle=False)
         else:
             values = np.loadtxt(path, delimiter=",", ndmin=2)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"{name}={path} cannot be read ({reason}): give a .npy or a .csv of numbers"
         ) from None

@@ -5,8 +5,8 @@ T[i, j] = P(given = j | true = i), rows sum to 1.
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -52,13 +52,13 @@ def read(path: str) -> Tensor:
     """The matrix in a .npy, or in a .csv without a head: rows = true classes."""
     try:
         if Path(path).suffix == ".npy":
-            with open(path, "rb") as stored:  # numpy leaves a damaged one open
-                values = np.load(stored, allow_pickle=False)
+            with open(path, "rb") as handle:  # of a damaged one numpy leaves its own open
+                values = np.load(handle, allow_pickle=False)
         else:
             values = np.loadtxt(path, delimiter=",", ndmin=2)
         matrix = torch.from_numpy(np.asarray(values, dtype=np.float64))
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"robust.transition={path} is neither {', '.join(SOURCES)} nor a matrix in a .npy or "
             f".csv ({reason})"

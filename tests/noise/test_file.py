@@ -45,6 +45,7 @@ def test_a_column_of_another_name_can_be_asked_for(tmp_path):
         (["index,label", "0,1", "0,1", "2,1", "3,1", "5,1"], "index 0 more than once"),
         (["index,label", "0,1", "2,1", "3,1", "5,3"], "labels from 1 to 3"),
         (["index,label", "0,cat", "2,cat", "3,cat", "5,cat"], "line 2: label 'cat' is no whole"),
+        (["index,label", f"0,{10**30}"], "is no whole number"),
         (["index,label", "0,1", "   ", "2,1.5"], "line 4: label '1.5' is no whole number"),
         (["0,1", "2,1"], "its first line, 0,1, is no head"),
         (["index;label", "0;1"], "'index;label', where commas belong"),
@@ -71,6 +72,19 @@ def test_a_damaged_archive_is_refused_by_its_name(tmp_path):
         (tmp_path / "l.npz").write_bytes(whole[:size])
         with pytest.raises(UsageError, match="l.npz cannot be read .*: give a .csv"):
             corrupt(tmp_path / "l.npz")
+
+
+def test_an_archive_damaged_inside_and_a_bare_array_are_refused_alike(tmp_path):
+    path = tmp_path / "l.npz"
+    np.savez_compressed(path, label=np.arange(1000))
+    whole, half = path.read_bytes(), path.stat().st_size // 2
+    np.save(tmp_path / "l.npy", np.arange(6))
+    flipped = whole[:half] + bytes(255 - b for b in whole[half : half + 9]) + whole[half + 9 :]
+    for content in (flipped, (tmp_path / "l.npy").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="l.npz cannot be read .*: give a .csv") as caught:
+            File(str(path))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_in_disguise_is_not_opened(tmp_path):
