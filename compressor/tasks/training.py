@@ -102,7 +102,9 @@ class Training(LightningModule):
         self.clean_metric = None if clean is None else task.metrics(num_classes)[task.headline[0]]
         self.norms_rest = norms_rest
         if channels_last:
-            net.to(memory_format=torch.channels_last)
+            for part in (net, self.adapters, distillation.teacher):
+                if part is not None:
+                    part.to(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:
         teacher = self.distillation.teacher
