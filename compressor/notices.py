@@ -24,12 +24,19 @@ _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep 
 
 def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
-    return [*_uncut(plan), *_untrained(plan), *_clamped(run), *_unread_noise(run), *_phases(run)]
+    return [
+        *_uncut(plan), *_untrained(plan), *_unread_prune(plan), *_clamped(run),
+        *_unread_noise(run), *_phases(run), *_optimizer(run),
+    ]  # fmt: skip
+
+
+def _cuts(plan: "RunPlan") -> bool:
+    return any(step.stage == "compress" and not step.identity for step in plan.steps)
 
 
 def _uncut(plan: "RunPlan") -> list[str]:
     """Ways to recover from a cut, where there was none."""
-    if any(step.stage == "compress" and not step.identity for step in plan.steps):
+    if _cuts(plan):
         return []
     found = []
     for before, step in zip(plan.steps, plan.steps[1:], strict=False):
@@ -55,8 +62,7 @@ def _uncut(plan: "RunPlan") -> list[str]:
 
 def _untrained(plan: "RunPlan") -> list[str]:
     """A criterion whose paper prepares the network for it."""
-    cut = next((s for s in plan.steps if s.stage == "compress" and not s.identity), None)
-    if cut is None or not isinstance(make(plan.run.config["regularize"]), NoRegularizer):
+    if not _cuts(plan) or not isinstance(make(plan.run.config["regularize"]), NoRegularizer):
         return []
     criterion = compress.method(plan.run.config["prune"])
     asked = getattr(criterion, "trained_with", None)
@@ -66,6 +72,18 @@ def _untrained(plan: "RunPlan") -> list[str]:
     return [f"prune={name} works, but its paper trains the network with regularize={asked}"]
 
 
+def _unread_prune(plan: "RunPlan") -> list[str]:
+    """LAMP, which one allocation alone reads; the other ways of `normalize` are methods' own."""
+    asked = plan.run.config["prune"]
+    allocation = asked.get("allocation")
+    if asked.get("normalize") != "lamp" or allocation in (None, "global") or not _cuts(plan):
+        return []
+    return [
+        f"prune.normalize=lamp does nothing beside prune.allocation={allocation}: it makes the "
+        "scores of layers comparable for prune.allocation=global"
+    ]
+
+
 def _unread_noise(experiment: "Experiment") -> list[str]:
     """Options of noise that this kind does not read; all kinds have them for the sweeps' sake."""
     asked = experiment.config["noise"]
@@ -73,11 +91,13 @@ def _unread_noise(experiment: "Experiment") -> list[str]:
     if name == "none":
         return []
     known = parameters(asked["_target_"])
-    usual = inspect.signature(Symmetric).parameters
+    signature = inspect.signature(Symmetric).parameters
+    usual = {key: signature[key].default for key in ("rate", "mode", "include_true", "stratified")}
+    usual["seed"] = experiment.config["seed"]
     return [
         f"noise.{key}={str(asked[key]).lower()} does nothing beside noise={name}"
-        for key in ("mode", "include_true", "stratified")
-        if key in asked and key not in known and asked[key] != usual[key].default
+        for key, value in usual.items()
+        if key in asked and key not in known and asked[key] != value
     ]
 
 
@@ -89,6 +109,19 @@ def _phases(experiment: "Experiment") -> list[str]:
         return []
     shown = ", ".join(map(str, phases))
     return [f"train.epochs={total} leaves the phases of this remedy {shown} epochs"]
+
+
+def _optimizer(experiment: "Experiment") -> list[str]:
+    """A remedy whose paper counts on one way of optimising."""
+    remedy, here = experiment.robust, experiment.config["train"]["optimizer"]
+    if remedy.optimizer in (None, here) or not experiment.config["train"]["epochs"]:
+        return []
+    name = type(remedy).__module__.rpartition(".")[2]
+    return [
+        f"robust={name} works with train.optimizer={here}, but its paper counts on "
+        f"train.optimizer={remedy.optimizer} at a high train.lr, which keeps a network from "
+        "memorising wrong labels"
+    ]
 
 
 def _clamped(experiment: "Experiment") -> list[str]:

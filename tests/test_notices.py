@@ -18,7 +18,13 @@ def folder(tmp_path_factory):
         (["prune=bn_scale"], "prune=bn_scale works, but its paper trains the network with regul"),
         (["noise=pair", "noise.include_true=true"], "noise.include_true=true does nothing beside"),
         (["noise=instance", "noise.mode=bernoulli"], "noise.mode=bernoulli does nothing beside n"),
-        (["robust=pencil", "train.epochs=1"], "leaves the phases of this remedy 0, 0, 1 epochs"),
+        (["noise=pixels", "noise.rate=0.1"], "noise.rate=0.1 does nothing beside noise=pixels"),
+        (["prune.normalize=lamp"], "prune.normalize=lamp does nothing beside prune.allocation=unif"),
+        (
+            ["robust=pencil", "train.epochs=1", "train.optimizer=sgd"],
+            "leaves the phases of this remedy 0, 0, 1 epochs",
+        ),
+        (["robust=pencil", "train.epochs=5"], "its paper counts on train.optimizer=sgd"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],
 )
@@ -35,7 +41,10 @@ def test_what_may_not_be_meant_is_said_in_one_line(folder, words, line):
         ["prune=none", "distill=kd", "stages=[train]"],
         ["prune=none", "distill=kd", "distill.teacher.source=model", "model.width=1.0"],
         ["prune=bn_scale", "regularize=slimming"],
-        ["noise=pair", "robust=pencil", "train.epochs=5"],
+        ["noise=pair", "robust=pencil", "train.epochs=5", "train.optimizer=sgd"],
+        ["noise=instance", "noise.seed=3"],
+        ["prune.normalize=lamp", "prune.allocation=global"],
+        ["prune=none", "prune.normalize=lamp"],
         ["robust=gce", "scale=multiplier", "scale.width=2"],
     ],
 )

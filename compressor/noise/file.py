@@ -53,10 +53,13 @@ class File:
         listed = part.listed or len(part.labels)
         rows = np.arange(listed) if part.rows is None else part.rows.numpy()
         index = self._checked_index(listed)
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < part.num_classes:
+        unknown = np.flatnonzero((self.labels < 0) | (self.labels >= part.num_classes))
+        if len(unknown):
+            first = unknown[0]
             raise UsageError(
-                f"noise.file={self.file} has labels from {self.labels.min()} to "
-                f"{self.labels.max()}: the data set's are 0 to {part.num_classes - 1}"
+                f"noise.file={self.file} gives image {index[first]} the label "
+                f"{self.labels[first]}{f' and {len(unknown) - 1} more such' * (len(unknown) > 1)}: "
+                f"the data set's labels are 0 to {part.num_classes - 1}"
             )
         found = np.full(listed, -1, dtype=np.int64)
         found[index] = self.labels

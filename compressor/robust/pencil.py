@@ -76,6 +76,7 @@ class Pencil(Remedy):
 
     corrects = ("soft", "hard")
     train_only = True
+    optimizer = "sgd"
 
     def __init__(
         self,
