@@ -10,7 +10,8 @@ from typing import Any
 
 from compressor.errors import UsageError
 from compressor.instantiation import make
-from compressor.stages import _distill_options, compress, finetune, recalibrate
+from compressor.stages import compress, finetune, recalibrate
+from compressor.stages._distill import options as distill_options
 from compressor.stages._fit import SELECT, plain
 from compressor.stages._labels import LABELS
 from compressor.stages._schedule import Schedule
@@ -48,7 +49,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise UsageError(
             f"finetune.robust={config['finetune']['robust']} is not known: none or same"
         )
-    _distill_options.check(config["distill"])
+    distill_options.check(config["distill"])
     make(config["regularize"])
     make(config["noise"])
     make(config["scale"])

@@ -14,9 +14,10 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
-from compressor.stages import Context, Machine, _distill_options, train
+from compressor.stages import Context, Machine, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._blank import Blank, blank
+from compressor.stages._distill import options as distill_options
 from compressor.stages._labels import check_labels, resolve
 from compressor.tasks import Task
 
@@ -92,16 +93,16 @@ class Experiment:
     def _given_teachers(self) -> dict[str, Artefact]:
         """Teachers that were trained elsewhere, by keys that follow from their content."""
         distill = self.config["distill"]
-        if not distill["terms"] or not _distill_options.needs_teacher(distill):
+        if not distill["terms"] or not distill_options.needs_teacher(distill):
             return {}
-        _distill_options.check_fixed(distill, self.data.augment, self.labels.damage is not None)
+        distill_options.check_fixed(distill, self.data.augment, self.labels.damage is not None)
         if distill["teacher"]["source"] != "artefact":
             return {}
         path = distill["teacher"]["path"]
         found = {}
         for place in [path] if isinstance(path, str) else path:
             made = artefact.read(artefact.find(place))
-            _distill_options.check_fits(made.spec, self.spec, str(place))
+            distill_options.check_fits(made.spec, self.spec, str(place))
             files = ("spec.json", "plan.json", artefact.WEIGHTS)
             key = key_of(teacher={name: manifest.digest(made.folder / name) for name in files})
             found[key] = replace(made, key=key)
@@ -123,12 +124,12 @@ class Experiment:
         source = distill["teacher"]["source"]
         spec = self.spec
         if source == "model":
-            spec = _distill_options.teacher_spec(distill, self.spec)
+            spec = distill_options.teacher_spec(distill, self.spec)
         elif source == "artefact":
             spec = next((made.spec for made in self.teachers.values()), self.spec)
         teacher = None if source == "callable" else self.blank(spec).net
         student = self.blank()
-        _distill_options.check_layers(distill, student.net, teacher, *student.inputs)
+        distill_options.check_layers(distill, student.net, teacher, *student.inputs)
 
     def context(
         self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]

@@ -15,7 +15,6 @@ from compressor.instantiation import make, sources
 from compressor.regularize.none import NoRegularizer
 from compressor.stages import (
     Outcome,
-    _distill_options,
     baseline,
     compress,
     finetune,
@@ -23,6 +22,7 @@ from compressor.stages import (
     recalibrate,
     train,
 )
+from compressor.stages._distill import options as distill_options
 from compressor.stages._schedule import Layers, Round, Schedule
 
 
@@ -157,13 +157,13 @@ class RunPlan:
         dense: key of what entered the first compress stage, or of what enters this one.
         """
         distill = self.run.config["distill"]
-        if not self._distills(stage) or not _distill_options.needs_teacher(distill):
+        if not self._distills(stage) or not distill_options.needs_teacher(distill):
             return {}, ()
         source = distill["teacher"]["source"]
         if source == "dense":
             return {"teacher": dense}, ()
         if source == "model":
-            spec = _distill_options.teacher_spec(distill, self.run.spec)
+            spec = distill_options.teacher_spec(distill, self.run.spec)
             options = self._options("train", {})
             options["distill"] = dict(NO_DISTILLATION)
             if distill["teacher"]["epochs"] is not None:
@@ -230,7 +230,7 @@ class RunPlan:
             robust = null_robust
         distill = dict(NO_DISTILLATION)
         if self._distills(stage):
-            distill = _distill_options.reads(self.run.config["distill"])
+            distill = distill_options.reads(self.run.config["distill"])
         own = dict(self.run.config[stage])
         if stage == "finetune":
             own = finetune.reads(own)

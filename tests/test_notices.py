@@ -19,7 +19,10 @@ def folder(tmp_path_factory):
         (["noise=pair", "noise.include_true=true"], "noise.include_true=true does nothing beside"),
         (["noise=instance", "noise.mode=bernoulli"], "noise.mode=bernoulli does nothing beside n"),
         (["noise=pixels", "noise.rate=0.1"], "noise.rate=0.1 does nothing beside noise=pixels"),
-        (["prune.normalize=lamp"], "prune.normalize=lamp does nothing beside prune.allocation=unif"),
+        (
+            ["prune.normalize=lamp"],
+            "prune.normalize=lamp does nothing beside prune.allocation=",
+        ),
         (
             ["robust=pencil", "train.epochs=1", "train.optimizer=sgd"],
             "leaves the phases of this remedy 0, 0, 1 epochs",

@@ -10,7 +10,7 @@ import torch
 
 from compressor.instantiation import make
 from compressor.stages import Context, Given, Outcome
-from compressor.stages._distillation import distillation
+from compressor.stages._distill.taught import distillation
 from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 from compressor.stages._labels import trusted

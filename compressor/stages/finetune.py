@@ -19,7 +19,7 @@ from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.measure import count_macs
 from compressor.stages import Context, Given, Outcome
-from compressor.stages._distillation import distillation
+from compressor.stages._distill.taught import distillation
 from compressor.stages._fit import fit, plain
 from compressor.stages._labels import training_set
 from compressor.stages._scratch import fresh

@@ -12,7 +12,7 @@ from compressor.robust import Remedy, Samples
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._crossfit import probabilities
-from compressor.stages._distillation import Taught, distillation
+from compressor.stages._distill.taught import Taught, distillation
 from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 

@@ -43,7 +43,10 @@ def test_a_column_of_another_name_can_be_asked_for(tmp_path):
         (["index,label", "0,1", "2,1", "3,1", "-1,1"], "unknown index -1"),
         (["index,label", "0,1", "2,1", "3,1"], "no label for 1 of the 4"),
         (["index,label", "0,1", "0,1", "2,1", "3,1", "5,1"], "index 0 more than once"),
-        (["index,label", "0,1", "2,1", "3,1", "5,3"], "gives image 5 the label 3: the data set's labels are 0 to"),
+        (
+            ["index,label", "0,1", "2,1", "3,1", "5,3"],
+            "gives image 5 the label 3: the data set's",
+        ),
         (["index,label", "0,cat", "2,cat", "3,cat", "5,cat"], "line 2: label 'cat' is no whole"),
         (["index,label", f"0,{10**30}"], "is no whole number"),
         (["index,label", "0,1", "   ", "2,1.5"], "line 4: label '1.5' is no whole number"),

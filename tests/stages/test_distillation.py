@@ -14,11 +14,11 @@ from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Machine
-from compressor.stages._distill_options import check, check_fits, reads
-from compressor.stages._distillation import distillation
+from compressor.stages._distill.options import check, check_fits, reads
+from compressor.stages._distill.taught import distillation
+from compressor.stages._distill.teacher import Mean
 from compressor.stages._fit import TrainingSet, fit
 from compressor.stages._resume import Resume
-from compressor.stages._teacher import Mean
 from compressor.tasks.classification import Classification
 from compressor.tasks.optimization import OptimizerOptions
 

@@ -11,8 +11,8 @@ from compressor.distill._layers import places, unit
 from compressor.errors import UsageError
 from compressor.seeding import derive
 from compressor.stages import Context
+from compressor.stages._distill.teacher import over_train
 from compressor.stages._fit import TrainingSet
-from compressor.stages._teacher import over_train
 from compressor.taps import tapped
 
 

@@ -15,11 +15,16 @@ from compressor.artefact import Spec
 from compressor.instantiation import make
 from compressor.seeding import derive
 from compressor.stages import Context
-from compressor.stages._distilled import heads, made_images
-from compressor.stages._features import shapes_of, taps_of
+from compressor.stages._distill.features import shapes_of, taps_of
+from compressor.stages._distill.results import heads, made_images
+from compressor.stages._distill.samplers import batch_groups
+from compressor.stages._distill.teacher import (
+    Logits,
+    check_answer,
+    given_teacher,
+    validation_figure,
+)
 from compressor.stages._fit import TrainingSet
-from compressor.stages._samplers import batch_groups
-from compressor.stages._teacher import Logits, check_answer, given_teacher, validation_figure
 from compressor.tasks.training import Distillation
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compressor.artefact import Spec
 from compressor.errors import UsageError
 from compressor.instantiation import make
-from compressor.stages._features import shapes_of, taps_of
+from compressor.stages._distill.features import shapes_of, taps_of
 
 SOURCES = ("dense", "artefact", "model", "callable")
 SAMPLERS = ("none", "class_uniform", "superclass_uniform")
