@@ -5,6 +5,7 @@ import torch
 
 from compressor.distill.data_free import (
     DataFree,
+    EnlargingConv2d,
     Generator,
     activation,
     information_entropy,
@@ -36,6 +37,16 @@ def test_made_images_have_mean_0_and_variance_1_in_each_channel():
     mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(std, torch.ones(3), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_enlarging_convolution_is_doubling_and_convolving(layout):
+    torch.manual_seed(0)
+    conv = EnlargingConv2d(3, 5, 3, padding=1).double()
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64).contiguous(memory_format=layout)
+    doubled = torch.nn.functional.interpolate(x, scale_factor=2)
+    expected = torch.nn.functional.conv2d(doubled, conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(conv(x), expected, atol=1e-12, rtol=0)
 
 
 def test_the_makers_loss_is_the_weighted_sum():
