@@ -16,7 +16,7 @@ from compressor.stages._distill.taught import Taught, distillation
 from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 
-VERSION = 3
+VERSION = 4
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
 
 

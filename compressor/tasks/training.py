@@ -17,6 +17,7 @@ from compressor.errors import Diverged
 from compressor.seeding import derive
 from compressor.taps import Tap, tapped
 from compressor.tasks import Task
+from compressor.tasks._layout import overruns
 from compressor.tasks.optimization import (
     OptimizerOptions,
     make_optimizer,
@@ -101,8 +102,12 @@ class Training(LightningModule):
         self.clean = clean
         self.clean_metric = None if clean is None else task.metrics(num_classes)[task.headline[0]]
         self.norms_rest = norms_rest
-        if channels_last:
-            for part in (net, self.adapters, distillation.teacher):
+
+    def setup(self, stage: str) -> None:
+        # not later: what runs processes side by side notes the layout of the parameters
+        self.channels_last &= not overruns(self.net, self.trainer.strategy.root_device)
+        if self.channels_last:
+            for part in (self.net, self.adapters, self.distillation.teacher):
                 if part is not None:
                     part.to(memory_format=torch.channels_last)
 

@@ -110,6 +110,20 @@ def test_training_learns_and_writes_one_row_an_epoch(tmp_path, digits):
     assert list((tmp_path / "a" / "tensorboard").glob("events*"))
 
 
+@pytest.mark.parametrize("inputs, kept", [(16, True), (4, False)])
+def test_a_network_trains_in_channels_last_unless_it_would_overrun(tmp_path, digits, inputs, kept):
+    net = nn.Sequential(
+        nn.Conv2d(1, inputs, 3, padding=1), nn.Conv2d(inputs, 8, 1, stride=2),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    seen = set()
+    net[1].register_forward_pre_hook(
+        lambda _, given: seen.add(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    train(tmp_path / "a", digits, net, epochs=1)
+    assert seen == {kept}
+
+
 def test_without_a_terminal_every_epoch_is_one_line(tmp_path, digits, capsys):
     train(tmp_path / "a", digits, progress=True)
     out = capsys.readouterr().out
