@@ -258,16 +258,22 @@ class Menu:
                         )
 
     def mentions(self, key: str, word: str) -> bool:
-        """Whether the key's line, in any file of its group, speaks of `null` or of a `list`."""
+        """Whether the key's line, in any file of its group or in the group's part of a file of
+        all, speaks of `null` or of a `list`.
+        """
         group, _, _ = key.partition(".")
         name = re.escape(key.rsplit(".", 1)[-1])
         line = re.compile(rf"^\s*{name}:.*\b{re.escape(word)}\b", re.MULTILINE)
+        # a key of all groups is a group's part of itself
+        block = re.compile(rf"^{re.escape(group)}:.*\n(?:[ #].*\n|\n)*", re.MULTILINE)
         for source in self.files.get_sources():
             folder = Path(source.path)
             if source.scheme() != "file" or not folder.is_dir():
                 continue
-            paths = itertools.chain((folder / group).rglob("*.yaml"), folder.glob("*.yaml"))
-            if any(line.search(path.read_text(encoding="utf-8")) for path in paths):
+            own = (path.read_text(encoding="utf-8") for path in (folder / group).rglob("*.yaml"))
+            common = (path.read_text(encoding="utf-8") for path in folder.glob("*.yaml"))
+            parts = (part for text in common for part in block.findall(text))
+            if any(line.search(text) for text in itertools.chain(own, parts)):
                 return True
         return False
 

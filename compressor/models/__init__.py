@@ -102,7 +102,9 @@ def full_arguments(name: str, arguments: Mapping, key: str) -> dict:
     _check_options(name, arguments)
     parameters = inspect.signature(globals()[name]).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return {**defaults, **arguments}
+    full = {**defaults, **arguments}
+    # of plain values, as in a spec's file
+    return {n: dict(v) if isinstance(v, Mapping) else v for n, v in full.items()}
 
 
 def handed_on(factory: str, arguments: Mapping) -> dict:
