@@ -18,6 +18,7 @@ from compressor.stages import Context, Machine, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._blank import Blank, blank
 from compressor.stages._distill import options as distill_options
+from compressor.stages._distill.teacher import Called, check_answer
 from compressor.stages._labels import check_labels, resolve
 from compressor.tasks import Task
 
@@ -127,6 +128,8 @@ class Experiment:
             spec = distill_options.teacher_spec(distill, self.spec)
         elif source == "artefact":
             spec = next((made.spec for made in self.teachers.values()), self.spec)
+        if source == "callable" and distill_options.needs_teacher(distill):
+            check_answer(Called(distill["teacher"]["function"]), spec, self.task)
         teacher = None if source == "callable" else self.blank(spec).net
         student = self.blank()
         distill_options.check_layers(distill, student.net, teacher, *student.inputs)

@@ -26,7 +26,7 @@ def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
         *_uncut(plan), *_untrained(plan), *_unread_prune(plan), *_clamped(run),
-        *_unread_noise(run), *_phases(run), *_optimizer(run),
+        *_unread_noise(run), *_phases(run), *_optimizer(run), *_untaught(plan),
     ]  # fmt: skip
 
 
@@ -56,6 +56,34 @@ def _uncut(plan: "RunPlan") -> list[str]:
             found.append(
                 f"distill={terms}: nothing is cut, so the network begins as its own teacher and "
                 "has nothing to learn from it"
+            )
+    return found
+
+
+def _untaught(plan: "RunPlan") -> list[str]:
+    """Distillation that no stage does, or that has nothing to teach."""
+    distill = plan.run.config["distill"]
+    terms = {name: make(term) for name, term in distill["terms"].items()}
+    if not terms:
+        return []
+    name, at = ", ".join(terms), distill["at"]
+    if not any(step.stage == at and not step.identity for step in plan.steps):
+        return [f"distill={name} does nothing: distill.at={at}, and nothing is trained there"]
+    labels, found = distill["label_weight"], []
+    if not labels and not any(term.weight for term in terms.values()):
+        found.append(
+            f"distill={name}: its weights and distill.label_weight are 0, so that the network "
+            "learns nothing"
+        )
+    makers = {name: term for name, term in terms.items() if hasattr(term, "draw")}
+    for name, term in makers.items():
+        if term.beside and not labels:
+            found.append(
+                f"distill.terms.{name}.beside=true does nothing beside distill.label_weight=0"
+            )
+        if not term.beside and distill["sampler"] != "none":
+            found.append(
+                f"distill.sampler={distill['sampler']} does nothing: distill={name} reads no image"
             )
     return found
 

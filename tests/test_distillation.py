@@ -5,7 +5,7 @@ import torch
 from test_pipeline import compose, keys, plan, run
 
 import compressor
-from compressor.errors import UsageError
+from compressor.errors import RunError, UsageError
 from compressor.experiment import Experiment
 
 WORDS = ("stages=[train]", "prune=none", "train.epochs=1", "dataset.channels=1",
@@ -95,6 +95,51 @@ def test_what_no_stage_reads_enters_no_key(folder):
 def test_layers_are_checked_before_anything_is_trained(folder, words, line):
     with pytest.raises(UsageError, match=line):
         Experiment(compose(folder, "distill=hints", *words))
+
+
+def five_classes(images):
+    return images.new_zeros(len(images), 5)
+
+
+def no_logits(images):
+    return None
+
+
+def not_numbers(images):
+    return images.new_full((len(images), 10), float("nan"))
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("five_classes", "answers 2 images with"),
+        ("no_logits", "answers with NoneType: it must answer images with logits"),
+        ("not_numbers", "with nan or inf"),
+        ("WORDS", "is nothing that can be called"),
+    ],
+)
+def test_a_function_that_is_no_teacher_is_told_before_anything_is_trained(folder, name, line):
+    words = ("distill.teacher.source=callable", f"distill.teacher.function={__name__}.{name}")
+    with pytest.raises((UsageError, RunError), match=line):
+        Experiment(compose(folder, "distill=kd", *words))
+
+
+@pytest.mark.parametrize("library, name", [("timm", "resnet10t"), ("torchvision", "resnet18")])
+def test_a_librarys_network_can_be_the_teacher(folder, library, name):
+    words = (f"distill.teacher.model={library}", f"++distill.teacher.arguments.name={name}")
+    Experiment(compose(folder, "distill=kd", "distill.teacher.source=model", *words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("distill=ensemble_net", "distill.terms.ensemble_net.split_at=layer9"),
+        ("distill=collaborative", "distill.terms.collaborative.split_at=[layer9]"),
+    ],
+)
+def test_forks_are_checked_before_anything_is_trained(folder, words):
+    with pytest.raises(UsageError, match="has no module 'layer9'"):
+        Experiment(compose(folder, *words))
 
 
 def test_images_that_cannot_be_made_are_told_before_anything_is_trained(folder):

@@ -28,6 +28,14 @@ def folder(tmp_path_factory):
             "leaves the phases of this remedy 0, 0, 1 epochs",
         ),
         (["robust=pencil", "train.epochs=5"], "its paper counts on train.optimizer=sgd"),
+        (["distill=kd", "finetune.epochs=0"], "distill=kd does nothing: distill.at=finetune, and"),
+        (["distill=kd", "stages=[train,compress]"], "distill=kd does nothing: distill.at=finetune"),
+        (
+            ["distill=kd", "distill.label_weight=0", "distill.terms.kd.weight=0"],
+            "so that the network learns nothing",
+        ),
+        (["distill=data_free", "distill.sampler=class_uniform"], "class_uniform does nothing: dis"),
+        (["distill=data_free", "distill.terms.data_free.beside=true"], "does nothing beside disti"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],
 )
@@ -41,7 +49,6 @@ def test_what_may_not_be_meant_is_said_in_one_line(folder, words, line):
     [
         ["finetune=scratch_b"],
         ["distill=kd"],
-        ["prune=none", "distill=kd", "stages=[train]"],
         ["prune=none", "distill=kd", "distill.teacher.source=model", "model.width=1.0"],
         ["prune=bn_scale", "regularize=slimming"],
         ["noise=pair", "robust=pencil", "train.epochs=5", "train.optimizer=sgd"],

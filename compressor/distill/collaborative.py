@@ -87,7 +87,7 @@ class Collaborative:
 
     def grow(self, net: nn.Module, another: Callable[[int], nn.Module]) -> nn.Module:
         """another: the number of a head -> a network like `net` with weights of its own."""
-        forks = self._forks(net)
+        forks = self.forks(net)
         nets = [net, *(another(head) for head in range(1, self.heads))]
         if alike(nets[0], nets[1]):
             raise UsageError(
@@ -96,7 +96,7 @@ class Collaborative:
             )
         return Forked(nets, forks, rescale=self.rescale)
 
-    def _forks(self, net: nn.Module) -> list[tuple[str, int]]:
+    def forks(self, net: nn.Module) -> list[tuple[str, int]]:
         """(stage, children), from below; multi_instance shares nothing."""
         if self.pattern == "multi_instance":
             return []

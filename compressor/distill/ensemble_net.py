@@ -77,15 +77,20 @@ class EnsembleNet:
 
     def grow(self, net: nn.Module, another: Callable[[int], nn.Module]) -> nn.Module:
         """another: the number of a head -> a network like `net` with weights of its own."""
-        key = "distill.terms.ensemble_net.split_at"
-        stages = split_stages(net, [self.split_at] if self.split_at else [], key)
+        forks = self.forks(net)
         nets = [net, *(another(head) for head in range(1, self.heads))]
         if alike(nets[0], nets[1]):
             raise UsageError(
                 "ensemble_net needs heads that begin differently: all of them have the same "
                 "weights; set model.pretrained=false"
             )
-        return Forked(nets, [(stages[0], self.heads)], rescale=False)
+        return Forked(nets, forks, rescale=False)
+
+    def forks(self, net: nn.Module) -> list[tuple[str, int]]:
+        """(stage, children): the heads part once, after one stage."""
+        key = "distill.terms.ensemble_net.split_at"
+        stages = split_stages(net, [self.split_at] if self.split_at else [], key)
+        return [(stages[0], self.heads)]
 
     def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
         heads = [student["features"][f"out.{head}"][0] for head in range(self.heads)]

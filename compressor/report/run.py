@@ -95,8 +95,8 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
         shown.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report, short=True):
         shown.add_row(*map(Text, row))
-    lines = [_conclusion(report), _kept_line(report), _latency_line(report)]
-    lines += [_labels_line(report), _baselines_line(report), _stage_line(report)]
+    lines = [_conclusion(report), _kept_line(report), _latency_line(report), _labels_line(report)]
+    lines += [_baselines_line(report), _taught_line(report), _stage_line(report)]
     if folder is not None:
         lines.append(f"Folder: {folder}")
     return Group(shown, Text(""), *(Text(line) for line in lines if line))
@@ -294,6 +294,29 @@ def _baselines_line(report: Mapping[str, Any]) -> str:
     )
 
 
+def _taught_line(report: Mapping[str, Any]) -> str:
+    """What distillation has to tell beside accuracies."""
+    parts = []
+    for notes in (report.get("training") or {}).values():
+        for figure, value in (notes.get("teacher_val") or {}).items():
+            parts.append(f"the teacher's validation {figure} is {value:.4f}")
+        made = notes.get("made_images")
+        if made:
+            parts.append(
+                f"of made images the teacher is {made['teacher_confidence']:.1%} sure, with a "
+                f"class entropy of {made['class_entropy']:.3f}, and the student agrees with it on "
+                f"{made['agreement']:.1%}"
+            )
+        heads = notes.get("heads")
+        if heads and "val_accuracy" in heads:
+            each = ", ".join(f"{value:.4f}" for value in heads["val_accuracy"])
+            parts.append(
+                f"the heads have validation accuracies {each}, together "
+                f"{heads['ensemble_val_accuracy']:.4f}, and the first is kept"
+            )
+    return f"Distillation: {'; '.join(dict.fromkeys(parts))}." if parts else ""
+
+
 def _stage_line(report: Mapping[str, Any]) -> str:
     parts = []
     for stage in report.get("stages", ()):
@@ -324,8 +347,10 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
         "1.00x is the first row."
     ]
     notes += [_latency_line(report), _labels_line(report), _baselines_line(report)]
-    notes += [_kept_line(report)]
+    notes += [_taught_line(report), _kept_line(report)]
     parts.append(" ".join(note for note in notes if note))
+    for sheet in sorted(run_dir.glob("extras/*/generated.png")):
+        parts.append(f"![Images that the generator made]({sheet.relative_to(run_dir)})")
     for name in drawn:
         parts.append(f"![{_CAPTIONS[name]}](figures/{name})")
     parts += _load_section(run_dir)

@@ -55,7 +55,7 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         plain(train),
         context,
         name=own["kind"],
-        select="last" if taught.last else train["select"],
+        select="last" if taught.blind else train["select"],
         robust=make(options["robust"]),
         distillation=taught.distillation,
         regularizer=make(options["regularize"]) if "regularize" in options else None,

@@ -126,16 +126,18 @@ def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         fitting,
         context,
         name="finetune",
-        select="last" if taught.last else own["select"],
+        select="last" if taught.blind else own["select"],
         robust=make(options["robust"]),
         distillation=taught.distillation,
         training=training,
         patience=own["patience"],
         start=own.get("rewind_epoch", 0),
     )
-    n = len(context.targets) if training.index is None else len(training.index)
+    told = {"mode": own["mode"], "labels": own["labels"]}
+    told["images"] = len(context.targets) if training.index is None else len(training.index)
+    if taught.blind:
+        told |= {"labels": "none", "images": 0}
     net, notes = taught.finish(fitted.net)
-    told = {"mode": own["mode"], "labels": own["labels"], "images": n}
     return Outcome(net=net, plan=given.plan, notes={**told, **notes, **fitted.metrics})
 
 

@@ -49,7 +49,7 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
         fitting,
         context,
         name="train",
-        select="last" if "until" in options or taught.last else own["select"],
+        select="last" if "until" in options or taught.blind else own["select"],
         robust=robust,
         distillation=taught.distillation,
         regularizer=make(options["regularize"]) if "regularize" in options else None,

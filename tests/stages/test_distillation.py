@@ -289,7 +289,7 @@ def test_data_free_reads_no_image_and_leaves_the_teacher_alone(tmp_path, images)
     end = made.distillation.adapters["data_free"].state_dict()
     moved = any(not torch.equal(end[n], v) for n, v in start.items() if n.endswith("weight"))
     assert moved == (images == "learned")
-    assert made.last and (tmp_path / "a" / EXTRAS / "generated.png").exists()
+    assert made.blind and (tmp_path / "a" / EXTRAS / "generated.png").exists()
     assert {"teacher_confidence", "class_entropy", "agreement"} == set(notes["made_images"])
     (row,) = history(tmp_path / "a")
     assert float(row["train_data_free/entropy"]) < 0
@@ -303,7 +303,7 @@ def test_made_images_may_stand_beside_the_real_ones(tmp_path, digits):
     train(where, made)
     (row,) = history(tmp_path / "a")
     assert float(row["train_labels"]) > 0 and float(row["train_data_free"]) > 0
-    assert not made.last
+    assert not made.blind
 
 
 # -- several heads --------------------------------------------------------------------------------

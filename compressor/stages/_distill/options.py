@@ -119,7 +119,11 @@ def check_layers(
     the images. teacher: None where it gives logits alone.
     """
     made = {name: make(term) for name, term in options["terms"].items()}
-    terms = {n: term for n, term in made.items() if term.weight and not hasattr(term, "grow")}
+    acting = {name: term for name, term in made.items() if term.weight}
+    for term in acting.values():
+        if hasattr(term, "grow"):
+            term.forks(student)
+    terms = {name: term for name, term in acting.items() if not hasattr(term, "grow")}
     own, other = taps_of(terms, student, teacher)
     try:
         shapes = [shapes_of(n, taps, images) for n, taps in ((student, own), (teacher, other))]

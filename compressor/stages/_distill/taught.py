@@ -32,14 +32,14 @@ from compressor.tasks.training import Distillation
 class Taught:
     """The network to train, and what it is trained with.
 
-    last: the last epoch is the one to take, whatever the stage's `select`.
+    blind: no image of the data is read; without a figure to choose by, the last epoch is taken.
     """
 
     student: nn.Module
     distillation: Distillation
     context: Context
     notes: dict[str, Any] = field(default_factory=dict)
-    last: bool = False
+    blind: bool = False
 
     def finish(self, net: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
         """The plain network that is left of the trained one, and what is to be told of it."""
@@ -88,7 +88,7 @@ def _with_teacher(
     teacher, key = None, ""
     if any(term.needs_teacher for term in plain.terms.values()):
         teacher, key = given_teacher(options, context)
-        check_answer(teacher, spec, context)
+        check_answer(teacher, spec, context.task)
     for term in terms.values():
         if hasattr(term, "grow"):
             net = term.grow(net, another)
@@ -126,5 +126,5 @@ def _with_teacher(
         ),
         context=context,
         notes=notes,
-        last=blind,
+        blind=blind,
     )

@@ -14,6 +14,7 @@ from compressor.errors import RunError, UsageError
 from compressor.instantiation import sources
 from compressor.measure import evaluate
 from compressor.stages import Context
+from compressor.tasks import Task
 
 VERSION = 1
 
@@ -64,16 +65,24 @@ class Called(nn.Module):
         self.function = copy.deepcopy(found) if isinstance(found, nn.Module) else found
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+        found = self.function(x)
+        if not isinstance(found, Tensor):
+            raise UsageError(
+                f"distill.teacher.function={self.name} answers with {type(found).__name__}: it "
+                "must answer images with logits, a torch.Tensor of images x classes"
+            )
+        return found
 
 
-def check_answer(teacher: nn.Module, spec: Spec, context: Context) -> None:
+def check_answer(teacher: nn.Module, spec: Spec, task: Task) -> None:
     """One forward tells whether the teacher takes these images and answers these classes."""
-    (images,) = context.task.example_inputs(spec.input_size, 2)
+    (images,) = task.example_inputs(spec.input_size, 2)
     size = "x".join(map(str, spec.input_size))
     try:
         with torch.no_grad():
-            logits = context.task.outputs(teacher(images))["logits"]
+            logits = task.outputs(teacher(images))["logits"]
+    except UsageError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"the teacher cannot answer images of {size}: {reason}") from error
@@ -83,6 +92,8 @@ def check_answer(teacher: nn.Module, spec: Spec, context: Context) -> None:
             f"the teacher answers 2 images with {shape}, the student with (2, {spec.num_classes}): "
             "choose one that was trained on the same classes"
         )
+    if not logits.isfinite().all():
+        raise RunError("the teacher answers random images with nan or inf: choose another")
 
 
 class Logits:
