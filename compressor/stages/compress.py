@@ -35,7 +35,8 @@ from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Structure
 
 VERSION = 3
-PARITY_IMAGES = 4
+# Batch statistics over a few values are ill-conditioned; large images have many positions each.
+PARITY_IMAGES, PARITY_LARGE, LARGE = 4, 2, 128
 TARGET = "target"  # the role of the network that a refit aims at, where it is not the given one
 
 
@@ -216,7 +217,9 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
                 )
             )
     seconds = time.perf_counter() - start
-    inputs = case.batches[0][0][:PARITY_IMAGES].to(device)
+    images = case.batches[0][0]
+    few = PARITY_LARGE if min(images.shape[-2:]) >= LARGE else PARITY_IMAGES
+    inputs = images[:few].to(device)
     check_widths(groups, aim.counts, done.keep)
     error = surgery.check_parity(net, structure, plan, (inputs,))
     surgery.check_state(net, small)
