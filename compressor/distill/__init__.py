@@ -7,8 +7,8 @@ A term is a loss; what else it needs it says by methods of its own, all of them 
     adapter(student, teacher, input_size)   a module to train beside the student, from the shapes of
                                             the features: never exported, counted or pruned
     survey(logits)                          told the teacher's logits of the train part, once
-    grow(net, another, examples)            another network to train in the student's place ...
-    single(grown)                           ... and the student that is left of it
+    grow(net, another)                      another network to train in the student's place
+    forks(net)                              beside grow: where it parts, or what makes that wrong
     draw(maker, count, device, rng)         images to train on in place of the real ones;
                                             see tasks/alternating.py
 """
