@@ -20,7 +20,7 @@ from compressor.stages import Context, Given
 from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.tasks.training import Distillation
 
-VERSION = 1
+VERSION = 2
 
 
 def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from compressor.stages._fold import folded
 from compressor.stages._labels import trusted
 from compressor.stages.train import others
 
-VERSION = 1
+VERSION = 2
 # noisy: all given labels. clean: the trusted clean labels alone. mixed: all given labels, with the
 # trusted clean ones in the place of theirs.
 KINDS = ("noisy", "clean", "mixed")

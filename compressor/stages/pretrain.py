@@ -15,7 +15,7 @@ from compressor.stages._fit import fit, plain
 from compressor.tasks import Task
 from compressor.tasks.training import Distillation
 
-VERSION = 1
+VERSION = 2
 
 
 class Pretexts:
