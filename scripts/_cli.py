@@ -32,7 +32,7 @@ def report_of(words: Sequence[str], folder: Path) -> dict[str, Any]:
             try:
                 os.dup2(said.fileno(), 1)
                 os.dup2(said.fileno(), 2)
-                code = _run([*words, f"hydra.run.dir={folder}"])
+                code = _run([*words, f'hydra.run.dir="{folder}"'])
             finally:
                 os._exit(code)
         _, status = os.waitpid(process, 0)
