@@ -17,6 +17,11 @@ from compressor.surgery import Plan
 from compressor.tasks import Task
 
 
+# How several devices share a training. Others of Lightning's run the whole command once more for
+# every device, and each of these would wait for the others' entries of the cache.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """Facts of the machine (configs/machine): they enter no key."""
@@ -36,7 +41,6 @@ class Machine:
     def __post_init__(self) -> None:
         """Refuse what Lightning would refuse when the first training starts, after the plan."""
         from pytorch_lightning.accelerators import AcceleratorRegistry
-        from pytorch_lightning.strategies import StrategyRegistry
 
         accelerators = ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())]
         if self.accelerator not in accelerators:
@@ -44,9 +48,10 @@ class Machine:
                 f"machine.accelerator={self.accelerator} is not known: choose one of "
                 f"{', '.join(accelerators)}"
             )
-        if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
+        if self.strategy not in STRATEGIES:
             raise UsageError(
-                f"machine.strategy={self.strategy} is not known to Lightning: try auto or ddp"
+                f"machine.strategy={self.strategy} is not known: choose one of "
+                f"{', '.join(STRATEGIES)}"
             )
         gpus = torch.cuda.device_count()
         here = {"auto", "cpu", *(["cuda", "gpu"] if gpus else [])}
@@ -64,6 +69,13 @@ class Machine:
             raise UsageError(
                 f"machine.devices={self.devices} does not fit this machine, which has {has}"
             )
+
+    @property
+    def several(self) -> bool:
+        """Whether a training runs in more than one process."""
+        if self.devices == "auto":
+            return self.device.type == "cuda" and torch.cuda.device_count() > 1
+        return self.devices not in (1, "1")
 
     @property
     def device(self) -> torch.device:

@@ -91,6 +91,10 @@ class StageData(LightningDataModule):
         self.workers = context.machine.workers
         self.eval_batch_size = context.machine.eval_batch_size
 
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:  # a spawned process knows no filters
+            _quiet.ignore()
+
     def train_dataloader(self) -> Any:
         trainer = self.trainer
         steps = self._made()
@@ -158,6 +162,7 @@ class History(Callback):
         # Every rank computes: the metrics are exchanged.
         train = module.train_metrics.compute()
         clean = None if module.clean_metric is None else module.clean_metric.compute()
+        parts = module.means()
         if not trainer.is_global_zero:
             return
         values = {f"train_{name}": value for name, value in train.items()}
@@ -176,7 +181,7 @@ class History(Callback):
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(self._end - self._start, 3),
             **{name: float(value) if value != "" else "" for name, value in values.items()},
-            **{f"train_{name}": float(value) for name, value in module.means().items()},
+            **{f"train_{name}": float(value) for name, value in parts.items()},
         }
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
@@ -373,7 +378,7 @@ def _fit_phase(
             max_epochs=end,
             accelerator=machine.accelerator,
             devices=machine.devices,
-            strategy=_strategy(machine),
+            strategy=_strategy(machine, module),
             precision=context.precision,
             # a module that steps by itself clips by itself
             gradient_clip_val=options.clip_norm if module.automatic_optimization else None,
@@ -423,11 +428,16 @@ def _summary(history: Path, headline: str, picked: int) -> dict[str, Any]:
     }
 
 
-def _strategy(machine: Any) -> str:
-    """Spawned ranks instead of re-run commands: only `fit` runs in several processes."""
-    if machine.strategy != "auto" or machine.devices in (1, "auto", "1"):
-        return machine.strategy
-    return "ddp_spawn"
+def _strategy(machine: Any, module: LightningModule) -> str:
+    """Spawned ranks instead of re-run commands: only `fit` runs in several processes.
+
+    A module that steps by itself goes back through a part of its parameters at a time.
+    """
+    if not machine.several:
+        return "auto"
+    unused = "_find_unused_parameters_true"
+    whole = module.automatic_optimization and not machine.strategy.endswith(unused)
+    return "ddp_spawn" if whole else f"ddp_spawn{unused}"
 
 
 def _bar(name: str, first: int) -> Callback:
@@ -456,15 +466,20 @@ class _quiet:
         ".*isinstance.treespec, LeafSpec.*",
         ".*`trainer.init_module.*",
         ".*TensorBoard.*",
+        ".*sync_dist=True.*",  # what is logged has been exchanged
     )
 
     def __enter__(self) -> None:
         self._levels = {n: logging.getLogger(n).level for n in self._loggers}
-        for logger in self._loggers:
-            logging.getLogger(logger).setLevel(logging.ERROR)
         self._caught = warnings.catch_warnings()
         self._caught.__enter__()
-        for message in self._ignored:
+        self.ignore()
+
+    @classmethod
+    def ignore(cls) -> None:
+        for name in cls._loggers:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        for message in cls._ignored:
             warnings.filterwarnings("ignore", message=message)
 
     def __exit__(self, *error: Any) -> None:

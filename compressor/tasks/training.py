@@ -210,8 +210,10 @@ class Training(LightningModule):
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def means(self) -> dict[str, Tensor]:
-        """The epoch's mean of every part."""
-        return {name: value / max(1, self.steps) for name, value in self.sums.items()}
+        """The epoch's mean of every part, over all processes, each of which has to ask."""
+        means = {name: value / max(1, self.steps) for name, value in self.sums.items()}
+        exchange = self.trainer.strategy.reduce
+        return {name: exchange(value, reduce_op="mean") for name, value in means.items()}
 
     def _criterion(self, targets: Tensor, index: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda logits: self.robust.loss({"logits": logits, "aux": ()}, targets, index)

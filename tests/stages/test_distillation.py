@@ -1,6 +1,7 @@
 """What a stage with a teacher begins with, and what it leaves."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from compressor.artefact import EXTRAS, Spec
 from compressor.cache import RESUME, Cache
 from compressor.configuration import Menu, plain, read_command
 from compressor.data.digits import Digits
+from compressor.distill.data_free import DataFree
 from compressor.errors import RunError, UsageError
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Machine
@@ -293,6 +295,33 @@ def test_data_free_reads_no_image_and_leaves_the_teacher_alone(tmp_path, images)
     assert {"teacher_confidence", "class_entropy", "agreement"} == set(notes["made_images"])
     (row,) = history(tmp_path / "a")
     assert float(row["train_data_free/entropy"]) < 0
+
+
+class Watched(DataFree):
+    """Notes for each process what the maker's weights sum to, at every step."""
+
+    folder = None
+
+    def draw(self, maker, count, device, rng):
+        if torch.distributed.is_initialized():
+            total = sum(p.detach().double().sum().item() for p in maker.parameters())
+            with (self.folder / f"rank-{torch.distributed.get_rank()}").open("a") as file:
+                file.write(f"{total}\n")
+        return super().draw(maker, count, device, rng)
+
+
+@pytest.mark.slow
+def test_two_processes_make_images_with_one_generator(tmp_path, digits):
+    where, made = taught(
+        tmp_path / "a", digits, "distill=data_free", *FEW, teacher=Stored(Tiny(12, 1))
+    )
+    term = Watched(count=8, steps=4)
+    term.folder = tmp_path
+    where = replace(where, machine=replace(where.machine, devices=2))
+    terms = replace(made.distillation, terms={"data_free": term})
+    train(where, replace(made, distillation=terms))
+    first, second = ((tmp_path / f"rank-{rank}").read_text().split() for rank in (0, 1))
+    assert first == second and len(set(first)) > 3
 
 
 def test_made_images_may_stand_beside_the_real_ones(tmp_path, digits):

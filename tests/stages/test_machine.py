@@ -18,7 +18,9 @@ DEFAULTS = {
         ({"devices": 0}, "which has"),
         ({"devices": -2}, "which has"),
         ({"devices": 4096}, "which has"),
-        ({"strategy": "foo"}, "try auto or ddp"),
+        ({"strategy": "foo"}, "choose one of auto, ddp"),
+        # it would run the whole command again, and wait for itself
+        ({"strategy": "fsdp"}, "choose one of auto, ddp"),
     ],
 )
 def test_what_lightning_would_refuse_late_is_refused_at_once(wrong, expected, monkeypatch):
@@ -35,3 +37,12 @@ def test_what_lightning_would_refuse_late_is_refused_at_once(wrong, expected, mo
 )
 def test_what_lightning_takes_is_taken(right):
     Machine(**{**DEFAULTS, **right})
+
+
+@pytest.mark.parametrize(
+    ("asked", "several"),
+    [({}, False), ({"devices": "auto"}, False), ({"devices": "1"}, False), ({"devices": 2}, True)],
+)
+def test_several_devices_train_in_processes_of_their_own(asked, several, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert Machine(**{**DEFAULTS, **asked}).several is several
