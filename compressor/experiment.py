@@ -74,6 +74,13 @@ class Experiment:
         """What the methods ask of the labels, once it is known which there are."""
         options = {**self.config["finetune"], "labels": self.finetune_labels()}
         check_labels(options, self.robust, self.labels.known)
+        for stage in ("train", "finetune"):
+            if self.config[stage]["select"] == "clean_peak" and not self.labels.known:
+                raise UsageError(
+                    f"{stage}.select=clean_peak needs the true labels, and the labels come from "
+                    f"noise.file: type {stage}.select=best, or noise.known=true if the data set's "
+                    "own labels are the true ones"
+                )
         train.check(self.robust, self.labels.injected)
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:

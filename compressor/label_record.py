@@ -2,9 +2,10 @@
 
 labels.npz   index (place in the data set's own training list), clean, given, corrected (if
              the remedy corrects labels; corrected_soft are its distributions as float16, up to MOST
-             numbers), kept (of these, where it leaves images out), transition
-             (realised), labelled (places in this list that have a label, where not all do)
+             numbers), kept (bool, where it leaves images out), labelled (bool, where not all labels
+             may be read), transition (realised, of all)
 changed.npz  a few images whose labels were changed, with both labels
+damaged.npz  a few images as they are and as the training saw them, where noise lay on them
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,23 +30,27 @@ MOST = 10_000_000  # probabilities in labels.npz: 20 MB before compression
 def figures(
     experiment: "Experiment", records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]
 ) -> dict[str, Any]:
-    """The report's `labels`: shares of the train part's labels."""
+    """The report's `labels`: shares of the train part's labels that may be read."""
     labels = experiment.labels
     found: dict[str, Any] = {"key": labels.key, "flip_rate": labels.flip_rate}
     if not labels.known:
         found["known"] = False
+    if labels.damage is not None:
+        found["pixel_noise"] = experiment.config["noise"]["sigma"]
     if labels.labelled is not None:
         found["labelled"] = len(labels.labelled) / len(labels.clean)
     now = corrected(records, artefacts)
     if now is not None:
+        rows = slice(None) if labels.labelled is None else labels.labelled
+        now, given, clean = now[rows], labels.given[rows], labels.clean[rows]
         kept = now != DROPPED
-        found["changed"] = _share((now != labels.given) & kept)
+        found["changed"] = _share((now != given) & kept)
         if not bool(kept.all()):
             found["dropped"] = _share(~kept)
         if labels.known and labels.noisy:
-            wrong = labels.given != labels.clean
-            found["right"] = _share((now == labels.clean)[kept])
-            found["wrong_corrected"] = _share((now == labels.clean)[wrong])
+            wrong = given != clean
+            found["right"] = _share((now == clean)[kept])
+            found["wrong_corrected"] = _share((now == clean)[wrong])
             if "dropped" in found:
                 found["wrong_dropped"] = _share(~kept[wrong])
     if any(r["name"] == "finetune" and not r["skipped"] for r in records):
@@ -82,6 +87,8 @@ def keep(
     without one.
     """
     labels, now = experiment.labels, corrected(records, artefacts)
+    if labels.damage is not None:
+        _keep_damaged(experiment, run_dir)
     if not labels.noisy and now is None and labels.labelled is None:
         return
     arrays = {"index": experiment.data.rows("train"), "given": labels.given}
@@ -98,7 +105,8 @@ def keep(
         if not bool(kept.all()):
             arrays["kept"] = kept
     if labels.labelled is not None:
-        arrays["labelled"] = labels.labelled
+        arrays["labelled"] = torch.zeros(len(labels.given), dtype=torch.bool)
+        arrays["labelled"][labels.labelled] = True
     np.savez_compressed(run_dir / "labels.npz", **{k: v.numpy() for k, v in arrays.items()})
     was_corrected = now is not None and not torch.equal(now, labels.given)
     before, after = (labels.given, now) if was_corrected else (labels.clean, labels.given)
@@ -118,6 +126,19 @@ def keep(
             corrected=np.array(was_corrected),
             names=np.array(names),
         )
+
+
+def _keep_damaged(experiment: "Experiment", run_dir: Path) -> None:
+    data = experiment.data
+    n = data.size("train")
+    chosen = torch.linspace(0, n - 1, min(SHOWN // 3, n)).long()
+    before, _, index = next(iter(data.loader("train", len(chosen), indices=chosen)))
+    scale, offset = (torch.tensor(v).view(1, -1, 1, 1) for v in (data.std, data.mean))
+    sheets = {"before": before, "after": experiment.labels.damage(before, index, 0)}
+    for name, images in sheets.items():
+        pixels = ((images * scale + offset).clamp(0, 1) * 255).round().to(torch.uint8)
+        sheets[name] = pixels.permute(0, 2, 3, 1).numpy()
+    np.savez_compressed(run_dir / "damaged.npz", **sheets)
 
 
 def _share(mask: Tensor) -> float:

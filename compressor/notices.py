@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from compressor.experiment import Experiment
     from compressor.plan import RunPlan
 
+_DECAY = 0.005  # sgd's weight decay above which a network hardly learns; usual are 1e-4 to 5e-4
 _STEPS = 12  # halvings on the way to the least factor of a scaler
 _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep scale alike
 
@@ -26,7 +27,7 @@ def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
         *_uncut(plan), *_untrained(plan), *_unread_prune(plan), *_clamped(run),
-        *_unread_noise(run), *_phases(run), *_optimizer(run), *_untaught(plan),
+        *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
     ]  # fmt: skip
 
 
@@ -139,17 +140,34 @@ def _phases(experiment: "Experiment") -> list[str]:
     return [f"train.epochs={total} leaves the phases of this remedy {shown} epochs"]
 
 
-def _optimizer(experiment: "Experiment") -> list[str]:
-    """A remedy whose paper counts on one way of optimising."""
-    remedy, here = experiment.robust, experiment.config["train"]["optimizer"]
-    if remedy.optimizer in (None, here) or not experiment.config["train"]["epochs"]:
+def _remedy(experiment: "Experiment") -> list[str]:
+    """What a remedy has to say, and one whose paper counts on one way of optimising."""
+    remedy, train = experiment.robust, experiment.config["train"]
+    if not train["epochs"]:
         return []
+    here, found = train["optimizer"], remedy.cautions(train, experiment.data.num_classes)
+    if remedy.optimizer in (None, here):
+        return found
     name = type(remedy).__module__.rpartition(".")[2]
     return [
+        *found,
         f"robust={name} works with train.optimizer={here}, but its paper counts on "
         f"train.optimizer={remedy.optimizer} at a high train.lr, which keeps a network from "
-        "memorising wrong labels"
+        "memorising wrong labels",
     ]
+
+
+def _decay(plan: "RunPlan") -> list[str]:
+    """The decay of adamw's recipe under sgd, where it is no longer decoupled from the gradient."""
+    for name in ("train", "finetune"):
+        own = plan.run.config[name]
+        runs = any(step.stage == name and not step.identity for step in plan.steps)
+        if runs and own["epochs"] and own["optimizer"] == "sgd" and own["weight_decay"] > _DECAY:
+            return [
+                f"{name}.weight_decay={own['weight_decay']:g} is far above what sgd is used with: "
+                f"a recipe of adamw may have left it; {name}.weight_decay=1e-4 is usual"
+            ]
+    return []
 
 
 def _clamped(experiment: "Experiment") -> list[str]:

@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
+
 from compressor.artefact import Spec
 from compressor.cache import key_of
+from compressor.errors import UsageError
 from compressor.experiment import Experiment
 from compressor.instantiation import make, sources
 from compressor.regularize.none import NoRegularizer
@@ -275,10 +278,18 @@ class RunPlan:
         """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""
         if not self.run.config["baselines"]:
             return ()
+        if not self.run.labels.known:
+            raise UsageError(
+                "baselines=true trains on the clean labels, and which of noise.file's are right is "
+                "unknown: type baselines=false, or noise.known=true if the data set's own labels "
+                "are the true ones"
+            )
         root = self._start_key(self.run.trained_spec)
         roles, sides = self._taught("train", root)
         steps = []
-        for kind in baseline.KINDS:
+        labels, share = self.run.labels, self.run.config["finetune"]["clean_fraction"]
+        damaged, wrong = labels.damage is not None, not torch.equal(labels.clean, labels.given)
+        for kind in baseline.kinds(damaged, wrong, share):
             options = baseline.options(
                 kind, self._options("train", {}), self.run.config["finetune"]
             )

@@ -9,6 +9,7 @@ from test_pipeline import compose, keys, plan, run
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
 from compressor.report import run as run_report
+from compressor.stages.baseline import kinds
 
 QUICK = ("noise=symmetric", "prune=none", "train.epochs=2", "finetune.epochs=1")
 
@@ -129,13 +130,51 @@ def test_a_plan_shows_the_baselines_and_the_trainings_that_a_remedy_learns_from(
 
     rows = preview(plan(folder, *QUICK, "baselines=true", "robust=confident"))["stages"]
     titles = [row["title"] for row in rows]
-    assert titles[-3:] == ["baseline (noisy)", "baseline (clean)", "baseline (mixed)"]
+    # all clean labels are trusted: mixed would be the clean one again
+    assert titles[-2:] == ["baseline (noisy)", "baseline (clean)"] and "mixed" not in str(titles)
     epochs = rows[0]["epochs"]
     assert rows[0]["rehearsals"] == (4, 3 * epochs)
     rows = preview(plan(folder, *QUICK, "robust=forward", "robust.transition=anchor"))["stages"]
     assert rows[0]["rehearsals"] == (1, epochs)
     with pytest.raises(UsageError, match="folds=1213 is more than the 1,212 images"):
         preview(plan(folder, *QUICK, "robust=confident", "robust.folds=1213"))
+
+
+def test_baselines_are_those_that_differ_and_need_the_truth(folder, tmp_path):
+    assert kinds(False, True, 0.1) == ("noisy", "clean", "mixed")
+    assert kinds(False, True, 1.0) == ("noisy", "clean")
+    assert kinds(True, False, 1.0) == ("noisy", "clean")
+    assert kinds(False, False, 0.1) == ("noisy", "clean")
+    assert kinds(False, False, 1.0) == ("noisy",)
+    np.savez(tmp_path / "given.npz", label=np.zeros(1347, np.int64))
+    words = ("noise=file", f"noise.file={tmp_path / 'given.npz'}")
+    for wrong in ("baselines=true", "train.select=clean_peak", "finetune.select=clean_peak"):
+        with pytest.raises(UsageError, match=f"{wrong}.*noise.known=true"):
+            plan(folder, *words, wrong)
+
+
+def test_shares_are_those_of_the_labels_that_are_read(folder):
+    words = ("dataset.labelled_fraction=0.3", "noise=symmetric", "robust=confident")
+    words = (*words, "robust.folds=2", "prune=none", "train.epochs=2", "finetune.epochs=0")
+    report = run(folder, "read", *words)
+    with np.load(folder / "read" / "labels.npz") as file:
+        given, clean, kept, read = (file[n] for n in ("given", "clean", "kept", "labelled"))
+    found = report["labels"]
+    assert found["flip_rate"] == pytest.approx((given != clean)[read].mean())
+    assert found["dropped"] == pytest.approx(1 - kept[read].mean()) and kept[~read].all()
+    assert found["right"] == pytest.approx((given == clean)[read & kept].mean())
+
+
+def test_noise_on_images_leaves_a_sheet_of_them(folder):
+    words = ("noise=pixels", "noise.sigma=0.7", "prune=none", "train.epochs=1", "finetune.epochs=0")
+    report = run(folder, "pixels", *words)
+    assert report["labels"]["pixel_noise"] == 0.7
+    with np.load(folder / "pixels" / "damaged.npz") as file:
+        assert file["before"].shape == file["after"].shape == (8, 8, 8, 3)
+        assert (file["before"] != file["after"]).mean() > 0.3
+    run_report.write(folder / "pixels")
+    assert (folder / "pixels" / "figures" / "damaged.png").exists()
+    assert "deviation 0.7 lay on" in (folder / "pixels" / "report.md").read_text()
 
 
 def test_pretraining_reads_no_label_and_hands_on_its_trunk(folder):
@@ -148,7 +187,7 @@ def test_pretraining_reads_no_label_and_hands_on_its_trunk(folder):
     assert list(report["points"])[0] == "dense" and "pretrained" not in report["points"]
     assert report["labels"]["labelled"] == pytest.approx(0.1, abs=1e-3)
     with np.load(folder / "rotnet" / "labels.npz") as file:
-        assert len(file["labelled"]) == 121
+        assert file["labelled"].sum() == 121 and len(file["labelled"]) == 1212
     assert not (folder / "rotnet" / "figures" / "labels.png").exists()
     assert 0 < report["training"]["pretrained"]["picked_val_accuracy"] < 1
     frozen = run(

@@ -3,6 +3,9 @@ from test_pipeline import plan
 
 from compressor.notices import notices
 
+PENCIL = ("robust=pencil", "train.schedule=constant")
+SGD = ("train.optimizer=sgd", "train.weight_decay=1e-4")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -24,10 +27,12 @@ def folder(tmp_path_factory):
             "prune.normalize=lamp does nothing beside prune.allocation=",
         ),
         (
-            ["robust=pencil", "train.epochs=1", "train.optimizer=sgd"],
+            [*PENCIL, "train.epochs=1", *SGD],
             "leaves the phases of this remedy 0, 0, 1 epochs",
         ),
-        (["robust=pencil", "train.epochs=5"], "its paper counts on train.optimizer=sgd"),
+        ([*PENCIL, "train.epochs=40"], "its paper counts on train.optimizer=sgd"),
+        ([*PENCIL, "train.epochs=20", *SGD], "labels in 8 of these epochs, too few for most"),
+        (["train.optimizer=sgd"], "train.weight_decay=0.05 is far above what sgd is used with"),
         (["distill=kd", "finetune.epochs=0"], "distill=kd does nothing: distill.at=finetune, and"),
         (["distill=kd", "stages=[train,compress]"], "distill=kd does nothing: distill.at=finetune"),
         (
@@ -51,7 +56,7 @@ def test_what_may_not_be_meant_is_said_in_one_line(folder, words, line):
         ["distill=kd"],
         ["prune=none", "distill=kd", "distill.teacher.source=model", "model.width=1.0"],
         ["prune=bn_scale", "regularize=slimming"],
-        ["noise=pair", "robust=pencil", "train.epochs=5", "train.optimizer=sgd"],
+        ["noise=pair", *PENCIL, "train.epochs=40", *SGD],
         ["noise=instance", "noise.seed=3"],
         ["prune.normalize=lamp", "prune.allocation=global"],
         ["prune=none", "prune.normalize=lamp"],

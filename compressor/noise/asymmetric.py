@@ -91,7 +91,13 @@ class Asymmetric:
     def _mapped(self, part: Part) -> dict[int, int]:
         if not isinstance(self.map, str):
             numbers = [(_number(a, part), _number(b, part)) for a, b in self.map.items()]
-            return {a: b for a, b in numbers if a != b}
+            mapped = {a: b for a, b in numbers if a != b}
+            if not mapped:
+                raise UsageError(
+                    f"noise.map={dict(self.map)} takes no class for another one: give "
+                    "noise.map='{3: 5, 5: 3}', say"
+                )
+            return mapped
         if part.superclasses is not None:
             return within_superclasses(part.superclasses)
         if part.dataset not in MAPS:

@@ -73,7 +73,10 @@ class Matrix:
         **shared: object,
     ) -> None:
         if (matrix is None) == (file is None):
-            raise UsageError("noise=matrix needs noise.matrix='[[...],...]' or noise.file=T.csv")
+            both = "" if matrix is None else ", not both"
+            raise UsageError(
+                f"noise=matrix needs noise.matrix='[[...],...]' or noise.file=T.csv{both}"
+            )
         self.matrix = (
             read_matrix(file, "noise.file")
             if matrix is None

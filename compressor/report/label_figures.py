@@ -1,6 +1,6 @@
 """The figures of a run with noise: which labels changed, how training met them, a sheet of images.
 
-Reads labels.npz and changed.npz of the run folder and the history of its training.
+Reads labels.npz, changed.npz and damaged.npz of the run folder and the history of its training.
 """
 
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 from compressor.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, RED, drawing, png
 from compressor.report.files import publish
 
+_SHEET = 5.0  # inches that a sheet is wide at least: its title must fit
 _MOST_CLASSES = 20  # beyond that cells hold no numbers
 
 
@@ -29,6 +30,10 @@ def draw(run_dir: Path, history: Mapping[str, Sequence[float]], folder: Path) ->
         with np.load(run_dir / "changed.npz", allow_pickle=False) as file:
             changed({name: file[name] for name in file.files}, folder / "changed.png")
         drawn.append("changed.png")
+    if (run_dir / "damaged.npz").is_file():
+        with np.load(run_dir / "damaged.npz", allow_pickle=False) as file:
+            damaged(file["before"], file["after"], folder / "damaged.png")
+        drawn.append("damaged.png")
     return drawn
 
 
@@ -108,21 +113,42 @@ def changed(arrays: Mapping, path: Path) -> None:
     images, names = arrays["images"], [str(name) for name in arrays["names"]]
     across = min(8, len(images))
     down = math.ceil(len(images) / across)
-    with drawing(1.25 * across, 1.5 * down + 0.4) as figure:
-        what = "corrected" if arrays["corrected"] else "damaged"
-        title = f"Labels that were {what}: before > after"
-        title += " (green: now right, red: wrong)" if (arrays["clean"] >= 0).any() else ""
+    if arrays["corrected"]:
+        title = "Labels that were corrected: before > after"
+        title += "\n(green: now right, orange: wrong)" if (arrays["clean"] >= 0).any() else ""
+    else:
+        title = "Labels that were changed:\ntrue > given"
+    with drawing(max(_SHEET, 1.25 * across), 1.5 * down + 0.7) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-        grid = figure.subplots(down, across, squeeze=False)
+        # few images stay small, beside room that is left
+        grid = figure.subplots(down, max(across, round(_SHEET / 1.25)), squeeze=False)
         for place, axes in enumerate(grid.flat):
             axes.set_axis_off()
             if place >= len(images):
                 continue
-            image = images[place]
-            axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
+            _show(axes, images[place])
             before, after = int(arrays["before"][place]), int(arrays["after"][place])
             truth = int(arrays["clean"][place])
-            colour = INK if truth < 0 else GREEN if after == truth else RED
+            judged = arrays["corrected"] and truth >= 0
+            colour = INK if not judged else GREEN if after == truth else RED
             text = f"{names[before][:9]} > {names[after][:9]}"
             axes.set_title(text, fontsize=6.5, fontweight="normal", color=colour, pad=2, loc="left")
         publish(path, png(figure))
+
+
+def damaged(before, after, path: Path) -> None:
+    """Images as they are, above the same as the training saw them. Both: (n, H, W, C) uint8."""
+    across = max(len(before), round(_SHEET / 1.25))
+    with drawing(1.25 * across, 3.2) as figure:
+        figure.suptitle("As they are, and as the training saw them", x=0.01, ha="left", fontsize=10)
+        grid = figure.subplots(2, across, squeeze=False)
+        for row, images in zip(grid, (before, after), strict=True):
+            for place, axes in enumerate(row):
+                axes.set_axis_off()
+                if place < len(images):
+                    _show(axes, images[place])
+        publish(path, png(figure))
+
+
+def _show(axes, image) -> None:
+    axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)

@@ -25,6 +25,7 @@ _CAPTIONS = {
     "training.png": "Loss and accuracy of each training by epoch",
     "labels.png": "Which labels were changed, and how the training met them",
     "changed.png": "Images whose labels were changed",
+    "damaged.png": "Images with and without the noise that the training saw on them",
     "sensitivity.png": "Accuracy when one layer alone is cut, without fine-tuning",
 }
 
@@ -259,7 +260,13 @@ def _labels_line(report: Mapping[str, Any]) -> str:
     if labels.get("labelled") is not None:
         parts.append(f"{labels['labelled']:.3g} of the train images had one")
     if labels.get("flip_rate"):
-        parts.append(f"{labels['flip_rate']:.1%} of the train part's labels were flipped")
+        of = "these" if parts else "the train part's labels"
+        parts.append(f"{labels['flip_rate']:.1%} of {of} were flipped")
+    if labels.get("pixel_noise"):
+        parts.append(
+            f"they are right, and noise of standard deviation {labels['pixel_noise']:g} lay on the "
+            "training's normalised images"
+        )
     if labels.get("known") is False:
         parts.append("they come from a file, and which are right is unknown")
     if labels.get("changed") is not None:

@@ -184,8 +184,8 @@ def legend(summary: Mapping[str, Any]) -> str:
 def front_words(summary: Mapping[str, Any]) -> str:
     better = "more" if summary["metric"].higher else "less"
     words = (
-        f"no other mean of this sweep, dense networks included, has {better} "
-        f"{summary['metric'].title} at no greater cost"
+        f"no other mean of this sweep on its data and noise, dense networks included, has "
+        f"{better} {summary['metric'].title} at no greater cost"
     )
     if any("latency_ms" in entry["front"] for entry in summary["configurations"]):
         words += " (latencies within each other's 10th to 90th percentile count as equal)"

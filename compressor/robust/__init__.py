@@ -104,6 +104,10 @@ class Remedy:
         """How the epochs of a training are shared out."""
         return (Phase(epochs, self),)
 
+    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+        """What an author may not have meant, a line each. train: options of the train stage."""
+        return []
+
     def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
         """Trainings that `begin` asks for, and their length in epochs of all `images`.
 
@@ -126,8 +130,12 @@ class Remedy:
         """The network that goes on, of what `networks` made."""
         return net
 
-    def figures(self, targets: Tensor, clean: Tensor | None) -> dict[str, float]:
-        """Columns of the epoch's row in history.csv. targets, clean: (n,), given and true."""
+    def figures(
+        self, targets: Tensor, clean: Tensor | None, index: Tensor | None = None
+    ) -> dict[str, float]:
+        """Columns of the epoch's row in history.csv. targets, clean: (n,), given and true; index:
+        positions that are trained on, None for all.
+        """
         return {}
 
     def corrected(self, path: Path) -> bool:

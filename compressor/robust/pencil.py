@@ -2,11 +2,13 @@
 
 Yi, Wu. CVPR 2019, arXiv:1903.07788, eq. (5) to (10), algorithm 1.
 Run: compress-run robust=pencil noise=symmetric noise.rate=0.4 finetune.labels=corrected_soft
+     train.optimizer=sgd train.lr=0.1 train.weight_decay=1e-4
 Label logits Y (n, K), y_d = softmax(Y), start at 10 * onehot(given label). Three phases:
 cross-entropy; L = Lc / K + alpha * Lo + beta * Le / K with a plain gradient step on Y beside the
 network's; then Lc / K alone with Y at rest.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +25,8 @@ from compressor.robust._store import LabelStore, exchange
 
 INIT = 10.0  # of the given label's logit; the paper's K_init
 _BATCH = 128  # the paper's: label_lr is given for it
+_WAY = 52_000  # label_lr times epochs that a label needs to change: the paper's 400 in 130 epochs
+_MOST = 4000.0  # the largest label_lr that the paper uses
 _SLOW = 5  # epochs of the second phase after which labels should have begun to change
 
 
@@ -109,16 +113,30 @@ class Pencil(Remedy):
         self._shape = (0, 0)
         self._targets = torch.empty(0, dtype=torch.int64)
 
-    def begin(self, samples: Samples) -> Change:
-        k = samples.num_classes
-        limit = (2 if self.compat == "released" else 1) / k
+    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+        found, (first, second, third) = [], self.epochs(train["epochs"])
+        limit = (2 if self.compat == "released" else 1) / num_classes
         if self.alpha >= limit:
-            warnings.warn(
-                f"robust.alpha={self.alpha} is at least {limit:.3g}: with {k} classes and "
-                f"robust.compat={self.compat} labels are softened, hardly ever changed",
-                stacklevel=2,
+            found.append(
+                f"robust.alpha={self.alpha} is at least {limit:.3g}: with {num_classes} classes "
+                f"and robust.compat={self.compat} labels are softened, hardly ever changed"
             )
-        self._shape = (len(samples.targets), k)
+        if first and second and third and self.step(second) * second < _WAY / 1.5:
+            enough = math.ceil(_WAY / _MOST / self.correct)
+            found.append(
+                f"robust=pencil moves labels in {second} of these epochs, too few for most wrong "
+                f"ones to change: train.epochs={enough} or more, or a robust.label_lr over "
+                f"{self.step(second):g}"
+            )
+        if train["schedule"] != "constant":
+            found.append(
+                f"robust=pencil has a schedule of its own, train.lr for {first + second} epochs, "
+                f"then a tenth and a hundredth: train.schedule={train['schedule']} is not read"
+            )
+        return found
+
+    def begin(self, samples: Samples) -> Change:
+        self._shape = (len(samples.targets), samples.num_classes)
         self._targets = samples.targets
         first, second, _ = self.epochs(samples.epochs)
         return Change(notes={"label_lr": self.step(second), "phases": [first, second]})
@@ -135,7 +153,9 @@ class Pencil(Remedy):
         Not above 4000, the largest that the paper uses: at 10,000 a label follows the network's
         first doubt (digits, 12 epochs: 0.73 of the labels right instead of 0.86).
         """
-        return self.label_lr if self.label_lr is not None else min(4000.0, 52_000 / max(1, epochs))
+        if self.label_lr is not None:
+            return self.label_lr
+        return min(_MOST, _WAY / max(1, epochs))
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
         first, second, third = self.epochs(epochs)
@@ -165,18 +185,16 @@ class Pencil(Remedy):
         out.flush()
         return True
 
-    def figures(self, targets: Tensor, clean: Tensor | None) -> dict[str, float]:
+    def figures(
+        self, targets: Tensor, clean: Tensor | None, index: Tensor | None = None
+    ) -> dict[str, float]:
         """Shares of the labels argmax(Y) that left the given one, and that equal the true one."""
-        changed = right = 0
-        for part, rows in self.store.chunks():
-            now = rows.argmax(dim=1)
-            changed += int((now != targets[part]).sum())
-            right += 0 if clean is None else int((now == clean[part]).sum())
-        n = len(targets)
-        return {
-            "labels_changed": changed / n,
-            **({} if clean is None else {"labels_right": right / n}),
-        }
+        now = torch.cat([rows.argmax(dim=1) for _, rows in self.store.chunks()])
+        rows = slice(None) if index is None else index
+        found = {"labels_changed": (now != targets)[rows].double().mean().item()}
+        if clean is not None:
+            found["labels_right"] = (now == clean)[rows].double().mean().item()
+        return found
 
 
 class _Phase(Remedy):
@@ -189,8 +207,10 @@ class _Phase(Remedy):
     def store(self) -> LabelStore | None:
         return self.method.store
 
-    def figures(self, targets: Tensor, clean: Tensor | None) -> dict[str, float]:
-        return self.method.figures(targets, clean)
+    def figures(
+        self, targets: Tensor, clean: Tensor | None, index: Tensor | None = None
+    ) -> dict[str, float]:
+        return self.method.figures(targets, clean, index)
 
 
 class _WarmUp(_Phase):
@@ -239,8 +259,10 @@ class _Learn(_Phase):
         self._seen[index[keep]] = True
         self.store.write(index[keep], rows[keep])
 
-    def figures(self, targets: Tensor, clean: Tensor | None) -> dict[str, float]:
-        found = super().figures(targets, clean)
+    def figures(
+        self, targets: Tensor, clean: Tensor | None, index: Tensor | None = None
+    ) -> dict[str, float]:
+        found = super().figures(targets, clean, index)
         self._epochs += 1
         if self._epochs == _SLOW and found["labels_changed"] < 0.01:
             warnings.warn(

@@ -16,7 +16,6 @@ from compressor.errors import UsageError
 from compressor.surgery import Plan
 from compressor.tasks import Task
 
-
 # How several devices share a training. Others of Lightning's run the whole command once more for
 # every device, and each of these would wait for the others' entries of the cache.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")

@@ -171,7 +171,8 @@ class History(Callback):
         if clean is not None:
             values["train_clean_accuracy"] = clean
         if module.robust.store is not None:
-            figures = module.robust.figures(module.given, module.clean)
+            index = trainer.datamodule.training.index
+            figures = module.robust.figures(module.given, module.clean, index)
             step = self.first_epoch + trainer.current_epoch
             for name, value in figures.items():
                 module.logger.experiment.add_scalar(f"train/{name}", value, step)

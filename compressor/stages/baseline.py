@@ -19,8 +19,14 @@ from compressor.stages.train import others
 VERSION = 2
 # noisy: all given labels. clean: the trusted clean labels alone. mixed: all given labels, with the
 # trusted clean ones in the place of theirs.
-KINDS = ("noisy", "clean", "mixed")
 NO_REMEDY = {"_target_": "compressor.robust.none.CrossEntropy", "label_smoothing": 0.0}
+
+
+def kinds(damaged: bool, wrong: bool, clean_fraction: float) -> tuple[str, ...]:
+    """Those that differ. damaged: whether the training's images are; wrong: whether labels are."""
+    clean = damaged or wrong or clean_fraction < 1
+    mixed = wrong and clean_fraction < 1
+    return ("noisy", *(["clean"] if clean else []), *(["mixed"] if mixed else []))
 
 
 def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) -> dict[str, Any]:

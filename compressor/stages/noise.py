@@ -46,8 +46,11 @@ class Labels:
 
     @property
     def flip_rate(self) -> float | None:
-        """Fraction of the labels that were changed, None where the truth is unknown."""
-        return (self.clean != self.given).double().mean().item() if self.known else None
+        """Fraction of the labels in use that were changed, None where the truth is unknown."""
+        if not self.known:
+            return None
+        rows = slice(None) if self.labelled is None else self.labelled
+        return (self.clean != self.given)[rows].double().mean().item()
 
     @property
     def noisy(self) -> bool:

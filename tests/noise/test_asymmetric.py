@@ -56,6 +56,12 @@ def test_a_data_set_without_a_map_is_refused_rather_than_given_another_kind():
         Asymmetric().corrupt(Part(CLEAN, 10, "svhn"))
 
 
+def test_a_map_that_leaves_every_class_is_refused():
+    part = Part(torch.arange(10), 10)
+    with pytest.raises(UsageError, match="takes no class for another"):
+        Asymmetric({3: 3}).corrupt(part)
+
+
 def test_a_map_of_another_word_is_refused():
     with pytest.raises(UsageError, match="noise.map=automatic"):
         Asymmetric("automatic")

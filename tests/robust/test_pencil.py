@@ -158,13 +158,23 @@ def test_corrected_labels_are_a_plain_file_of_distributions(tmp_path):
     figures = robust.figures(torch.tensor([0, 1]), torch.tensor([0, 7]))
     assert figures == {"labels_changed": 0.5, "labels_right": 1.0}
     assert robust.figures(torch.tensor([0, 1]), None) == {"labels_changed": 0.5}
+    read = torch.tensor([1])
+    assert robust.figures(torch.tensor([0, 1]), None, read) == {"labels_changed": 1.0}
 
 
-def test_a_pull_that_lets_no_label_change_warns():
-    with pytest.warns(UserWarning, match="hardly ever changed"):
-        Pencil(alpha=0.2).begin(samples(torch.zeros(3, dtype=torch.int64)))
-    with pytest.warns(UserWarning, match="robust.compat=literal"):
-        Pencil(alpha=0.1, compat="literal").begin(samples(torch.zeros(3, dtype=torch.int64)))
+def test_what_a_plan_says_of_pencil():
+    """A pull that lets no label change, too few epochs for one to, and a schedule of its own."""
+    fine = {"epochs": 60, "schedule": "constant"}
+    assert Pencil().cautions(fine, 10) == []
+    (line,) = Pencil(alpha=0.2).cautions(fine, 10)
+    assert "robust.alpha=0.2 is at least 0.2" in line and "hardly ever changed" in line
+    (line,) = Pencil(alpha=0.1, compat="literal").cautions(fine, 10)
+    assert "robust.compat=literal" in line
+    (line,) = Pencil().cautions({**fine, "epochs": 20}, 10)
+    assert "labels in 8 of these epochs" in line and "train.epochs=32" in line
+    assert Pencil().cautions({**fine, "epochs": 32}, 10) == []
+    (line,) = Pencil().cautions({**fine, "schedule": "onecycle"}, 10)
+    assert "train.lr for 38 epochs" in line and "train.schedule=onecycle is not read" in line
 
 
 def test_labels_that_do_not_move_warn_after_five_epochs(tmp_path):
