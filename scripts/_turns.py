@@ -92,6 +92,7 @@ def in_turns(data: Any, works: Mapping[str, Callable[[Any, str], Any]]) -> dict[
     """Thread seconds of every step of each work, called with its data set and an empty folder."""
     import torch
 
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     turns, failed = Turns(works), []
 
@@ -100,9 +101,8 @@ def in_turns(data: Any, works: Mapping[str, Callable[[Any, str], Any]]) -> dict[
             turns.wait(name)
             with tempfile.TemporaryDirectory() as folder:
                 works[name](Shared(data, turns, name), folder)
-        except BaseException as error:
+        except BaseException as error:  # for the one who waits
             failed.append(error)
-            raise
         finally:
             turns.give(name, ended=True)
 
@@ -111,6 +111,7 @@ def in_turns(data: Any, works: Mapping[str, Callable[[Any, str], Any]]) -> dict[
         thread.start()
     for thread in threads:
         thread.join()
+    torch.set_num_threads(before)
     if failed:
         raise failed[0]
     return turns.seconds
