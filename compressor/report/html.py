@@ -12,7 +12,7 @@ from typing import Any
 from compressor.report import drawing, tables
 from compressor.report.comparisons import caution
 from compressor.report.configurations import describe
-from compressor.report.run import duration
+from compressor.report.sentences import duration
 
 # Colours of the figures that follow the page's light or dark scheme, by their name in the style
 _COLOURS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import RunError
-from compressor.report import figures, label_figures, sensitivity
+from compressor.report import figures, label_figures, sensitivity, sentences
 from compressor.report.drawing import scale
 from compressor.report.files import publish
 
@@ -96,8 +96,13 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
         shown.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report, short=True):
         shown.add_row(*map(Text, row))
-    lines = [_conclusion(report), _kept_line(report), _latency_line(report), _labels_line(report)]
-    lines += [_baselines_line(report), _taught_line(report), _stage_line(report)]
+    lines = [
+        say(report)
+        for say in (
+            sentences.conclusion, sentences.kept, sentences.latency, sentences.labels,
+            sentences.baselines, sentences.taught, sentences.times,
+        )
+    ]  # fmt: skip
     if folder is not None:
         lines.append(f"Folder: {folder}")
     return Group(shown, Text(""), *(Text(line) for line in lines if line))
@@ -105,7 +110,7 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
 
 def line(report: Mapping[str, Any]) -> str:
     """What a run came to, in one line."""
-    return f"{_conclusion(report)} {_stage_line(report)}"
+    return f"{sentences.conclusion(report)} {sentences.times(report)}"
 
 
 def history(path: Path) -> dict[str, list[float]]:
@@ -214,147 +219,16 @@ def _digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _conclusion(report: Mapping[str, Any]) -> str:
-    points = list(report["points"].values())
-    dense, final = points[0], points[-1]
-    parts = []
-    for figure, name in (("macs", "MACs"), ("params", "parameters")):
-        if final.get(figure) is not None and dense.get(figure):
-            parts.append(f"{final[figure] / dense[figure]:.3f} of the dense {name}")
-    text = "Final network: " + " and ".join(parts) if parts else "Final network"
-    if final.get("accuracy") is not None and dense.get("accuracy") is not None:
-        change = final["accuracy"] - dense["accuracy"]
-        text += f", test accuracy {final['accuracy']:.4f} ({change:+.4f} against dense)"
-    return text + "."
-
-
-def _kept_line(report: Mapping[str, Any]) -> str:
-    widths = report.get("widths") or {}
-    if not widths:
-        return "Kept: every channel (no layer was cut)."
-    before, after = (sum(pair[i] for pair in widths.values()) for i in (0, 1))
-    cut = sum(pair[0] != pair[1] for pair in widths.values())
-    text = f"Kept: {after:,} of {before:,} channels; {cut} of {len(widths)} layers listed were cut"
-    ratio = report.get("ratio")
-    if isinstance(ratio, Mapping) and ratio.get("achieved") is not None:
-        asked = ratio.get("asked")
-        text += f"; ratio removed {ratio['achieved']:.4g}"
-        text += f", asked {asked:.4g}" if isinstance(asked, (int, float)) else ""
-    return text + "."
-
-
-def _latency_line(report: Mapping[str, Any]) -> str:
-    spread = next((p["latency_ms"] for p in report["points"].values() if p.get("latency_ms")), None)
-    if spread is None:
-        return ""
-    earlier = "; measured by another run before" if report.get("latency_reused") else ""
-    return (
-        f"Latency: median (10th-90th percentile) at batch {spread['batch_size']}, "
-        f"{spread['threads']} thread{'' if spread['threads'] == 1 else 's'}{earlier}."
-    )
-
-
-def _labels_line(report: Mapping[str, Any]) -> str:
-    labels = report.get("labels") or {}
-    parts = []
-    if labels.get("labelled") is not None:
-        parts.append(f"{labels['labelled']:.3g} of the train images had one")
-    if labels.get("flip_rate"):
-        of = "these" if parts else "the train part's labels"
-        parts.append(f"{labels['flip_rate']:.1%} of {of} were flipped")
-    if labels.get("pixel_noise"):
-        parts.append(
-            f"they are right, and noise of standard deviation {labels['pixel_noise']:g} lay on the "
-            "training's normalised images"
-        )
-    if labels.get("known") is False:
-        parts.append("they come from a file, and which are right is unknown")
-    if labels.get("changed") is not None:
-        dropped = labels.get("dropped")
-        text = f"the remedy changed {labels['changed']:.1%}"
-        text += f" and left {dropped:.1%} out" if dropped else ""
-        if labels.get("wrong_corrected") is not None:
-            text += f", which puts {labels['wrong_corrected']:.1%} of the wrong ones right"
-            text += f", is rid of {labels['wrong_dropped']:.1%} of them" if dropped else ""
-            of = "those kept" if dropped else "all"
-            text += f" and leaves {labels['right']:.1%} of {of} right"
-        parts.append(text)
-    if labels.get("finetune") not in (None, "clean"):
-        parts.append(f"fine-tuning used the {labels['finetune']} ones")
-    elif labels.get("clean_fraction", 1) < 1:
-        parts.append(f"fine-tuning used {labels['clean_fraction']:.3g} of the clean ones")
-    return f"Labels: {'; '.join(parts)}." if parts else ""
-
-
-def _baselines_line(report: Mapping[str, Any]) -> str:
-    found = {name: each["accuracy"] for name, each in (report.get("baselines") or {}).items()}
-    if not found:
-        return ""
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-    best = max(found, key=found.get)
-    change = list(report["points"].values())[-1]["accuracy"] - found[best]
-    trained = report["config"]["train"]["epochs"]
-    return (
-        f"Baselines, one training of {trained} epochs each by the recipe of the first stage and "
-        f"without a remedy: {shown}; the final network has {change:+.4f} against the best of "
-        f"them, {best}."
-    )
-
-
-def _taught_line(report: Mapping[str, Any]) -> str:
-    """What distillation has to tell beside accuracies."""
-    parts = []
-    for notes in (report.get("training") or {}).values():
-        for figure, value in (notes.get("teacher_val") or {}).items():
-            parts.append(f"the teacher's validation {figure} is {value:.4f}")
-        made = notes.get("made_images")
-        if made:
-            parts.append(
-                f"of made images the teacher is {made['teacher_confidence']:.1%} sure, with a "
-                f"class entropy of {made['class_entropy']:.3f}, and the student agrees with it on "
-                f"{made['agreement']:.1%}"
-            )
-        heads = notes.get("heads")
-        if heads and "val_accuracy" in heads:
-            each = ", ".join(f"{value:.4f}" for value in heads["val_accuracy"])
-            parts.append(
-                f"the heads have validation accuracies {each}, together "
-                f"{heads['ensemble_val_accuracy']:.4f}, and the first is kept"
-            )
-    return f"Distillation: {'; '.join(dict.fromkeys(parts))}." if parts else ""
-
-
-def _stage_line(report: Mapping[str, Any]) -> str:
-    parts = []
-    for stage in report.get("stages", ()):
-        if stage.get("skipped"):
-            continue
-        parts.append(f"{stage['name']} {duration(stage['seconds'])}")
-        if stage["reused"]:
-            parts[-1] = f"{stage['name']} reused"
-    total = f", {duration(report['seconds'])} in all" if report.get("seconds") is not None else ""
-    return f"Time: {', '.join(parts) or 'no stage ran'}{total}."
-
-
-def duration(seconds: float) -> str:
-    """ "12.3 s", "2 min 5 s", "3 h 7 min"."""
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) -> str:
-    parts = ["# Run report", f"```\n{report.get('command', '')}\n```", _conclusion(report)]
+    parts = ["# Run report", f"```\n{report.get('command', '')}\n```", sentences.conclusion(report)]
     heads = ["point", "accuracy", "loss", "MACs", "parameters", "size", "latency ms"]
     parts.append(markdown_table(heads, _rows(report, short=False)))
     notes = [
         "Accuracy and loss are those of the test part, measured on the reloaded saved networks; "
         "1.00x is the first row."
     ]
-    notes += [_latency_line(report), _labels_line(report), _baselines_line(report)]
-    notes += [_taught_line(report), _kept_line(report)]
+    notes += [sentences.latency(report), sentences.labels(report), sentences.baselines(report)]
+    notes += [sentences.taught(report), sentences.kept(report)]
     parts.append(" ".join(note for note in notes if note))
     for sheet in sorted(run_dir.glob("extras/*/generated.png")):
         parts.append(f"![Images that the generator made]({sheet.relative_to(run_dir)})")

@@ -7,7 +7,8 @@ from typing import Any
 from compressor.report.configurations import COSTS, configured
 from compressor.report.members import DEFAULT
 from compressor.report.metrics import Metric
-from compressor.report.run import duration, si, significant
+from compressor.report.run import si, significant
+from compressor.report.sentences import duration
 from compressor.report.statistics import decimals
 
 FRONT = "*"  # marks a cost at which nothing in the sweep is better

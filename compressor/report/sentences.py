@@ -1,0 +1,138 @@
+"""What a run came to, in sentences: the same ones under the closing table and in report.md.
+
+Each takes the report and returns a sentence, or "" where there is nothing to say.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def conclusion(report: Mapping[str, Any]) -> str:
+    points = list(report["points"].values())
+    dense, final = points[0], points[-1]
+    parts = []
+    for figure, name in (("macs", "MACs"), ("params", "parameters")):
+        if final.get(figure) is not None and dense.get(figure):
+            parts.append(f"{final[figure] / dense[figure]:.3f} of the dense {name}")
+    text = "Final network: " + " and ".join(parts) if parts else "Final network"
+    if final.get("accuracy") is not None and dense.get("accuracy") is not None:
+        change = final["accuracy"] - dense["accuracy"]
+        text += f", test accuracy {final['accuracy']:.4f} ({change:+.4f} against dense)"
+    return text + "."
+
+
+def kept(report: Mapping[str, Any]) -> str:
+    widths = report.get("widths") or {}
+    if not widths:
+        return "Kept: every channel (no layer was cut)."
+    before, after = (sum(pair[i] for pair in widths.values()) for i in (0, 1))
+    cut = sum(pair[0] != pair[1] for pair in widths.values())
+    text = f"Kept: {after:,} of {before:,} channels; {cut} of {len(widths)} layers listed were cut"
+    ratio = report.get("ratio")
+    if isinstance(ratio, Mapping) and ratio.get("achieved") is not None:
+        asked = ratio.get("asked")
+        text += f"; ratio removed {ratio['achieved']:.4g}"
+        text += f", asked {asked:.4g}" if isinstance(asked, (int, float)) else ""
+    return text + "."
+
+
+def latency(report: Mapping[str, Any]) -> str:
+    spread = next((p["latency_ms"] for p in report["points"].values() if p.get("latency_ms")), None)
+    if spread is None:
+        return ""
+    earlier = "; measured by another run before" if report.get("latency_reused") else ""
+    return (
+        f"Latency: median (10th-90th percentile) at batch {spread['batch_size']}, "
+        f"{spread['threads']} thread{'' if spread['threads'] == 1 else 's'}{earlier}."
+    )
+
+
+def labels(report: Mapping[str, Any]) -> str:
+    found = report.get("labels") or {}
+    parts = []
+    if found.get("labelled") is not None:
+        parts.append(f"{found['labelled']:.3g} of the train images had one")
+    if found.get("flip_rate"):
+        of = "these" if parts else "the train part's labels"
+        parts.append(f"{found['flip_rate']:.1%} of {of} were flipped")
+    if found.get("pixel_noise"):
+        parts.append(
+            f"they are right, and noise of standard deviation {found['pixel_noise']:g} lay on the "
+            "training's normalised images"
+        )
+    if found.get("known") is False:
+        parts.append("they come from a file, and which are right is unknown")
+    if found.get("changed") is not None:
+        dropped = found.get("dropped")
+        text = f"the remedy changed {found['changed']:.1%}"
+        text += f" and left {dropped:.1%} out" if dropped else ""
+        if found.get("wrong_corrected") is not None:
+            text += f", which puts {found['wrong_corrected']:.1%} of the wrong ones right"
+            text += f", is rid of {found['wrong_dropped']:.1%} of them" if dropped else ""
+            of = "those kept" if dropped else "all"
+            text += f" and leaves {found['right']:.1%} of {of} right"
+        parts.append(text)
+    if found.get("finetune") not in (None, "clean"):
+        parts.append(f"fine-tuning used the {found['finetune']} ones")
+    elif found.get("clean_fraction", 1) < 1:
+        parts.append(f"fine-tuning used {found['clean_fraction']:.3g} of the clean ones")
+    return f"Labels: {'; '.join(parts)}." if parts else ""
+
+
+def baselines(report: Mapping[str, Any]) -> str:
+    found = {name: each["accuracy"] for name, each in (report.get("baselines") or {}).items()}
+    if not found:
+        return ""
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    best = max(found, key=found.get)
+    change = list(report["points"].values())[-1]["accuracy"] - found[best]
+    trained = report["config"]["train"]["epochs"]
+    return (
+        f"Baselines, one training of {trained} epochs each by the recipe of the first stage and "
+        f"without a remedy: {shown}; the final network has {change:+.4f} against the best of "
+        f"them, {best}."
+    )
+
+
+def taught(report: Mapping[str, Any]) -> str:
+    """What distillation has to tell beside accuracies."""
+    parts = []
+    for notes in (report.get("training") or {}).values():
+        for figure, value in (notes.get("teacher_val") or {}).items():
+            parts.append(f"the teacher's validation {figure} is {value:.4f}")
+        made = notes.get("made_images")
+        if made:
+            parts.append(
+                f"of made images the teacher is {made['teacher_confidence']:.1%} sure, with a "
+                f"class entropy of {made['class_entropy']:.3f}, and the student agrees with it on "
+                f"{made['agreement']:.1%}"
+            )
+        heads = notes.get("heads")
+        if heads and "val_accuracy" in heads:
+            each = ", ".join(f"{value:.4f}" for value in heads["val_accuracy"])
+            parts.append(
+                f"the heads have validation accuracies {each}, together "
+                f"{heads['ensemble_val_accuracy']:.4f}, and the first is kept"
+            )
+    return f"Distillation: {'; '.join(dict.fromkeys(parts))}." if parts else ""
+
+
+def times(report: Mapping[str, Any]) -> str:
+    parts = []
+    for stage in report.get("stages", ()):
+        if stage.get("skipped"):
+            continue
+        parts.append(f"{stage['name']} {duration(stage['seconds'])}")
+        if stage["reused"]:
+            parts[-1] = f"{stage['name']} reused"
+    total = f", {duration(report['seconds'])} in all" if report.get("seconds") is not None else ""
+    return f"Time: {', '.join(parts) or 'no stage ran'}{total}."
+
+
+def duration(seconds: float) -> str:
+    """ "12.3 s", "2 min 5 s", "3 h 7 min"."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
