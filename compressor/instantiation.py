@@ -33,12 +33,21 @@ def make(tree: Mapping[str, Any]) -> Any:
         raise UsageError(f"{tree.get('_target_')} cannot be made: {reason}") from error
 
 
+def imported(name: str, told: str = "") -> Any:
+    """What a dotted name stands for. told: how an error names it, where not by itself."""
+    try:
+        return get_object(name)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"{told or name} cannot be imported ({reason}): check the name, and that its folder is "
+            "on PYTHONPATH or the one you stand in"
+        ) from error
+
+
 def parameters(target: str) -> set[str]:
     """Names that the constructor of this class takes."""
-    try:
-        return set(inspect.signature(get_object(target)).parameters)
-    except Exception as error:
-        raise UsageError(f"{target} cannot be imported: {error}") from error
+    return set(inspect.signature(imported(target)).parameters)
 
 
 def sources(tree: Any) -> dict[str, str]:
@@ -51,16 +60,9 @@ def sources(tree: Any) -> dict[str, str]:
     for target in _targets(tree):
         if target.startswith("compressor."):
             continue
-        try:
-            module = inspect.getmodule(get_object(target))
-            file = Path(getattr(module, "__file__", None) or sys.executable)
-            found[target] = hashlib.sha256(file.read_bytes()).hexdigest()
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(
-                f"{target} cannot be imported ({reason}): check the name, and that its folder is "
-                "on PYTHONPATH or the one you stand in"
-            ) from error
+        file = Path(getattr(inspect.getmodule(imported(target)), "__file__", None) or "")
+        code = file if file.is_file() else Path(sys.executable)  # built in, or in an archive
+        found[target] = hashlib.sha256(code.read_bytes()).hexdigest()
     return found
 
 

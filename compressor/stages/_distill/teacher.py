@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compressor.artefact import Spec
 from compressor.cache import key_of
 from compressor.errors import RunError, UsageError
-from compressor.instantiation import sources
+from compressor.instantiation import imported, sources
 from compressor.measure import evaluate
 from compressor.stages import Context
 from compressor.tasks import Task
@@ -48,18 +48,9 @@ class Called(nn.Module):
     """A function of images that answers logits, and nothing else."""
 
     def __init__(self, name: str) -> None:
-        from hydra.utils import get_object
-
         super().__init__()
         self.name = name
-        try:
-            found = get_object(name)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(
-                f"distill.teacher.function={name} cannot be imported ({reason}): check the name, "
-                "and that its folder is on PYTHONPATH or the one you stand in"
-            ) from error
+        found = imported(name, f"distill.teacher.function={name}")
         if not callable(found):
             raise UsageError(f"distill.teacher.function={name} is nothing that can be called")
         self.function = copy.deepcopy(found) if isinstance(found, nn.Module) else found
