@@ -63,7 +63,8 @@ class Machine:
             )
         on_gpus = gpus and self.accelerator in ("auto", "gpu", "cuda")
         most = gpus if on_gpus else os.cpu_count() or 1
-        if isinstance(self.devices, int) and not (self.devices == -1 or 1 <= self.devices <= most):
+        every = on_gpus and self.devices == -1
+        if isinstance(self.devices, int) and not (every or 1 <= self.devices <= most):
             has = f"{most} {'GPUs' if on_gpus else 'cores'}"
             raise UsageError(
                 f"machine.devices={self.devices} does not fit this machine, which has {has}"

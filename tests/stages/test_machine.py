@@ -16,6 +16,7 @@ DEFAULTS = {
         ({"accelerator": "foo"}, "choose one of auto, gpu, cpu"),
         ({"accelerator": "mps"}, "there is none in this machine"),
         ({"devices": 0}, "which has"),
+        ({"devices": -1}, "which has"),  # all of them: of GPUs alone
         ({"devices": -2}, "which has"),
         ({"devices": 4096}, "which has"),
         ({"strategy": "foo"}, "choose one of auto, ddp"),
@@ -33,7 +34,7 @@ def test_what_lightning_would_refuse_late_is_refused_at_once(wrong, expected, mo
 
 @pytest.mark.parametrize(
     "right",
-    [{}, {"accelerator": "auto"}, {"devices": -1}, {"devices": "auto"}, {"strategy": "ddp"}],
+    [{}, {"accelerator": "auto"}, {"devices": "auto"}, {"strategy": "ddp"}],
 )
 def test_what_lightning_takes_is_taken(right):
     Machine(**{**DEFAULTS, **right})
