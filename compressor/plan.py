@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import torch
-
 from compressor.artefact import Spec
 from compressor.cache import key_of
 from compressor.errors import UsageError
@@ -288,8 +286,7 @@ class RunPlan:
         roles, sides = self._taught("train", root)
         steps = []
         labels, share = self.run.labels, self.run.config["finetune"]["clean_fraction"]
-        damaged, wrong = labels.damage is not None, not torch.equal(labels.clean, labels.given)
-        for kind in baseline.kinds(damaged, wrong, share):
+        for kind in baseline.kinds(labels.damage is not None, labels.noisy, share):
             options = baseline.options(
                 kind, self._options("train", {}), self.run.config["finetune"]
             )

@@ -122,7 +122,7 @@ class Pencil(Remedy):
                 f"and robust.compat={self.compat} labels are softened, hardly ever changed"
             )
         if first and second and third and self.step(second) * second < _WAY / 1.5:
-            enough = math.ceil(_WAY / _MOST / self.correct)
+            enough = math.ceil(_WAY / (self.label_lr or _MOST) / self.correct)
             found.append(
                 f"robust=pencil moves labels in {second} of these epochs, too few for most wrong "
                 f"ones to change: train.epochs={enough} or more, or a robust.label_lr over "

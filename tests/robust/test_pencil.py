@@ -173,6 +173,8 @@ def test_what_a_plan_says_of_pencil():
     (line,) = Pencil().cautions({**fine, "epochs": 20}, 10)
     assert "labels in 8 of these epochs" in line and "train.epochs=32" in line
     assert Pencil().cautions({**fine, "epochs": 32}, 10) == []
+    (line,) = Pencil(label_lr=1000.0).cautions(fine, 10)
+    assert "train.epochs=127" in line
     (line,) = Pencil().cautions({**fine, "schedule": "onecycle"}, 10)
     assert "train.lr for 38 epochs" in line and "train.schedule=onecycle is not read" in line
 
