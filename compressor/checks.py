@@ -50,6 +50,7 @@ def check(config: Mapping[str, Any]) -> None:
             f"finetune.robust={config['finetune']['robust']} is not known: none or same"
         )
     distill_options.check(config["distill"])
+    _check_groups(config["distill"], config)
     make(config["regularize"])
     make(config["noise"])
     make(config["scale"])
@@ -66,6 +67,15 @@ def check(config: Mapping[str, Any]) -> None:
         )
     recalibrate.check(config["recalibrate"])
     _check_stages(list(config["stages"]))
+
+
+def _check_groups(distill: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    size = config[distill["at"]]["batch_size"]
+    if distill["sampler"] != "none" and distill["per_group"] > size:
+        raise UsageError(
+            f"distill.per_group={distill['per_group']} is more than a batch holds: give at most "
+            f"{distill['at']}.batch_size={size}"
+        )
 
 
 def _check_stages(stages: list[str]) -> None:

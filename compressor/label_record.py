@@ -1,9 +1,9 @@
 """What became of the labels of a run: labels.npz, pictures of changed ones, figures for the report.
 
 labels.npz   index (place in the data set's own training list), clean, given, corrected (if
-             the remedy corrects labels; corrected_soft are its distributions as float16, up to MOST
-             numbers), kept (bool, where it leaves images out), labelled (bool, where not all labels
-             may be read), transition (realised, of all)
+             the remedy corrects labels; corrected_soft are its distributions, up to MOST numbers),
+             kept (bool, where it leaves images out), labelled (bool, where not all labels may be
+             read), transition (realised, of all)
 changed.npz  a few images whose labels were changed, with both labels
 damaged.npz  a few images as they are and as the training saw them, where noise lay on them
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compressor.experiment import Experiment
 
 SHOWN = 24  # images in the sheet
-MOST = 10_000_000  # probabilities in labels.npz: 20 MB before compression
+MOST = 5_000_000  # probabilities in labels.npz: 20 MB before compression
 
 
 def figures(
@@ -101,7 +101,7 @@ def keep(
         arrays["corrected"] = now
         soft = _stored(records, artefacts)
         if soft.ndim == 2 and soft.size <= MOST:
-            arrays["corrected_soft"] = torch.from_numpy(soft.astype(np.float16))
+            arrays["corrected_soft"] = torch.from_numpy(soft.copy())
         if not bool(kept.all()):
             arrays["kept"] = kept
     if labels.labelled is not None:

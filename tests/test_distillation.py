@@ -76,6 +76,12 @@ def test_logits_are_kept_for_images_that_stay_as_they_are(folder):
     assert base["finetune"] != kept["finetune"]
 
 
+def test_groups_larger_than_a_batch_are_refused(folder):
+    words = ("distill=kd", "distill.sampler=class_uniform", "finetune.batch_size=32")
+    with pytest.raises(UsageError, match="at most finetune.batch_size=32"):
+        Experiment(compose(folder, *words, "distill.per_group=33"))
+
+
 def test_what_no_stage_reads_enters_no_key(folder):
     base = keys(folder, "distill=kd")
     more = ("distill.superclasses=7", "distill.teacher.epochs=3", "distill.per_group=2")
