@@ -1,7 +1,9 @@
 """One composed config, ready to run: checked, its data prepared, its labels drawn, keys of both."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
-from compressor.stages import Context, Machine, train
+from compressor.stages import Context, Judging, Machine, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._blank import Blank, blank
 from compressor.stages._distill import options as distill_options
 from compressor.stages._distill.teacher import Called, check_answer
-from compressor.stages._labels import check_labels, resolve
+from compressor.stages._labels import check_labels, resolve, trusted
 from compressor.tasks import Task
 
 
@@ -73,7 +75,8 @@ class Experiment:
     def _check_labels(self) -> None:
         """What the methods ask of the labels, once it is known which there are."""
         options = {**self.config["finetune"], "labels": self.finetune_labels()}
-        check_labels(options, self.robust, self.labels.known)
+        trained = self.config["train"]["epochs"] > 0
+        check_labels(options, self.robust, self.labels.known, trained)
         for stage in ("train", "finetune"):
             if self.config[stage]["select"] == "clean_peak" and not self.labels.known:
                 raise UsageError(
@@ -118,7 +121,21 @@ class Experiment:
 
     def finetune_labels(self) -> str:
         asked = self.config["finetune"]["labels"]
-        return resolve(asked, self.labels.known, self.labels.injected, self.robust.corrects)
+        corrects = self.robust.corrects if self.config["train"]["epochs"] else ()
+        return resolve(asked, self.labels.known, self.labels.injected, corrects)
+
+    @cached_property
+    def judging(self) -> Judging:
+        """Corrected labels are made later: where these are trusted, the given ones count."""
+        labels, own = self.labels, self.config["finetune"]
+        if self.finetune_labels() != "clean":
+            return Judging(labels.given, labels.labelled, labels.key)
+        share, seed = own["clean_fraction"], own["clean_seed"]
+        index = trusted(labels.clean, labels.labelled, share, seed)
+        key = labels.clean_key
+        if share < 1:
+            key = key_of(labels=key, trusted=hashlib.sha256(index.numpy()).hexdigest())
+        return Judging(labels.clean, index, key)
 
     def blank(self, spec: Spec | None = None) -> Blank:
         """The dense network, or another, before any training."""
@@ -164,6 +181,7 @@ class Experiment:
             transition=self.labels.transition if self.labels.injected else None,
             labelled=self.labels.labelled,
             damage=self.labels.damage,
+            judging=self.judging,
             trust=self.trust,
             roles=roles,
             note=self.note,

@@ -55,12 +55,15 @@ class Walk:
         return records, artefacts
 
     def baselines(self) -> dict[str, dict[str, Any]]:
-        """Figures of the baselines, by name."""
+        """Figures of the baselines, by name. They begin as the training of the run does."""
+        first = self.plan.steps[0]
+        start = self.run.cache.read(first.key) if first.stage == "pretrain" else None
         found = {}
         for step in self.plan.baselines:
-            self._obtain(step, None, self.run.teachers)
+            self._obtain(step, start, self.run.teachers)
             made = self.run.cache.read(step.key)
-            found[step.point] = {**self._metrics(made), "key": step.key}
+            figures = {**self._metrics(made), "epochs": made.notes["epochs"]}
+            found[step.point] = {**figures, "key": step.key}
         return found
 
     def _obtain(self, step: Step, parent: Artefact | None, made: Mapping[str, Artefact]) -> bool:

@@ -25,6 +25,7 @@ from compressor.stages import (
 )
 from compressor.stages._distill import options as distill_options
 from compressor.stages._schedule import Layers, Round, Schedule
+from compressor.stages.noise import CLEAN
 
 
 class Stage(NamedTuple):
@@ -265,12 +266,21 @@ class RunPlan:
 
     def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
         """A stage that reads no label, or the clean ones, does not depend on the noise."""
-        if stage in ("train", "baseline"):
-            return self.run.labels.key
+        labels = self.run.labels
+        if stage in ("train", "baseline") or (stage == "pretrain" and labels.damage is not None):
+            return labels.key
+        if stage == "compress":
+            return self._judging_key(options)
         if stage != "finetune":
-            return "clean"
-        clean = options["finetune"]["labels"] == "clean"
-        return self.run.labels.clean_key if clean else self.run.labels.key
+            return CLEAN
+        return labels.clean_key if options["finetune"]["labels"] == "clean" else labels.key
+
+    def _judging_key(self, options: Mapping[str, Any]) -> str:
+        """Of the labels that a criterion reads; most read none."""
+        judging = self.run.judging
+        if judging.key == CLEAN or compress.is_none(options["prune"]):
+            return CLEAN
+        return judging.key if compress.reads_labels(self.run.blank(), options["prune"]) else CLEAN
 
     def _baselines(self) -> tuple[Step, ...]:
         """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""
@@ -282,7 +292,9 @@ class RunPlan:
                 "unknown: type baselines=false, or noise.known=true if the data set's own labels "
                 "are the true ones"
             )
-        root = self._start_key(self.run.trained_spec)
+        first, trained = self.steps[0], next(s for s in self.steps if s.stage == "train")
+        pretrained = first.stage == "pretrain"
+        root = first.key if pretrained else self._start_key(self.run.trained_spec)
         roles, sides = self._taught("train", root)
         steps = []
         labels, share = self.run.labels, self.run.config["finetune"]["clean_fraction"]
@@ -293,10 +305,9 @@ class RunPlan:
             key = self._key("baseline", 1, options, root, roles)
             # it begins with the weights that the training began with
             step = Step("baseline", 1, kind, options, key, False, ("train", 1), roles, sides)
-            first = self.steps[0]
             shared = {name: value for name, value in options.items() if name != "baseline"}
-            if kind == "noisy" and first.stage == "train" and first.options == shared:
-                step = replace(first, point=kind)  # the run's own training has no remedy either
+            if kind == "noisy" and trained.options == shared:
+                step = replace(trained, point=kind)  # the run's own training has no remedy either
             steps.append(step)
         return tuple(steps)
 

@@ -33,6 +33,12 @@ def folder(tmp_path_factory):
         ([*PENCIL, "train.epochs=40"], "its paper counts on train.optimizer=sgd"),
         ([*PENCIL, "train.epochs=20", *SGD], "labels in 8 of these epochs, too few for most"),
         (["train.optimizer=sgd"], "train.weight_decay=0.05 is far above what sgd is used with"),
+        (["pretrain.frozen=true"], "pretrain.frozen=true does nothing beside pretrain=none"),
+        (["robust=gce", "robust.k=0.4"], "robust.k=0.4 does nothing beside robust.truncated=false"),
+        (
+            ["robust=forward", "noise=symmetric", "robust.folds=3"],
+            "robust.folds=3 does nothing beside robust.transition=known",
+        ),
         (["distill=kd", "finetune.epochs=0"], "distill=kd does nothing: distill.at=finetune, and"),
         (["distill=kd", "stages=[train,compress]"], "distill=kd does nothing: distill.at=finetune"),
         (

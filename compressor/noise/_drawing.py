@@ -51,7 +51,7 @@ def warn_if_drowned(changed: float, limit: float, rate: float) -> None:
     """From `limit` on the true class is no longer the most frequent label of its samples."""
     if changed >= limit:
         warnings.warn(
-            f"noise.rate={rate} changes {changed:.3g} of the labels: from {limit:.3g} on the true "
-            "class is no longer the most frequent one",
+            f"noise.rate={rate} changes {changed:.3g} of a class's labels: from {limit:.3g} on the "
+            "true one is no longer the most frequent",
             stacklevel=3,
         )

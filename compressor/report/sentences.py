@@ -76,21 +76,24 @@ def labels(report: Mapping[str, Any]) -> str:
         parts.append(f"fine-tuning used the {found['finetune']} ones")
     elif found.get("clean_fraction", 1) < 1:
         parts.append(f"fine-tuning used {found['clean_fraction']:.3g} of the clean ones")
+    elif found.get("finetune") and found.get("flip_rate"):
+        parts.append("fine-tuning used all the clean ones, so that remedies differ less after it")
     return f"Labels: {'; '.join(parts)}." if parts else ""
 
 
 def baselines(report: Mapping[str, Any]) -> str:
-    found = {name: each["accuracy"] for name, each in (report.get("baselines") or {}).items()}
-    if not found:
+    made = report.get("baselines") or {}
+    if not made:
         return ""
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    found = {name: each["accuracy"] for name, each in made.items()}
+    shown = ", ".join(
+        f"{name} {value:.4f} ({made[name]['epochs']} epochs)" for name, value in found.items()
+    )
     best = max(found, key=found.get)
     change = list(report["points"].values())[-1]["accuracy"] - found[best]
-    trained = report["config"]["train"]["epochs"]
     return (
-        f"Baselines, one training of {trained} epochs each by the recipe of the first stage and "
-        f"without a remedy: {shown}; the final network has {change:+.4f} against the best of "
-        f"them, {best}."
+        f"Baselines, one training each by the recipe of the first stage and without a remedy: "
+        f"{shown}; the final network has {change:+.4f} against the best of them, {best}."
     )
 
 

@@ -27,6 +27,7 @@ class Phase:
     lr_scale: float = 1.0  # factor on the stage's learning rate
     schedule: str | None = None  # None: the stage's own
     milestones: tuple[float, ...] | None = None  # None: the stage's own; of schedule "step"
+    gamma: float | None = None  # None: the stage's own; the factor at each milestone
 
 
 @dataclass(frozen=True, kw_only=True)

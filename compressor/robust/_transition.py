@@ -17,6 +17,7 @@ from compressor.robust import Samples, folds_within
 from compressor.robust.confident import confident_joint, estimated_joint
 
 SOURCES = ("known", "anchor", "confident")
+FOLDS = 4
 _PERCENTILE = 0.97  # of p_i over the samples: the anchor of class i; the release's
 _MANY = 100  # classes from which on the release takes the largest p_i instead
 
@@ -99,6 +100,15 @@ class Source:
             folds = folds_within(self.folds, images)
             return folds, (folds - 1) * epochs
         return 0, 0.0
+
+    def unread(self) -> list[str]:
+        """Options that this way to a matrix does not read, a line each."""
+        found = [f"robust.folds={self.folds}"] if self.folds != FOLDS else []
+        if self.epochs is not None and self.name != "anchor":
+            found.append(f"robust.estimate_epochs={self.epochs}")
+        if self.name == "confident":
+            return []
+        return [f"{each} does nothing beside robust.transition={self.name}" for each in found]
 
     def matrix(self, samples: Samples) -> Tensor:
         """(K, K) float64."""

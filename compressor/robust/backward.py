@@ -5,13 +5,14 @@ Run: compress-run robust=backward noise=asymmetric noise.rate=0.2
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
 from compressor.robust import Change, Remedy, Samples, listed, with_auxiliary
-from compressor.robust._transition import Source
+from compressor.robust._transition import FOLDS, Source
 
 _WORST = 1e3  # condition number of T from which on its inverse is refused
 
@@ -30,13 +31,16 @@ class Backward(Remedy):
     """Unbiased, of large variance where T is near a singular matrix: forward is the safer one."""
 
     def __init__(
-        self, transition: str = "known", folds: int = 4, estimate_epochs: int | None = None
+        self, transition: str = "known", folds: int = FOLDS, estimate_epochs: int | None = None
     ) -> None:
         self.source = Source(transition, folds, estimate_epochs)
         self.train_only = True  # a fine-tune reads other labels than those that T belongs to
         self.content = self.source.content
         self.needs_known = self.source.name == "known"
         self.inverse = torch.empty(0, 0)
+
+    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+        return self.source.unread()
 
     def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
         return self.source.rehearsals(images, epochs)

@@ -6,12 +6,13 @@ Run: compress-run robust=forward noise=asymmetric noise.rate=0.3
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compressor.robust import Change, Remedy, Samples, listed, with_auxiliary
-from compressor.robust._transition import Source
+from compressor.robust._transition import FOLDS, Source
 
 
 def forward(logits: Tensor, targets: Tensor, T: Tensor) -> Tensor:
@@ -25,13 +26,16 @@ class Forward(Remedy):
     """The minimiser is that of cross-entropy on clean labels."""
 
     def __init__(
-        self, transition: str = "known", folds: int = 4, estimate_epochs: int | None = None
+        self, transition: str = "known", folds: int = FOLDS, estimate_epochs: int | None = None
     ) -> None:
         self.source = Source(transition, folds, estimate_epochs)
         self.train_only = True  # a fine-tune reads other labels than those that T belongs to
         self.content = self.source.content
         self.needs_known = self.source.name == "known"
         self.T = torch.empty(0, 0)
+
+    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+        return self.source.unread()
 
     def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
         return self.source.rehearsals(images, epochs)

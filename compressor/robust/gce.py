@@ -5,6 +5,7 @@ Run: compress-run robust=gce noise=symmetric noise.rate=0.4
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from compressor.errors import UsageError
 from compressor.robust import Phase, Remedy, with_auxiliary, within
+
+K, WARMUP = 0.5, 0.33  # of the truncated form
 
 
 def gce(logits: Tensor, targets: Tensor, q: float = 0.7, k: float | None = None) -> Tensor:
@@ -37,7 +40,7 @@ class GCE(Remedy):
     """
 
     def __init__(
-        self, q: float = 0.7, truncated: bool = False, k: float = 0.5, warmup: float = 0.33
+        self, q: float = 0.7, truncated: bool = False, k: float = K, warmup: float = WARMUP
     ) -> None:
         if not 0 < q <= 1:
             raise UsageError(f"robust.q={q} is out of range: give an exponent in (0, 1]")
@@ -48,6 +51,14 @@ class GCE(Remedy):
         self.k = k
         self.warmup = within("warmup", warmup, 0, 1, "a fraction of the epochs")
         self._from_epoch = self._epoch = 0
+
+    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+        asked = {"k": (self.k, K), "warmup": (self.warmup, WARMUP)}
+        return [
+            f"robust.{name}={value} does nothing beside robust.truncated=false"
+            for name, (value, usual) in asked.items()
+            if value != usual and not self.truncated
+        ]
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
         self._from_epoch = round(self.warmup * epochs)

@@ -165,7 +165,7 @@ class Pencil(Remedy):
         return (
             Phase(first, _WarmUp(self), schedule="constant"),
             Phase(second, learn, schedule="constant"),
-            Phase(third, _Refine(self), self.refine_lr_scale, "step", (1 / 3, 2 / 3)),
+            Phase(third, _Refine(self), self.refine_lr_scale, "step", (1 / 3, 2 / 3), 0.1),
         )
 
     def open(self, folder: Path, saved: Path | None) -> None:
@@ -225,7 +225,7 @@ class _Learn(_Phase):
         super().__init__(method)
         self.rate = label_lr / _BATCH
         self._seen = torch.empty(0, dtype=torch.bool)
-        self._rows: Tensor | None = None
+        self._rows: Tensor | None = None  # of this step; made once, whoever else asks for the loss
         self._epochs = 0
 
     def before_epoch(self, epoch: int) -> None:
@@ -237,9 +237,10 @@ class _Learn(_Phase):
         Y = self.store.read(index).to(targets.device)
         y_d = Y.softmax(dim=1)
         with torch.no_grad():
-            p = outputs["logits"].float().softmax(dim=1)
-            gradient = label_gradient(p, Y, targets, method.alpha, method.compat)
-            self._rows = Y - self.rate * gradient
+            if self._rows is None:
+                p = outputs["logits"].float().softmax(dim=1)
+                gradient = label_gradient(p, Y, targets, method.alpha, method.compat)
+                self._rows = Y - self.rate * gradient
             fixed = method.alpha * compatibility(Y, targets, method.compat).mean()
         network = with_auxiliary(
             outputs,
@@ -248,7 +249,9 @@ class _Learn(_Phase):
         return network + fixed
 
     def after_backward(self, index: Tensor) -> None:
+        # distillation asks for the loss of other heads too: the labels follow the kept network
         index, rows = exchange(index, self._rows)
+        self._rows = None
         index, rows = index.cpu(), rows.cpu()
         # the first of every sample counts, once an epoch
         order = index.argsort(stable=True)

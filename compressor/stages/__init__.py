@@ -105,6 +105,18 @@ class Given:
         return self.spec.build(trust, download=True)
 
 
+@dataclass(frozen=True)
+class Judging:
+    """Labels that a criterion of the cut may read: those that the fine-tuning trusts.
+
+    targets: (n,) int64. index: positions that have one, None for all. key: digest of both.
+    """
+
+    targets: Tensor
+    index: Tensor | None
+    key: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a stage may use beside its options.
@@ -114,7 +126,8 @@ class Context:
     targets: given labels of the train part, (n,) int64; clean_targets: the true ones, equal to
     them where nobody knows the truth (truth_known). transition: (K, K), of injected noise.
     labelled: positions whose labels a training may read, None for all. damage: what noise does to
-    the images of the training. labels_key: digest of all of these.
+    the images of the training. labels_key: digest of all of these. judging: what a criterion of the
+    cut may read of labels.
     trust: dotted class names that the run's own model config names.
     roles: artefacts of other stages that this one declared.
     note: tells the user what happens, a line each.
@@ -135,6 +148,7 @@ class Context:
     transition: Tensor | None = None
     labelled: Tensor | None = None
     damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
+    judging: Judging | None = None
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None

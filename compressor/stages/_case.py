@@ -19,12 +19,13 @@ from compressor.instantiation import make, sources
 from compressor.prune import Ranking, Selector
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
-from compressor.stages import Context, Given
+from compressor.stages import Context, Given, Judging
 from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
 from compressor.stages._select import judge
-from compressor.stages._statistics import collect, count_calls, watched
+from compressor.stages._statistics import collect, count_calls, gates_of, watched
 from compressor.stages._structures import structure_of
+from compressor.stages.noise import CLEAN
 from compressor.surgery import Group, Structure
 
 VERSION = 2
@@ -64,7 +65,13 @@ class Case:
 
     @cached_property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
-        return list(_batches(self.context, self.options.images))
+        return list(_batches(self.context, self.options.images, self.judging))
+
+    @cached_property
+    def judging(self) -> Judging | None:
+        """The labels that the criterion reads, None where it reads none."""
+        watch = watched(self.net, self.groups, self.selector, self.options.reconstruct)
+        return self.context.judging if gates_of(watch, self.groups) else None
 
     def loss(self, answer: Any, targets: Tensor) -> Tensor:
         """The sum over the images of each one's cross-entropy."""
@@ -108,6 +115,8 @@ class Case:
 
     def key(self, stage: str, **more: Any) -> str:
         """The key of an entry that depends on the network and the selector, on no target."""
+        if self.judging is not None and self.judging.key != CLEAN:
+            more["labels"] = self.judging.key
         return key_of(
             stage=stage,
             version=VERSION,
@@ -134,14 +143,17 @@ class Case:
         )  # fmt: skip
 
 
-def _batches(context: Context, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first `images` of the train part and their clean labels, in the stage's own order.
+def _batches(
+    context: Context, images: int, judging: Judging | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `images` of the train part with labels, in the stage's own order, not augmented.
 
-    Not augmented.
+    judging: the labels, where they are read.
     """
+    index = context.labelled if judging is None else judging.index
     loader = context.data.loader(
-        "train", BATCH, seed=derive(context.seed, "images"), shuffle=True,
-        targets=context.clean_targets, indices=context.labelled, workers=context.machine.workers,
+        "train", BATCH, seed=derive(context.seed, "images"), shuffle=True, indices=index,
+        targets=None if judging is None else judging.targets, workers=context.machine.workers,
     )  # fmt: skip
     left = images
     for inputs, targets, _ in loader:

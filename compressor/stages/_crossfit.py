@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compressor.cache import key_of
+from compressor.instantiation import sources
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
 from compressor.stages import Context, Given
 from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.stages.pretrain import freeze_trunk
 from compressor.tasks.training import Distillation
 
-VERSION = 2
+VERSION = 3
 
 
 def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
@@ -41,13 +43,18 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
 
 
 def probabilities(
-    given: Given, options: Mapping[str, Any], context: Context, folds: int, epochs: int
+    given: Given,
+    options: Mapping[str, Any],
+    context: Context,
+    folds: int,
+    epochs: int,
+    frozen: bool = False,
 ) -> Tensor:
     """(n, K) float32 for the images that may be trained on, zero for the others.
 
     options: the train stage's; cross-entropy and `epochs` take the place of its own. With one fold
     the network is judged on what it was trained on. The last epoch counts: picking one by accuracy
-    on given labels would favour the memorised ones.
+    on given labels would favour the memorised ones. frozen: the head alone learns.
     """
     n = len(context.targets)
     rows = torch.arange(n) if context.labelled is None else context.labelled
@@ -61,6 +68,8 @@ def probabilities(
             stage="fold",
             version=VERSION,
             spec=given.spec.to_json(),
+            code=sources({"_target_": given.spec.factory}),
+            frozen=frozen,
             parent=given.parent.key if given.parent else "",
             options={**vars(fitting), "milestones": list(fitting.milestones)},
             fold=[number, folds],
@@ -78,15 +87,18 @@ def probabilities(
                 context.note(f"out-of-sample predictions: fold {number + 1} of {folds}")
             seed = derive(context.seed, "fold", number, folds)
             torch.manual_seed(seed)
+            net = given.network(context.trust)
             fitted = fit(
-                given.network(context.trust),
+                freeze_trunk(net, given.spec, context.trust) if frozen else net,
                 fitting,
                 replace(context, folder=folder, seed=seed),
                 name="fold",
                 select="last",
                 robust=CrossEntropy(),
                 distillation=Distillation({}),
-                training=TrainingSet(targets=context.targets, index=rest, damage=context.damage),
+                training=TrainingSet(
+                    targets=context.targets, index=rest, damage=context.damage, norms_rest=frozen
+                ),
             )
             save_file({"probabilities": _predict(fitted.net, context, held)}, folder / _NAME)
 

@@ -158,7 +158,7 @@ def fit(
     """Train `net` for options.epochs in the phases that `robust` asks for, one fit each.
 
     select: best | last | clean_peak, of the last phase; the phases before go on from their last
-    epoch. patience: epochs without a better figure after which the training ends.
+    epoch. patience: epochs of the last phase without a better figure after which it ends.
     start, stop: epochs of these that are done before, and after which to leave; schedules, the
     order of the images and the phases stay those of the whole.
     """
@@ -191,7 +191,7 @@ def fit(
         module: LightningModule = _module(distillation)(
             net,
             robust=phase.loss,
-            optimizer=_phase_options(options, phase),
+            optimizer=_phase_options(options, phase, phase is phases[0]),
             first_epoch=first,
             done=done,
             **module_options,
@@ -210,7 +210,7 @@ def fit(
             select if phase is phases[-1] else "last",
             training,
             progress,
-            patience,
+            patience if phase is phases[-1] else None,
         )
         first += phase.epochs
     if progress.epochs:
@@ -226,7 +226,7 @@ def _module(distillation: Distillation) -> Any:
     return Training
 
 
-def _phase_options(options: OptimizerOptions, phase: Phase) -> OptimizerOptions:
+def _phase_options(options: OptimizerOptions, phase: Phase, first: bool) -> OptimizerOptions:
     from dataclasses import replace
 
     changes: dict[str, Any] = {"lr": options.lr * phase.lr_scale, "epochs": phase.epochs}
@@ -234,6 +234,10 @@ def _phase_options(options: OptimizerOptions, phase: Phase) -> OptimizerOptions:
         changes["schedule"] = phase.schedule
     if phase.milestones is not None:
         changes["milestones"] = phase.milestones
+    if phase.gamma is not None:
+        changes["gamma"] = phase.gamma
+    if not first:
+        changes["warmup_epochs"] = 0  # a later phase goes on at the rate that the first one reached
     return replace(options, **changes)
 
 

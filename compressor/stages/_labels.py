@@ -23,11 +23,13 @@ def training_set(options: Mapping[str, Any], context: Context) -> TrainingSet:
 
     Clean labels come with the original images; the others with those that the training saw.
     """
-    labels = options["labels"]
+    labels, mode = options["labels"], options["mode"]
     if labels == "clean":
         share = options["clean_fraction"]
         index = trusted(context.clean_targets, context.labelled, share, options["clean_seed"])
-        few = share < 1 and len(index) < _FEW
+        # new weights have no statistics yet that could rest
+        goes_on = mode == "finetune" or (mode == "rewind" and options["rewind_epoch"] > 0)
+        few = share < 1 and len(index) < _FEW and goes_on
         return TrainingSet(targets=context.clean_targets, index=index, norms_rest=few)
     targets, index = context.targets, context.labelled
     if labels.startswith("corrected"):
@@ -77,8 +79,13 @@ def resolve(labels: str, truth_known: bool, injected: bool, corrects: tuple[str,
     return "given"
 
 
-def check_labels(options: Mapping[str, Any], robust: Any, truth_known: bool) -> None:
-    """Refuse labels that are not there. options: finetune's, its labels resolved."""
+def check_labels(
+    options: Mapping[str, Any], robust: Any, truth_known: bool, trained: bool = True
+) -> None:
+    """Refuse labels that are not there.
+
+    options: finetune's, its labels resolved; trained: whether the training has an epoch.
+    """
     labels, fraction = options["labels"], options["clean_fraction"]
     number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
     if not number or not 0 < fraction <= 1:
@@ -100,6 +107,11 @@ def check_labels(options: Mapping[str, Any], robust: Any, truth_known: bool) -> 
         )
     if labels.startswith("corrected"):
         form = labels.removeprefix("corrected_")
+        if not trained:
+            raise UsageError(
+                f"finetune.labels={labels} are what the training makes of them, and train.epochs=0 "
+                "makes nothing: type finetune.labels=given or clean, or give it epochs"
+            )
         if form not in robust.corrects:
             ways = "robust=pencil" if form == "soft" else "robust=pencil or robust=confident"
             raise UsageError(

@@ -4,6 +4,7 @@ Run: compress-run baselines=true noise=symmetric finetune.clean_fraction=0.1
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from compressor.stages._distill.taught import distillation
 from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 from compressor.stages._labels import trusted
+from compressor.stages.pretrain import freeze_trunk
 from compressor.stages.train import others
 
-VERSION = 2
-# noisy: all given labels. clean: the trusted clean labels alone. mixed: all given labels, with the
-# trusted clean ones in the place of theirs.
+VERSION = 3
+# noisy: all given labels. clean: the trusted clean labels alone, for as many steps, so that it is no
+# straw man. mixed: all given labels, with the trusted clean ones in the place of theirs.
+_MOST = 10  # times the epochs of the others at most: each one is validated
 NO_REMEDY = {"_target_": "compressor.robust.none.CrossEntropy", "label_smoothing": 0.0}
 
 
@@ -31,14 +34,16 @@ def kinds(damaged: bool, wrong: bool, clean_fraction: float) -> tuple[str, ...]:
 
 def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) -> dict[str, Any]:
     """train: the train stage's; finetune: configs/finetune, with the share of trusted labels."""
-    shared = {name: train[name] for name in ("train", "distill", "regularize") if name in train}
+    names = ("train", "distill", "regularize", "frozen")
+    shared = {name: train[name] for name in names if name in train}
     own = {"kind": kind, **{name: finetune[name] for name in ("clean_fraction", "clean_seed")}}
     return {**shared, "robust": NO_REMEDY, "baseline": own}
 
 
 def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
-    """options: train, robust (none), distill, regularize (or absent), baseline."""
+    """options: train, robust (none), distill, regularize, frozen (or absent), baseline."""
     own, train = options["baseline"], options["train"]
+    frozen = options.get("frozen", False)
     torch.manual_seed(context.seed)
     index = trusted(
         context.clean_targets, context.labelled, own["clean_fraction"], own["clean_seed"]
@@ -48,17 +53,28 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         rows = slice(None) if index is None else index
         targets[rows] = context.clean_targets[rows]
     net = given.network(context.trust)
+    if frozen:
+        freeze_trunk(net, given.spec, context.trust)
+    alone = own["kind"] == "clean"
+    noisy = not alone and not torch.equal(targets, context.clean_targets)
     training = TrainingSet(
         targets=targets,
-        index=index if own["kind"] == "clean" else context.labelled,
-        damage=None if own["kind"] == "clean" else context.damage,
+        index=index if alone else context.labelled,
+        clean=context.clean_targets if noisy else None,
+        damage=None if alone else context.damage,
+        norms_rest=frozen,
     )
+    fitting = plain(train)
+    if alone and index is not None:
+        every = len(targets) if context.labelled is None else len(context.labelled)
+        times = min(_MOST, every / len(index))
+        fitting = replace(fitting, epochs=round(times * fitting.epochs))
     taught = distillation(
         options["distill"], net, given.spec, training, context, others(given, context)
     )
     fitted = fit(
         taught.student,
-        plain(train),
+        fitting,
         context,
         name=own["kind"],
         select="last" if taught.blind else train["select"],

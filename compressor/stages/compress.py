@@ -30,7 +30,7 @@ from compressor.stages._schedule import Schedule
 from compressor.stages._select import Selection, judge, prefixes
 from compressor.stages._sensitivity import table
 from compressor.stages._sequential import sequential
-from compressor.stages._statistics import collect, watched
+from compressor.stages._statistics import collect, gates_of, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Structure
 
@@ -73,6 +73,17 @@ def method(prune: Mapping[str, Any]) -> Any:
 def is_none(prune: Mapping[str, Any]) -> bool:
     """Whether the stage hands on what it was given."""
     return isinstance(method(prune), NoPruning)
+
+
+def reads_labels(dense: Blank, prune: Mapping[str, Any]) -> bool:
+    """Whether the criterion looks at the loss of labels; prune: the whole sub-tree."""
+    options, own = SelectOptions.split(Schedule.rest(prune))
+    selector = make(own)
+    if not hasattr(selector, "observers"):
+        return True  # a method of its own may read whatever a stage may
+    groups = running(choose(dense.structure, options), dense.calls)
+    watch = watched(dense.net, groups, selector, options.reconstruct)
+    return bool(gates_of(watch, groups))
 
 
 def reads(prune: Mapping[str, Any], machine: Machine) -> dict[str, Any]:

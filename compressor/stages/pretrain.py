@@ -11,11 +11,11 @@ from compressor.artefact import Spec, fill
 from compressor.instantiation import make
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Given, Outcome
-from compressor.stages._fit import fit, plain
+from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.tasks import Task
 from compressor.tasks.training import Distillation
 
-VERSION = 2
+VERSION = 3
 
 
 class Pretexts:
@@ -57,6 +57,7 @@ def pretrain(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         select=own["select"],
         robust=CrossEntropy(),
         distillation=Distillation({}),
+        training=TrainingSet(damage=context.damage),
         patience=own["patience"],
     )
     torch.manual_seed(context.seed)
@@ -66,6 +67,25 @@ def pretrain(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     fill(whole, learned)
     # its accuracies are those of the pretext task
     return Outcome(net=whole.eval(), plan=given.plan, notes=fitted.metrics)
+
+
+def freeze_trunk(net: nn.Module, spec: Spec, trust: tuple[str, ...] = ()) -> nn.Module:
+    """`net`, of which only the head learns any more."""
+    head = head_names(spec, trust)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in head)
+    return net
+
+
+def other_head(given: Given, seed: int, trust: tuple[str, ...] = ()) -> nn.Module:
+    """A network like the one given: its pretrained trunk, if it has one, under a head of `seed`."""
+    torch.manual_seed(seed)
+    if given.parent is None:
+        return given.network(trust)
+    net, head = given.spec.build(trust), head_names(given.spec, trust)
+    trunk = {k: v for k, v in given.network(trust).state_dict().items() if k not in head}
+    fill(net, trunk)
+    return net
 
 
 def head_names(spec: Spec, trust: tuple[str, ...] = ()) -> frozenset[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.distill._fork import alike
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.robust import Remedy, Samples
@@ -15,8 +16,9 @@ from compressor.stages._crossfit import probabilities
 from compressor.stages._distill.taught import Taught, distillation
 from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
+from compressor.stages.pretrain import freeze_trunk, other_head
 
-VERSION = 4
+VERSION = 5
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
 
 
@@ -37,15 +39,15 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
         notes = folded(net, given, context)
         return Outcome(net=net.eval(), plan=given.plan, notes={"epochs": 0, **notes})
     robust = make(options["robust"])
-    training, notes = training_set(robust, given, own, context)
-    if options.get("frozen"):
-        _freeze(net, given, context.trust)
-        training = TrainingSet(**{**vars(training), "norms_rest": True})
+    frozen = options.get("frozen", False)
+    training, notes = training_set(robust, given, own, context, frozen)
+    if frozen:
+        freeze_trunk(net, given.spec, context.trust)
     taught = distillation(
         options["distill"], net, given.spec, training, context, others(given, context)
     )
     fitted = fit(
-        _student(robust, taught, given, context),
+        _student(robust, taught, given, context, frozen),
         fitting,
         context,
         name="train",
@@ -68,18 +70,24 @@ def others(given: Given, context: Context) -> Callable[[int], nn.Module]:
     """The number of a head -> a network like the one that is trained, with weights of its own."""
 
     def build(head: int) -> nn.Module:
-        torch.manual_seed(derive(context.seed, "head", head))
-        return given.network(context.trust)
+        return other_head(given, derive(context.seed, "head", head), context.trust)
 
     return build
 
 
-def _student(robust: Remedy, taught: Taught, given: Given, context: Context) -> nn.Module:
+def _student(
+    robust: Remedy, taught: Taught, given: Given, context: Context, frozen: bool
+) -> nn.Module:
     """The network to train: the one that is taught, or the pair that a remedy makes of it."""
 
     def another() -> nn.Module:
-        torch.manual_seed(derive(context.seed, "second network"))
-        return given.network(context.trust)
+        net = other_head(given, derive(context.seed, "second network"), context.trust)
+        if alike(net, taught.student):
+            raise UsageError(
+                "this remedy trains two networks that have to begin differently, and both have the "
+                "same weights: set model.pretrained=false"
+            )
+        return freeze_trunk(net, given.spec, context.trust) if frozen else net
 
     net = robust.networks(taught.student, another)
     terms = taught.distillation.acting
@@ -101,12 +109,20 @@ def check(robust: Remedy, injected: bool) -> None:
 
 
 def training_set(
-    robust: Remedy, given: Given, options: Mapping[str, Any], context: Context
+    robust: Remedy,
+    given: Given,
+    options: Mapping[str, Any],
+    context: Context,
+    frozen: bool = False,
 ) -> tuple[TrainingSet, dict[str, Any]]:
     """The given labels, or what the remedy makes of them, and its notes.
 
-    options: the train stage's.
+    options: the train stage's. frozen: whether the trunk and its batch norms stay as they are.
     """
+
+    def predicted(folds: int, epochs: int) -> Tensor:
+        return probabilities(given, options, context, folds, epochs, frozen)
+
     samples = Samples(
         targets=context.targets,
         num_classes=context.data.num_classes,
@@ -114,7 +130,7 @@ def training_set(
         epochs=options["epochs"],
         index=context.labelled,
         transition=context.transition,
-        probabilities=lambda folds, epochs: probabilities(given, options, context, folds, epochs),
+        probabilities=predicted,
     )
     change = robust.begin(samples)
     noisy = context.truth_known and not torch.equal(context.clean_targets, context.targets)
@@ -126,7 +142,10 @@ def training_set(
         notes = {"robust": dict(change.notes)}
         if change.corrected is not None and noisy:
             notes["robust"] |= _found(change.corrected, context)
-    return TrainingSet(targets=targets, index=index, clean=clean, damage=context.damage), notes
+    training = TrainingSet(
+        targets=targets, index=index, clean=clean, damage=context.damage, norms_rest=frozen
+    )
+    return training, notes
 
 
 def _found(corrected: Tensor, context: Context) -> dict[str, float]:
@@ -138,11 +157,3 @@ def _found(corrected: Tensor, context: Context) -> dict[str, float]:
         "precision": hits / max(1, int(flagged.sum())),
         "recall": hits / max(1, int(wrong.sum())),
     }
-
-
-def _freeze(net: nn.Module, given: Given, trust: tuple[str, ...]) -> None:
-    from compressor.stages.pretrain import head_names
-
-    head = head_names(given.spec, trust)
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name in head)

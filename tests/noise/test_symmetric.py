@@ -71,7 +71,7 @@ def test_rate_zero_changes_nothing():
 
 
 def test_a_rate_that_drowns_the_true_class_warns():
-    with pytest.warns(UserWarning, match="noise.rate=0.9 changes 0.9 of the labels"):
+    with pytest.warns(UserWarning, match="noise.rate=0.9 changes 0.9 of a class's labels"):
         corrupt(Symmetric(0.9))
 
 
