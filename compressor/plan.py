@@ -299,9 +299,8 @@ class RunPlan:
         steps = []
         labels, share = self.run.labels, self.run.config["finetune"]["clean_fraction"]
         for kind in baseline.kinds(labels.damage is not None, labels.noisy, share):
-            options = baseline.options(
-                kind, self._options("train", {}), self.run.config["finetune"]
-            )
+            own = self._options("train", {})
+            options = baseline.options(kind, own, self.run.config["finetune"])
             key = self._key("baseline", 1, options, root, roles)
             # it begins with the weights that the training began with
             step = Step("baseline", 1, kind, options, key, False, ("train", 1), roles, sides)

@@ -87,7 +87,8 @@ def test_confident_learning_trains_its_folds_once(folder):
 
 
 def test_two_networks_teach_each_other_and_one_goes_on(folder):
-    report = run(folder, "co", *QUICK, "robust=co_teaching")
+    report = run(folder, "co", *QUICK, "robust=co_teaching", "finetune.labels=clean")
+    assert "fine-tuning used all the clean ones" in (folder / "co" / "report.md").read_text()
     plain = run(folder, "ce", *QUICK)
     assert report["points"]["dense"]["params"] == plain["points"]["dense"]["params"]
     assert report["points"]["dense"]["accuracy"] != plain["points"]["dense"]["accuracy"]
@@ -104,6 +105,9 @@ def test_the_second_stage_begins_where_the_first_ended_and_the_baselines_stand_b
     # and is not run a second time
     assert report["baselines"]["noisy"]["key"] == report["stages"][0]["key"]
     assert report["training"]["final"]["images"] == round(0.2 * 1212)
+    # as many steps on a fifth of the images
+    epochs = {name: each["epochs"] for name, each in report["baselines"].items()}
+    assert epochs == {"noisy": 2, "clean": 10, "mixed": 2}
     text = (folder / "baselines" / "report.md").read_text()
     best = max(each["accuracy"] for each in report["baselines"].values())
     assert f"has {final['accuracy'] - best:+.4f} against the best of them" in text
@@ -151,6 +155,41 @@ def test_baselines_are_those_that_differ_and_need_the_truth(folder, tmp_path):
     for wrong in ("baselines=true", "train.select=clean_peak", "finetune.select=clean_peak"):
         with pytest.raises(UsageError, match=f"{wrong}.*noise.known=true"):
             plan(folder, *words, wrong)
+
+
+def test_baselines_begin_as_the_training_does(folder):
+    words = (*QUICK, "pretrain=rotnet", "pretrain.epochs=1", "pretrain.frozen=true")
+    made = plan(folder, *words, "baselines=true", "robust=gce")
+    assert all(step.options["frozen"] for step in made.baselines)
+    plain = plan(folder, *QUICK, "baselines=true", "robust=gce").baselines
+    assert not {step.key for step in plain} & {step.key for step in made.baselines}
+    # without a remedy it is the training itself
+    made = plan(folder, *words, "baselines=true")
+    assert made.baselines[0].key == made.steps[1].key
+    report = run(folder, "frozen_baselines", *words, "baselines=true", "finetune.epochs=0")
+    assert report["baselines"]["noisy"]["accuracy"] == report["points"]["final"]["accuracy"]
+
+
+def test_a_criterion_reads_no_more_labels_than_are_trusted(folder):
+    few = ("noise=symmetric", "finetune.clean_fraction=0.2")
+    for criterion, reads in (("thinet", False), ("taylor", True)):
+        words = ("noise=symmetric", f"prune={criterion}")
+        everything = keys(folder, *words)["compress"]
+        assert (keys(folder, *few, f"prune={criterion}")["compress"] != everything) == reads
+        given = keys(folder, *words, "finetune.labels=given")["compress"]
+        assert (given != everything) == reads
+    experiment = Experiment(compose(folder, *few))
+    assert len(experiment.judging.index) == round(0.2 * 1212)
+    experiment = Experiment(compose(folder, *few[:1], "finetune.labels=given"))
+    assert (experiment.judging.targets == experiment.labels.given).all()
+    run(folder, "taylor", *few, "prune=taylor", "train.epochs=1", "finetune.epochs=0")
+
+
+def test_a_training_without_epochs_corrects_no_labels(folder):
+    words = ("noise=symmetric", "robust=pencil", "train.epochs=0")
+    assert plan(folder, *words).steps[-1].options["finetune"]["labels"] == "clean"
+    with pytest.raises(UsageError, match="train.epochs=0 makes nothing"):
+        plan(folder, *words, "finetune.labels=corrected_soft")
 
 
 def test_shares_are_those_of_the_labels_that_are_read(folder):

@@ -4,7 +4,6 @@ Run: compress-run baselines=true noise=symmetric finetune.clean_fraction=0.1
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from compressor.stages.pretrain import freeze_trunk
 from compressor.stages.train import others
 
 VERSION = 3
-# noisy: all given labels. clean: the trusted clean labels alone, for as many steps, so that it is no
-# straw man. mixed: all given labels, with the trusted clean ones in the place of theirs.
-_MOST = 10  # times the epochs of the others at most: each one is validated
+# noisy: all given labels. clean: the trusted clean labels alone, for as many steps as the others,
+# or it would be a straw man. mixed: all given labels, with the trusted ones in the place of theirs.
+MOST = 10  # times the epochs of the others: each one is validated
 NO_REMEDY = {"_target_": "compressor.robust.none.CrossEntropy", "label_smoothing": 0.0}
 
 
@@ -36,6 +35,9 @@ def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) ->
     """train: the train stage's; finetune: configs/finetune, with the share of trusted labels."""
     names = ("train", "distill", "regularize", "frozen")
     shared = {name: train[name] for name in names if name in train}
+    if kind == "clean":
+        times = min(MOST, 1 / finetune["clean_fraction"])
+        shared["train"] = {**train["train"], "epochs": round(times * train["train"]["epochs"])}
     own = {"kind": kind, **{name: finetune[name] for name in ("clean_fraction", "clean_seed")}}
     return {**shared, "robust": NO_REMEDY, "baseline": own}
 
@@ -64,17 +66,12 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         damage=None if alone else context.damage,
         norms_rest=frozen,
     )
-    fitting = plain(train)
-    if alone and index is not None:
-        every = len(targets) if context.labelled is None else len(context.labelled)
-        times = min(_MOST, every / len(index))
-        fitting = replace(fitting, epochs=round(times * fitting.epochs))
     taught = distillation(
         options["distill"], net, given.spec, training, context, others(given, context)
     )
     fitted = fit(
         taught.student,
-        fitting,
+        plain(train),
         context,
         name=own["kind"],
         select="last" if taught.blind else train["select"],

@@ -108,6 +108,20 @@ def test_the_loss_and_the_step_come_from_one_forward_pass(tmp_path):
     assert torch.allclose(after[index], before[index] - step)
 
 
+def test_labels_follow_the_first_of_several_answers_of_a_step(tmp_path):
+    robust = ready(tmp_path, label_lr=4000.0)
+    learn = robust.phases(10)[1].loss
+    learn.before_epoch(3)
+    index, targets = torch.arange(2), torch.zeros(2, dtype=torch.int64)
+    mine, others = torch.eye(K)[[1, 2]] * 8, torch.eye(K)[[2, 1]] * 8
+    Y = robust.store.read(index)
+    learn.loss({"logits": mine}, targets, index)
+    learn.loss({"logits": others}, targets, index)  # a head that is not kept
+    learn.after_backward(index)
+    step = 4000 / 128 * label_gradient(mine.softmax(1), Y, targets, 0.1)
+    assert torch.allclose(robust.store.read(index), Y - step)
+
+
 def test_a_row_moves_once_an_epoch_however_often_it_is_seen(tmp_path):
     robust = ready(tmp_path, label_lr=4000.0)
     learn = robust.phases(10)[1].loss

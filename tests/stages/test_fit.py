@@ -17,7 +17,7 @@ from compressor.robust import Phase, Remedy, Samples
 from compressor.robust.none import CrossEntropy
 from compressor.robust.pencil import Pencil
 from compressor.stages import Context, Machine
-from compressor.stages._fit import TrainingSet, fit
+from compressor.stages._fit import TrainingSet, _phase_options, fit
 from compressor.stages._resume import Resume
 from compressor.taps import Tap
 from compressor.tasks.classification import Accuracy, Classification
@@ -526,3 +526,20 @@ def test_two_processes_learn_the_labels_that_one_does(tmp_path, count, epochs):
     start = torch.nn.functional.one_hot(training.targets, 10) * 10.0
     moved = (found[0] != start).any(dim=1)
     assert moved[:count].all() and not moved[count:].any()
+
+
+class Twice(Remedy):
+    """Two phases of cross-entropy."""
+
+    def phases(self, epochs):
+        return (Phase(epochs // 2, CrossEntropy()), Phase(epochs - epochs // 2, CrossEntropy()))
+
+
+def test_patience_is_of_the_last_phase_and_warm_up_of_the_first(tmp_path, digits):
+    train(tmp_path / "a", digits, epochs=8, lr=1e-12, patience=1, robust=Twice())
+    assert [row["epoch"] for row in history(tmp_path / "a")] == ["1", "2", "3", "4", "5", "6"]
+    made = [
+        _phase_options(options(warmup_epochs=1.0, gamma=0.5), phase, number == 0)
+        for number, phase in enumerate((Phase(2, None), Phase(2, None, gamma=0.1)))
+    ]
+    assert [(one.warmup_epochs, one.gamma) for one in made] == [(1.0, 0.5), (0, 0.1)]

@@ -1,5 +1,6 @@
 """The labels of a run, and which of them each stage reads."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from compressor.noise import transition
 from compressor.robust.confident import Confident
 from compressor.robust.none import CrossEntropy
 from compressor.robust.pencil import Pencil
-from compressor.stages import _labels, noise
+from compressor.stages import _crossfit, _labels, noise
 from compressor.stages._crossfit import stratified_folds
 
 SYMMETRIC = {"_target_": "compressor.noise.symmetric.Symmetric", "rate": 0.4, "seed": 3}
@@ -94,6 +95,36 @@ def test_a_share_of_the_labels_is_drawn_within_every_class(tmp_path, digits):
             drawn(tmp_path, digits, labelled=(fraction, 0))
 
 
+@dataclass
+class Fitting:
+    epochs: int = 1
+    milestones: tuple = ()
+
+
+def test_folds_know_the_code_of_the_network_and_a_frozen_trunk(monkeypatch):
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def obtain(key, stage, make):
+        seen.append(key)
+        raise Stop
+
+    spec = SimpleNamespace(to_json=dict, factory="a.B")
+    context = facts(
+        cache=SimpleNamespace(obtain=obtain), seed=0, labels_key="", data_key="", precision="",
+        machine=SimpleNamespace(devices=1), data=SimpleNamespace(num_classes=4),
+    )  # fmt: skip
+    monkeypatch.setattr(_crossfit, "plain", lambda options: Fitting())
+    for code, frozen in (("one", False), ("two", False), ("two", True)):
+        monkeypatch.setattr(_crossfit, "sources", lambda _, code=code: {"B": code})
+        with pytest.raises(Stop):
+            given = SimpleNamespace(spec=spec, parent=None)
+            _crossfit.probabilities(given, {}, context, 2, 1, frozen)
+    assert len(set(seen)) == 3
+
+
 # -- which labels the fine-tuning reads -----------------------------------------------------------
 
 CLEAN = torch.arange(40) % 4
@@ -109,8 +140,11 @@ def facts(**more):
     )  # fmt: skip
 
 
-def asked(labels, fraction=1.0, robust="none", seed=0):
-    return {"labels": labels, "clean_fraction": fraction, "clean_seed": seed, "robust": robust}
+def asked(labels, fraction=1.0, robust="none", seed=0, mode="finetune", epoch=0):
+    return {
+        "labels": labels, "clean_fraction": fraction, "clean_seed": seed, "robust": robust,
+        "mode": mode, "rewind_epoch": epoch,
+    }  # fmt: skip
 
 
 def test_clean_labels_come_with_original_images_and_given_ones_with_damaged_ones():
@@ -133,6 +167,12 @@ def test_the_trusted_share_is_drawn_within_classes_by_its_own_seed():
     assert set(within.tolist()) <= set(range(20)) and len(within) == 10
     with pytest.raises(UsageError, match="leaves none"):
         _labels.training_set(asked("clean", 1e-3), facts())
+
+
+def test_batch_norms_of_new_weights_learn_however_few_labels_there_are():
+    for mode, epoch, rest in (("scratch_e", 0, False), ("rewind", 0, False), ("rewind", 1, True)):
+        few = _labels.training_set(asked("clean", 0.5, mode=mode, epoch=epoch), facts())
+        assert few.norms_rest == rest
 
 
 def test_corrected_labels_are_read_from_the_training(tmp_path):
