@@ -168,6 +168,7 @@ class RunPlan:
             spec = distill_options.teacher_spec(distill, self.run.spec)
             options = self._options("train", {})
             options["distill"] = dict(NO_DISTILLATION)
+            options.pop("frozen", None)  # it has no pretrained trunk
             if distill["teacher"]["epochs"] is not None:
                 options["train"]["epochs"] = distill["teacher"]["epochs"]
             key = self._key("train", 1, options, self._start_key(spec), {})
@@ -267,8 +268,10 @@ class RunPlan:
     def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
         """A stage that reads no label, or the clean ones, does not depend on the noise."""
         labels = self.run.labels
-        if stage in ("train", "baseline") or (stage == "pretrain" and labels.damage is not None):
+        if stage in ("train", "baseline"):
             return labels.key
+        if stage == "pretrain":
+            return labels.images_key
         if stage == "compress":
             return self._judging_key(options)
         if stage != "finetune":

@@ -88,7 +88,7 @@ def _row(
     step: "Step", plan: "RunPlan", reused: Mapping[str, bool], cut: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """A stage as the plan shows it. rehearsals: how many trainings come before it, and the epochs
-    of this stage that these cost.
+    of this stage that these cost. images: the share of them that an epoch visits.
     """
     own = "train" if step.stage == "baseline" else step.stage
     epochs = step.options.get(own, {}).get("epochs")
@@ -113,7 +113,14 @@ def _row(
         "reused": not step.identity and reused[step.key],
         "epochs": epochs,
         "rehearsals": rehearsals,
+        "images": _visited(step, plan),
     }
+
+
+def _visited(step: "Step", plan: "RunPlan") -> float:
+    alone = step.options.get("baseline", {}).get("kind") == "clean"
+    fewer = alone or step.stage == "finetune"
+    return plan.run.config["finetune"]["clean_fraction"] if fewer else 1.0
 
 
 def _check_rounds(cuts: Sequence[Mapping[str, Any]]) -> None:
@@ -134,7 +141,8 @@ def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> floa
     for stage in preview["stages"]:
         if stage["reused"] or stage["skipped"] or not stage["epochs"]:
             continue
-        epochs += stage["epochs"] * (share if stage["name"] == "finetune" else 1.0)
+        macs = share if stage["name"] == "finetune" else 1.0
+        epochs += stage["epochs"] * macs * stage["images"]
         epochs += stage["rehearsals"][1]
     if not epochs:
         return None

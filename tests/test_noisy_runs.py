@@ -9,6 +9,9 @@ from test_pipeline import compose, keys, plan, run
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
 from compressor.report import run as run_report
+from compressor.stages import Given
+from compressor.stages._case import Case
+from compressor.stages._schedule import Schedule
 from compressor.stages.baseline import kinds
 
 QUICK = ("noise=symmetric", "prune=none", "train.epochs=2", "finetune.epochs=1")
@@ -161,6 +164,8 @@ def test_baselines_begin_as_the_training_does(folder):
     words = (*QUICK, "pretrain=rotnet", "pretrain.epochs=1", "pretrain.frozen=true")
     made = plan(folder, *words, "baselines=true", "robust=gce")
     assert all(step.options["frozen"] for step in made.baselines)
+    report = run(folder, "none", *QUICK, "train.epochs=0", "finetune.epochs=0", "baselines=true")
+    assert {each["epochs"] for each in report["baselines"].values()} == {0}
     plain = plan(folder, *QUICK, "baselines=true", "robust=gce").baselines
     assert not {step.key for step in plain} & {step.key for step in made.baselines}
     # without a remedy it is the training itself
@@ -178,7 +183,13 @@ def test_a_criterion_reads_no_more_labels_than_are_trusted(folder):
         assert (keys(folder, *few, f"prune={criterion}")["compress"] != everything) == reads
         given = keys(folder, *words, "finetune.labels=given")["compress"]
         assert (given != everything) == reads
-    experiment = Experiment(compose(folder, *few))
+    # few labels are no reason for few images
+    experiment = Experiment(compose(folder, *few, "prune=taylor", "prune.images=300"))
+    context = experiment.context(("compress", 1), folder, {})
+    _, prune = Schedule.split(experiment.config["prune"])
+    case = Case.of(Given(experiment.spec, None), prune, context)
+    assert sum(len(x) for x, _ in case.batches) == 300
+    assert sum(len(x) for x, _ in case.labelled) == round(0.2 * 1212)
     assert len(experiment.judging.index) == round(0.2 * 1212)
     experiment = Experiment(compose(folder, *few[:1], "finetune.labels=given"))
     assert (experiment.judging.targets == experiment.labels.given).all()
@@ -222,6 +233,11 @@ def test_pretraining_reads_no_label_and_hands_on_its_trunk(folder):
     without = plan(folder, "pretrain=rotnet", "pretrain.epochs=1").steps
     assert with_noise[0].stage == "pretrain" and with_noise[0].key == without[0].key
     assert with_noise[1].key != without[1].key
+    shares = [
+        plan(folder, *few[1:], f"dataset.labelled_fraction={share}", "noise=pixels").steps[0].key
+        for share in (0.1, 0.5)
+    ]
+    assert shares[0] == shares[1] != without[0].key
     report = run(folder, "rotnet", *few, "prune=none", "train.epochs=1", "finetune.epochs=0")
     assert list(report["points"])[0] == "dense" and "pretrained" not in report["points"]
     assert report["labels"]["labelled"] == pytest.approx(0.1, abs=1e-3)

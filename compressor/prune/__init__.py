@@ -61,7 +61,7 @@ class Gate:
     """One statistic of the loss's derivative with respect to a factor on every channel of a group.
 
     The factors are 1 and stand at the inputs of all the group's consumers; the compress stage runs
-    the network backwards, an image's own loss at a time, on clean labels.
+    the network backwards, an image's own loss at a time, on the labels that fine-tuning reads.
     """
 
     key: str

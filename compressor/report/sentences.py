@@ -87,7 +87,9 @@ def baselines(report: Mapping[str, Any]) -> str:
         return ""
     found = {name: each["accuracy"] for name, each in made.items()}
     shown = ", ".join(
-        f"{name} {value:.4f} ({made[name]['epochs']} epochs)" for name, value in found.items()
+        f"{name} {each['accuracy']:.4f}"
+        + (f" ({each['epochs']} epochs)" if "epochs" in each else "")  # not in earlier reports
+        for name, each in made.items()
     )
     best = max(found, key=found.get)
     change = list(report["points"].values())[-1]["accuracy"] - found[best]

@@ -65,11 +65,20 @@ class Case:
 
     @cached_property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
-        return list(_batches(self.context, self.options.images, self.judging))
+        """Images of the train part that have a label, and the one that the criterion reads."""
+        targets = None if self.judging is None else self.judging.targets
+        return list(_batches(self.context, self.options.images, self.context.labelled, targets))
+
+    @cached_property
+    def labelled(self) -> list[tuple[Tensor, Tensor]] | None:
+        """Those whose label it may read, None where they are all of `batches`."""
+        if self.judging is None or self.judging.index is self.context.labelled:
+            return None
+        index, targets = self.judging.index, self.judging.targets
+        return list(_batches(self.context, self.options.images, index, targets))
 
     @cached_property
     def judging(self) -> Judging | None:
-        """The labels that the criterion reads, None where it reads none."""
         watch = watched(self.net, self.groups, self.selector, self.options.reconstruct)
         return self.context.judging if gates_of(watch, self.groups) else None
 
@@ -139,21 +148,17 @@ class Case:
     def _collect(self, reconstruct: str | None = None) -> dict[str, Tensor]:
         return collect(
             self.net, self.groups, self.selector, reconstruct or self.options.reconstruct,
-            self.batches, self.context.seed, self.loss,
+            self.batches, self.context.seed, self.loss, self.labelled,
         )  # fmt: skip
 
 
 def _batches(
-    context: Context, images: int, judging: Judging | None
+    context: Context, images: int, index: Tensor | None, targets: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first `images` of the train part with labels, in the stage's own order, not augmented.
-
-    judging: the labels, where they are read.
-    """
-    index = context.labelled if judging is None else judging.index
+    """The first `images` of `index` in the train part, in the stage's own order, not augmented."""
     loader = context.data.loader(
-        "train", BATCH, seed=derive(context.seed, "images"), shuffle=True, indices=index,
-        targets=None if judging is None else judging.targets, workers=context.machine.workers,
+        "train", BATCH, seed=derive(context.seed, "images"), shuffle=True,
+        targets=targets, indices=index, workers=context.machine.workers,
     )  # fmt: skip
     left = images
     for inputs, targets, _ in loader:

@@ -43,18 +43,20 @@ def sequential(
     dense: nn.Module | None = None,
     earlier: Kept = NOTHING_CUT,
     loss: Loss | None = None,
+    labelled: Iterable[Any] | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Selection:
     """Cut and repair group after group, front to back, IN PLACE, each on what is already cut.
 
     counts: group -> channels that it keeps; dense: the refit's target; earlier: what was left of it
     when `net` was given, as in `Refit`; loss: for selectors with gates, whose groups each take a
-    pass through the whole network.
+    pass through the whole network, over `labelled` where these are other images.
     One forward of all images serves every group with one consumer, as long as it fits into
     `memory_limit` bytes: the hook in front of the consumer measures, ranks, cuts and passes the
     narrower tensor on. Other groups take a pass of their own, up to their last consumer.
     """
-    cutter = _Cutter(net, selector, counts, options.reconstruct, seed, batches, loss)
+    judged = batches if labelled is None else labelled
+    cutter = _Cutter(net, selector, counts, options.reconstruct, seed, judged, loss)
     refits = options.reconstruct == "refit"
     if not refits and not any(cutter.observers(group) for group in groups):
         for group in groups:

@@ -51,10 +51,12 @@ def collect(
     batches: Iterable[Any],
     seed: int,
     loss: Loss | None = None,
+    labelled: Iterable[Any] | None = None,
 ) -> dict[str, Tensor]:
     """All statistics of all groups from one pass over `batches` (images, or tuples of them first).
 
-    loss: for selectors with gates, which take a second pass (stages/_derivatives.py). Returns
+    loss: for selectors with gates, which take a second pass (stages/_derivatives.py), over
+    `labelled`, (images, targets), where these are others. Returns
     "<group>/<observer>/<name>" -> float64 sum, on the CPU. Needs no data and makes no pass where
     neither the selector nor `reconstruct` asks for any. The network stays as it is.
     """
@@ -66,7 +68,8 @@ def collect(
             for images in images_of(batches, net):
                 net(images)
     with judging(net):
-        differentiate(net, gates_of(watch, groups), batches, loss, totals.put)
+        gates = gates_of(watch, groups)
+        differentiate(net, gates, batches if labelled is None else labelled, loss, totals.put)
     return totals.everything(watch)
 
 

@@ -17,7 +17,7 @@ from compressor.stages._labels import trusted
 from compressor.stages.pretrain import freeze_trunk
 from compressor.stages.train import others
 
-VERSION = 3
+VERSION = 4
 # noisy: all given labels. clean: the trusted clean labels alone, for as many steps as the others,
 # or it would be a straw man. mixed: all given labels, with the trusted ones in the place of theirs.
 MOST = 10  # times the epochs of the others: each one is validated
@@ -37,7 +37,10 @@ def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) ->
     shared = {name: train[name] for name in names if name in train}
     if kind == "clean":
         times = min(MOST, 1 / finetune["clean_fraction"])
-        shared["train"] = {**train["train"], "epochs": round(times * train["train"]["epochs"])}
+        shared["train"] = dict(train["train"])
+        for name in ("epochs", "patience", "warmup_epochs"):
+            if shared["train"][name]:
+                shared["train"][name] = round(times * shared["train"][name])
     own = {"kind": kind, **{name: finetune[name] for name in ("clean_fraction", "clean_seed")}}
     return {**shared, "robust": NO_REMEDY, "baseline": own}
 
@@ -67,7 +70,7 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         norms_rest=frozen,
     )
     taught = distillation(
-        options["distill"], net, given.spec, training, context, others(given, context)
+        options["distill"], net, given.spec, training, context, others(given, context, frozen)
     )
     fitted = fit(
         taught.student,
@@ -82,5 +85,5 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         patience=train["patience"],
     )
     net, told = taught.finish(fitted.net)
-    notes = {**told, **folded(net, given, context), **fitted.metrics}
+    notes = {"epochs": 0, **told, **folded(net, given, context), **fitted.metrics}
     return Outcome(net=net, plan=given.plan, notes=notes)

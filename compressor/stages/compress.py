@@ -204,7 +204,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         small = given.network(context.trust).to(device)
         done = sequential(
             small, groups, case.selector, aim.counts, shared, case.batches, context.seed,
-            dense=target, earlier=earlier, loss=case.loss,
+            dense=target, earlier=earlier, loss=case.loss, labelled=case.labelled,
         )  # fmt: skip
         plan = surgery.plan_cut(structure, done.keep)
     else:

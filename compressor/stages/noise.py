@@ -29,7 +29,7 @@ class Labels:
 
     known: whether `clean` is the truth; where nobody knows it, it equals `given`. injected:
     whether a kind of label noise was asked for, so that its matrix is known. clean_key: digest of
-    what a stage on clean labels reads. labelled:
+    what a stage on clean labels reads, images_key: of what one without labels does. labelled:
     positions whose labels a supervised stage may read, None for all. damage: done to the images
     of the training.
     """
@@ -41,6 +41,7 @@ class Labels:
     known: bool = True
     injected: bool = False
     clean_key: str = CLEAN
+    images_key: str = CLEAN
     labelled: Tensor | None = None
     damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
@@ -105,12 +106,14 @@ def labels(
 
         cache.obtain(key, "noise", make_labels)
     chosen = _labelled(clean, *labelled)
-    clean_key = CLEAN
+    clean_key, images_key = CLEAN, CLEAN if damage is None else key
     if chosen is not None:
         digest = hashlib.sha256(chosen.numpy()).hexdigest()
         key, clean_key = (key_of(labels=each, labelled=digest) for each in (key, CLEAN))
     injected = noise.injects and noise.known
-    return Labels(key, clean, given, matrix, noise.known, injected, clean_key, chosen, damage)
+    return Labels(
+        key, clean, given, matrix, noise.known, injected, clean_key, images_key, chosen, damage
+    )
 
 
 def _labelled(clean: Tensor, fraction: float, seed: int) -> Tensor | None:

@@ -82,7 +82,8 @@ def other_head(given: Given, seed: int, trust: tuple[str, ...] = ()) -> nn.Modul
     torch.manual_seed(seed)
     if given.parent is None:
         return given.network(trust)
-    net, head = given.spec.build(trust), head_names(given.spec, trust)
+    spec = given.parent.spec  # what was handed on may be of another form than what trains
+    net, head = spec.build(trust), head_names(spec, trust)
     trunk = {k: v for k, v in given.network(trust).state_dict().items() if k not in head}
     fill(net, trunk)
     return net

@@ -18,7 +18,7 @@ from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 from compressor.stages.pretrain import freeze_trunk, other_head
 
-VERSION = 5
+VERSION = 6
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
 
 
@@ -44,7 +44,7 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
     if frozen:
         freeze_trunk(net, given.spec, context.trust)
     taught = distillation(
-        options["distill"], net, given.spec, training, context, others(given, context)
+        options["distill"], net, given.spec, training, context, others(given, context, frozen)
     )
     fitted = fit(
         _student(robust, taught, given, context, frozen),
@@ -66,13 +66,18 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
     return Outcome(net=net, plan=given.plan, notes=notes)
 
 
-def others(given: Given, context: Context) -> Callable[[int], nn.Module]:
+def others(given: Given, context: Context, frozen: bool) -> Callable[[int], nn.Module]:
     """The number of a head -> a network like the one that is trained, with weights of its own."""
 
     def build(head: int) -> nn.Module:
-        return other_head(given, derive(context.seed, "head", head), context.trust)
+        return _another(given, context, frozen, "head", head)
 
     return build
+
+
+def _another(given: Given, context: Context, frozen: bool, *names: str | int) -> nn.Module:
+    net = other_head(given, derive(context.seed, *names), context.trust)
+    return freeze_trunk(net, given.spec, context.trust) if frozen else net
 
 
 def _student(
@@ -81,13 +86,13 @@ def _student(
     """The network to train: the one that is taught, or the pair that a remedy makes of it."""
 
     def another() -> nn.Module:
-        net = other_head(given, derive(context.seed, "second network"), context.trust)
+        net = _another(given, context, frozen, "second network")
         if alike(net, taught.student):
             raise UsageError(
                 "this remedy trains two networks that have to begin differently, and both have the "
                 "same weights: set model.pretrained=false"
             )
-        return freeze_trunk(net, given.spec, context.trust) if frozen else net
+        return net
 
     net = robust.networks(taught.student, another)
     terms = taught.distillation.acting

@@ -16,7 +16,7 @@ SPEC = Spec("compressor.models.resnet20", {"width": 0.25}, (1, 8, 8), 10, "class
 def given():
     torch.manual_seed(0)
     pretrained = SPEC.build()
-    return Given(SPEC, SimpleNamespace(network=lambda trust: pretrained))
+    return Given(SPEC, SimpleNamespace(spec=SPEC, network=lambda trust: pretrained))
 
 
 def differing(one, other):
