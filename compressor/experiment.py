@@ -16,7 +16,7 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
-from compressor.stages import Context, Judging, Machine, train
+from compressor.stages import Context, Judging, Machine, compress, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._blank import Blank, blank
 from compressor.stages._distill import options as distill_options
@@ -125,7 +125,15 @@ class Experiment:
         return resolve(asked, self.labels.known, self.labels.injected, corrects)
 
     @cached_property
-    def judging(self) -> Judging:
+    def judging(self) -> Judging | None:
+        """What a criterion may read of labels, None where it reads none of them."""
+        found, prune = self._trusted(), self.config["prune"]
+        if found.key == noise_stage.CLEAN:  # all of them, as good as none
+            return found
+        reads = not compress.is_none(prune) and compress.reads_labels(self.blank(), prune)
+        return found if reads else None
+
+    def _trusted(self) -> Judging:
         """Corrected labels are made later: where these are trusted, the given ones count."""
         labels, own = self.labels, self.config["finetune"]
         if self.finetune_labels() != "clean":

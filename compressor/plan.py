@@ -273,17 +273,10 @@ class RunPlan:
         if stage == "pretrain":
             return labels.images_key
         if stage == "compress":
-            return self._judging_key(options)
+            return CLEAN if self.run.judging is None else self.run.judging.key
         if stage != "finetune":
             return CLEAN
         return labels.clean_key if options["finetune"]["labels"] == "clean" else labels.key
-
-    def _judging_key(self, options: Mapping[str, Any]) -> str:
-        """Of the labels that a criterion reads; most read none."""
-        judging = self.run.judging
-        if judging.key == CLEAN or compress.is_none(options["prune"]):
-            return CLEAN
-        return judging.key if compress.reads_labels(self.run.blank(), options["prune"]) else CLEAN
 
     def _baselines(self) -> tuple[Step, ...]:
         """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""

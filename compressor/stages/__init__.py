@@ -127,7 +127,7 @@ class Context:
     them where nobody knows the truth (truth_known). transition: (K, K), of injected noise.
     labelled: positions whose labels a training may read, None for all. damage: what noise does to
     the images of the training. labels_key: digest of all of these. judging: what a criterion of the
-    cut may read of labels.
+    cut may read of labels, None where it reads none.
     trust: dotted class names that the run's own model config names.
     roles: artefacts of other stages that this one declared.
     note: tells the user what happens, a line each.

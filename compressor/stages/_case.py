@@ -19,11 +19,11 @@ from compressor.instantiation import make, sources
 from compressor.prune import Ranking, Selector
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
-from compressor.stages import Context, Given, Judging
+from compressor.stages import Context, Given
 from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
 from compressor.stages._select import judge
-from compressor.stages._statistics import collect, count_calls, gates_of, watched
+from compressor.stages._statistics import collect, count_calls, watched
 from compressor.stages._structures import structure_of
 from compressor.stages.noise import CLEAN
 from compressor.surgery import Group, Structure
@@ -66,21 +66,17 @@ class Case:
     @cached_property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         """Images of the train part that have a label, and the one that the criterion reads."""
-        targets = None if self.judging is None else self.judging.targets
-        return list(_batches(self.context, self.options.images, self.context.labelled, targets))
+        judging, index = self.context.judging, self.context.labelled
+        targets = None if judging is None else judging.targets
+        return list(_batches(self.context, self.options.images, index, targets))
 
     @cached_property
     def labelled(self) -> list[tuple[Tensor, Tensor]] | None:
         """Those whose label it may read, None where they are all of `batches`."""
-        if self.judging is None or self.judging.index is self.context.labelled:
+        judging = self.context.judging
+        if judging is None or judging.index is self.context.labelled:
             return None
-        index, targets = self.judging.index, self.judging.targets
-        return list(_batches(self.context, self.options.images, index, targets))
-
-    @cached_property
-    def judging(self) -> Judging | None:
-        watch = watched(self.net, self.groups, self.selector, self.options.reconstruct)
-        return self.context.judging if gates_of(watch, self.groups) else None
+        return list(_batches(self.context, self.options.images, judging.index, judging.targets))
 
     def loss(self, answer: Any, targets: Tensor) -> Tensor:
         """The sum over the images of each one's cross-entropy."""
@@ -124,8 +120,9 @@ class Case:
 
     def key(self, stage: str, **more: Any) -> str:
         """The key of an entry that depends on the network and the selector, on no target."""
-        if self.judging is not None and self.judging.key != CLEAN:
-            more["labels"] = self.judging.key
+        judging = self.context.judging
+        if judging is not None and judging.key != CLEAN:
+            more["labels"] = judging.key
         return key_of(
             stage=stage,
             version=VERSION,
