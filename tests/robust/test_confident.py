@@ -103,3 +103,27 @@ def test_options_out_of_range_are_named(options):
     ((key, value),) = options.items()
     with pytest.raises(UsageError, match=f"robust.{key}={value}"):
         Confident(**options)
+
+
+@pytest.mark.parametrize("n, k, rate", [(500, 3, 0.4), (1500, 10, 0.5), (3000, 10, 0.3)])
+def test_it_finds_what_cleanlab_finds(n, k, rate):
+    """But for a few: of several confident classes cleanlab counts the likeliest of all, the paper
+    of these; and it rounds calibrated counts.
+    """
+    count = pytest.importorskip("cleanlab.count")
+    filters = pytest.importorskip("cleanlab.filter")
+    g = torch.Generator().manual_seed(n)
+    true = torch.randint(k, (n,), generator=g)
+    flipped = torch.rand(n, generator=g) < rate
+    given = torch.where(flipped, torch.randint(k, (n,), generator=g), true)
+    logits = torch.randn(n, k, generator=g) * 1.2 + 2 * torch.eye(k)[true]
+    p = logits.double().softmax(1)
+    labels, theirs = given.numpy(), p.numpy()
+    joint = confident_joint(given, p)
+    counted = count.compute_confident_joint(labels, theirs, calibrate=False)
+    assert abs(joint.numpy() - counted).sum() < 0.004 * n
+    expected = filters.find_label_issues(
+        labels, theirs, filter_by="prune_by_noise_rate", min_examples_per_class=0, n_jobs=1
+    )
+    issues = find_issues(given, p, estimated_joint(joint, given)).numpy()
+    assert (issues != expected).mean() < 0.01
