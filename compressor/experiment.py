@@ -84,7 +84,9 @@ class Experiment:
                     f"noise.file: type {stage}.select=best, or noise.known=true if the data set's "
                     "own labels are the true ones"
                 )
-        train.check(self.robust, self.labels.injected)
+        distill = self.config["distill"]
+        terms = distill["terms"] if distill["at"] == "train" else {}
+        train.check(self.robust, self.labels.injected, terms)
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(self.config)

@@ -3,7 +3,7 @@
 labels.npz   index (place in the data set's own training list), clean, given, corrected (if
              the remedy corrects labels; corrected_soft are its distributions, up to MOST numbers),
              kept (bool, where it leaves images out), labelled (bool, where not all labels may be
-             read), transition (realised, of all)
+             read), transition (realised, of those that may be read)
 changed.npz  a few images whose labels were changed, with both labels
 damaged.npz  a few images as they are and as the training saw them, where noise lay on them
 """
@@ -110,7 +110,10 @@ def keep(
     np.savez_compressed(run_dir / "labels.npz", **{k: v.numpy() for k, v in arrays.items()})
     was_corrected = now is not None and not torch.equal(now, labels.given)
     before, after = (labels.given, now) if was_corrected else (labels.clean, labels.given)
-    places = torch.nonzero(before != after).flatten()
+    places = before != after
+    if labels.labelled is not None:
+        places &= arrays["labelled"]
+    places = torch.nonzero(places).flatten()
     if len(places):
         # spread over the whole part, the same ones in every run
         chosen = places[torch.linspace(0, len(places) - 1, min(SHOWN, len(places))).long()]

@@ -27,7 +27,7 @@ def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
         *_uncut(plan), *_untrained(plan), *_unread_prune(plan), *_clamped(run),
-        *_unread_noise(run), *_unread_pretrain(run), *_phases(run), *_remedy(run), *_decay(plan),
+        *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan),
         *_untaught(plan),
     ]  # fmt: skip
 
@@ -129,12 +129,6 @@ def _unread_noise(experiment: "Experiment") -> list[str]:
         for key, value in usual.items()
         if key in asked and key not in known and asked[key] != value
     ]
-
-
-def _unread_pretrain(experiment: "Experiment") -> list[str]:
-    asked = experiment.config["pretrain"]
-    idle = asked["frozen"] and asked["pretext"] is None
-    return ["pretrain.frozen=true does nothing beside pretrain=none"] if idle else []
 
 
 def _phases(experiment: "Experiment") -> list[str]:

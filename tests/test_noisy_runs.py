@@ -9,6 +9,7 @@ from test_pipeline import compose, keys, plan, run
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
 from compressor.report import run as run_report
+from compressor.report import sentences
 from compressor.stages import Given
 from compressor.stages._case import Case
 from compressor.stages._schedule import Schedule
@@ -102,13 +103,16 @@ def test_the_second_stage_begins_where_the_first_ended_and_the_baselines_stand_b
     report = run(folder, "baselines", *words, "finetune.select=last")
     final, dense = report["points"]["final"], report["points"]["dense"]
     assert final["accuracy"] == dense["accuracy"]
+    notes = report["training"]["dense"]
+    told = f"dense with epoch {notes['picked_epoch']} of 2" in sentences.picked(report)
+    assert told == (notes["picked_epoch"] == 1)
     assert set(report["baselines"]) == {"noisy", "clean", "mixed"}
     # the training without a remedy is the noisy baseline
     assert report["baselines"]["noisy"]["accuracy"] == dense["accuracy"]
     # and is not run a second time
     assert report["baselines"]["noisy"]["key"] == report["stages"][0]["key"]
     assert report["training"]["final"]["images"] == round(0.2 * 1212)
-    # as many steps on a fifth of the images
+    # as many images seen, of a fifth of the images
     epochs = {name: each["epochs"] for name, each in report["baselines"].items()}
     assert epochs == {"noisy": 2, "clean": 10, "mixed": 2}
     text = (folder / "baselines" / "report.md").read_text()
@@ -214,6 +218,9 @@ def test_shares_are_those_of_the_labels_that_are_read(folder):
     assert found["flip_rate"] == pytest.approx((given != clean)[read].mean())
     assert found["dropped"] == pytest.approx(1 - kept[read].mean()) and kept[~read].all()
     assert found["right"] == pytest.approx((given == clean)[read & kept].mean())
+    with np.load(folder / "read" / "labels.npz") as file:
+        rows, matrix = np.eye(10)[clean[read]].T @ np.eye(10)[given[read]], file["transition"]
+    assert matrix == pytest.approx(rows / rows.sum(1, keepdims=True))
 
 
 def test_noise_on_images_leaves_a_sheet_of_them(folder):
@@ -282,6 +289,7 @@ def test_keys_follow_the_labels_that_a_stage_reads(folder):
         (("noise=asymmetric", "noise.map={3: 11}"), "names class '11'"),
         (("noise=asymmetric", "dataset=fake"), "knows no map for dataset=fake"),
         (("finetune.labels=corrected_hard",), "type robust=pencil or robust=confident"),
+        (("robust=co_teaching", "distill=collaborative"), "trains two at once: use distill=kd"),
         (("finetune.labels=dirty",), "finetune.labels=dirty is not known"),
         (("train.patience=0",), "train.patience=0"),
         (("train.select=first",), "train.select=first"),

@@ -47,11 +47,13 @@ def confusion(rows, columns):
 
 def labels(arrays: Mapping, history: Mapping[str, Sequence[float]], path: Path) -> None:
     """Confusion of true, given and corrected labels, and the curves of the training by epoch."""
-    kept = arrays.get("kept", slice(None))
-    now = {name: arrays[name][kept] for name in ("clean", "given", "corrected") if name in arrays}
+    names = [name for name in ("clean", "given", "corrected", "kept") if name in arrays]
+    read = {name: arrays[name][arrays.get("labelled", slice(None))] for name in names}
+    kept = read.pop("kept", slice(None))
+    now = {name: values[kept] for name, values in read.items()}
     tables = []
-    if "clean" in arrays:
-        tables.append(("true label", "given label", arrays["clean"], arrays["given"]))
+    if "clean" in read:
+        tables.append(("true label", "given label", read["clean"], read["given"]))
     if "corrected" in now:
         tables.append(("given label", "corrected label", now["given"], now["corrected"]))
     if "clean" in now and "corrected" in now:

@@ -100,7 +100,7 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
         say(report)
         for say in (
             sentences.conclusion, sentences.kept, sentences.latency, sentences.labels,
-            sentences.baselines, sentences.taught, sentences.times,
+            sentences.baselines, sentences.taught, sentences.picked, sentences.times,
         )
     ]  # fmt: skip
     if folder is not None:
@@ -228,7 +228,7 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
         "1.00x is the first row."
     ]
     notes += [sentences.latency(report), sentences.labels(report), sentences.baselines(report)]
-    notes += [sentences.taught(report), sentences.kept(report)]
+    notes += [sentences.taught(report), sentences.picked(report), sentences.kept(report)]
     parts.append(" ".join(note for note in notes if note))
     for sheet in sorted(run_dir.glob("extras/*/generated.png")):
         parts.append(f"![Images that the generator made]({sheet.relative_to(run_dir)})")

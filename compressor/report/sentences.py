@@ -71,6 +71,7 @@ def labels(report: Mapping[str, Any]) -> str:
             text += f", is rid of {found['wrong_dropped']:.1%} of them" if dropped else ""
             of = "those kept" if dropped else "all"
             text += f" and leaves {found['right']:.1%} of {of} right"
+            text += ", fewer than before" if found["right"] < 1 - found["flip_rate"] else ""
         parts.append(text)
     if found.get("finetune") not in (None, "clean"):
         parts.append(f"fine-tuning used the {found['finetune']} ones")
@@ -97,6 +98,16 @@ def baselines(report: Mapping[str, Any]) -> str:
         f"Baselines, one training each by the recipe of the first stage and without a remedy: "
         f"{shown}; the final network has {change:+.4f} against the best of them, {best}."
     )
+
+
+def picked(report: Mapping[str, Any]) -> str:
+    """The epoch that each training went on with, where that is not its last one."""
+    parts = [
+        f"{name} with epoch {notes['picked_epoch']} of {notes['epochs']}"
+        for name, notes in (report.get("training") or {}).items()
+        if notes.get("picked_epoch", notes.get("epochs")) != notes.get("epochs")
+    ]
+    return f"Went on: {', '.join(parts)}." if parts else ""
 
 
 def taught(report: Mapping[str, Any]) -> str:

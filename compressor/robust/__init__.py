@@ -78,7 +78,7 @@ class Remedy:
 
     corrects: the forms of corrected labels that it leaves behind, of "soft" and "hard".
     train_only: whether `finetune.robust=same` makes no sense with it. needs_known: whether it needs
-    the transition matrix of injected noise.
+    the transition matrix of injected noise. twofold: whether it trains two networks at once.
     optimizer: the train.optimizer that its paper counts on, if any.
     store: per-sample rows, a sidecar of the checkpoint. content: digest of a file that its options
     name: another file under the same name is another training.
@@ -87,6 +87,7 @@ class Remedy:
     corrects: tuple[str, ...] = ()
     train_only: bool = False
     needs_known: bool = False
+    twofold: bool = False
     optimizer: str | None = None
     store: "LabelStore | None" = None
     content: str = ""

@@ -48,6 +48,7 @@ class CoTeaching(Remedy):
     """
 
     train_only = True
+    twofold = True
 
     def __init__(self, forget: float = 0.4, ramp: float = 0.05) -> None:
         self.forget = within("forget", forget, 0, 0.99, "the share of wrong labels")

@@ -124,9 +124,9 @@ class Pencil(Remedy):
         if first and second and third and self.step(second) * second < _WAY / 1.5:
             enough = math.ceil(_WAY / (self.label_lr or _MOST) / self.correct)
             found.append(
-                f"robust=pencil moves labels in {second} of these epochs, too few for most wrong "
-                f"ones to change: train.epochs={enough} or more, or a robust.label_lr over "
-                f"{self.step(second):g}"
+                f"robust=pencil moves labels in {second} of these epochs, which may be too few for "
+                f"most wrong ones to change: train.epochs={enough} or more, or a robust.label_lr "
+                f"over {self.step(second):g}"
             )
         if train["schedule"] != "constant":
             found.append(

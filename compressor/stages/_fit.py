@@ -174,7 +174,6 @@ def fit(
         "seed": context.seed,
         "channels_last": context.machine.channels_last,
     }
-    net.train()  # loaded networks are in eval mode
     progress = Progress.find(context.folder)
     if progress.epochs:
         context.note(f"{name}: goes on after epoch {progress.epochs} of {options.epochs}")
@@ -188,6 +187,7 @@ def fit(
         if done >= end or first < progress.first:  # the latter: a finished phase of a killed fit
             first += phase.epochs
             continue
+        net.train()  # loaded networks are in eval mode, and batch norms that rested before
         module: LightningModule = _module(distillation)(
             net,
             robust=phase.loss,

@@ -25,7 +25,8 @@ _BATCH = 256  # images a batch of a kind that looks at them
 
 @dataclass(frozen=True)
 class Labels:
-    """clean, given: (n,) int64 of the train part. transition: (K, K), rows = clean classes.
+    """clean, given: (n,) int64 of the train part. transition: (K, K), rows = clean classes, of
+    those that may be read.
 
     known: whether `clean` is the truth; where nobody knows it, it equals `given`. injected:
     whether a kind of label noise was asked for, so that its matrix is known. clean_key: digest of
@@ -97,15 +98,16 @@ def labels(
         digest = hashlib.sha256(given.numpy()).hexdigest()
         pixels = dict(options) if damage is not None else None
         key = key_of(stage="noise", given=digest, pixels=pixels, data=data_key)
-    matrix = transition(clean, given, data.num_classes)
+    chosen = _labelled(clean, *labelled)
+    rows = slice(None) if chosen is None else chosen
+    matrix = transition(clean[rows], given[rows], data.num_classes)
     if key != CLEAN and keep:
 
         def make_labels(folder: Path) -> None:
-            tensors = {"clean": clean.clone(), "given": given, "transition": matrix}
+            tensors = {"clean": clean.clone(), "given": given}
             save_file(tensors, folder / "labels.safetensors")
 
         cache.obtain(key, "noise", make_labels)
-    chosen = _labelled(clean, *labelled)
     clean_key, images_key = CLEAN, CLEAN if damage is None else key
     if chosen is not None:
         digest = hashlib.sha256(chosen.numpy()).hexdigest()

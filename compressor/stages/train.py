@@ -18,7 +18,7 @@ from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 from compressor.stages.pretrain import freeze_trunk, other_head
 
-VERSION = 6
+VERSION = 7
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
 
 
@@ -94,23 +94,25 @@ def _student(
             )
         return net
 
-    net = robust.networks(taught.student, another)
-    terms = taught.distillation.acting
-    inside = [name for name, term in terms.items() if term.alone or term.layers()[0]]
-    if net is not taught.student and inside:
-        raise UsageError(
-            f"distill={inside[0]} looks into one network, and this remedy trains two at once: use "
-            "distill=kd or mimic, or another robust"
-        )
-    return net
+    return robust.networks(taught.student, another)
 
 
-def check(robust: Remedy, injected: bool) -> None:
-    """Refuse loss correction by a matrix that is not there."""
+def check(robust: Remedy, injected: bool, terms: Mapping[str, Any]) -> None:
+    """Refuse loss correction by a matrix that is not there, and terms that look into one of two.
+
+    terms: of distillation in this stage.
+    """
     from compressor.robust._transition import NO_MATRIX
 
     if robust.needs_known and not injected:
         raise UsageError(NO_MATRIX)
+    made = {name: make(term) for name, term in terms.items()} if robust.twofold else {}
+    for name, term in made.items():
+        if term.weight and (term.alone or term.layers()[0]):
+            raise UsageError(
+                f"distill={name} looks into one network, and this remedy trains two at once: use "
+                "distill=kd or mimic, or another robust"
+            )
 
 
 def training_set(

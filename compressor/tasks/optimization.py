@@ -84,9 +84,9 @@ def make_schedule(
     optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int
 ) -> LRScheduler:
     """The schedule over the `steps` optimizer steps of options.epochs."""
-    if options.schedule == "onecycle":
+    if options.schedule == "onecycle" and steps > 1:
         # Smith 2018's shape with torch's defaults: rise over 30 % of the run, then to nothing.
-        return OneCycleLR(optimizer, max_lr=options.lr, total_steps=max(1, steps))
+        return OneCycleLR(optimizer, max_lr=options.lr, total_steps=steps)
     warmup = round(options.warmup_epochs * steps / max(1, options.epochs))
     return LambdaLR(optimizer, factor(options, steps, warmup))
 
@@ -109,7 +109,8 @@ def factor(options: OptimizerOptions, steps: int, warmup: int) -> Callable[[int]
     def multiple(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        if options.schedule == "constant":
+        # of a cycle's one step, which would be its last, at a rate of nothing, the peak is meant
+        if options.schedule in ("constant", "onecycle"):
             return 1.0
         progress = (step - warmup) / max(1, steps - warmup)
         if options.schedule == "cosine":

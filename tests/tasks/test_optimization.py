@@ -83,6 +83,12 @@ def test_warmup_rises_linearly_and_reaches_the_full_rate():
     assert [rate(s) for s in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
+def test_a_cycle_of_one_step_is_taken_at_its_peak():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    make_schedule(optimizer, options(schedule="onecycle", lr=0.3), steps=1)
+    assert optimizer.param_groups[0]["lr"] == 0.3
+
+
 def test_onecycle_peaks_at_lr_and_ends_near_zero():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     schedule = make_schedule(optimizer, options(schedule="onecycle"), steps=100)
