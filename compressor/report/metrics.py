@@ -17,7 +17,7 @@ _NOT_FIGURES += ("environment", "seed")
 _COSTS = ("loss", "macs", "params", "size_bytes", "seconds", "latency_ms", "error", "flip_rate")
 _COSTS += ("parity",)
 # Figures that describe how something was measured
-_SETTINGS = ("batch_size", "threads", "picked_epoch", "images")
+_SETTINGS = ("batch_size", "threads", "picked_epoch", "last_epoch", "images")
 _UNITS = {"latency_ms": "ms", "seconds": "s", "size_bytes": "bytes", "macs": "MACs"}
 
 

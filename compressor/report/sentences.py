@@ -103,9 +103,9 @@ def baselines(report: Mapping[str, Any]) -> str:
 def picked(report: Mapping[str, Any]) -> str:
     """The epoch that each training went on with, where that is not its last one."""
     parts = [
-        f"{name} with epoch {notes['picked_epoch']} of {notes['epochs']}"
+        f"{name} with epoch {notes['picked_epoch']} of {notes['last_epoch']}"
         for name, notes in (report.get("training") or {}).items()
-        if notes.get("picked_epoch", notes.get("epochs")) != notes.get("epochs")
+        if notes.get("last_epoch") not in (None, notes.get("picked_epoch"))
     ]
     return f"Went on: {', '.join(parts)}." if parts else ""
 

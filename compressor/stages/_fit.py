@@ -327,6 +327,7 @@ def _summary(history: Path, headline: str, picked: int) -> dict[str, Any]:
     return {
         "epochs": len(rows),
         "picked_epoch": picked,
+        "last_epoch": int(rows[-1]["epoch"]),
         f"picked_{value}": float(chosen[value]),
         f"last_{value}": float(rows[-1][value]),
     }
