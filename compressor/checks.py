@@ -50,7 +50,7 @@ def check(config: Mapping[str, Any]) -> None:
             f"finetune.robust={config['finetune']['robust']} is not known: none or same"
         )
     distill_options.check(config["distill"])
-    _check_groups(config["distill"], config)
+    _check_groups(config)
     make(config["regularize"])
     make(config["noise"])
     make(config["scale"])
@@ -69,7 +69,8 @@ def check(config: Mapping[str, Any]) -> None:
     _check_stages(list(config["stages"]))
 
 
-def _check_groups(distill: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def _check_groups(config: Mapping[str, Any]) -> None:
+    distill = config["distill"]
     size = config[distill["at"]]["batch_size"]
     if distill["sampler"] != "none" and distill["per_group"] > size:
         raise UsageError(
