@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from filelock import Timeout
 
-from compressor import manifest, sessions
+from compressor import changed_code, manifest, sessions
 from compressor.cache import entries, size_of
 from compressor.errors import RunError, UsageError
 from compressor.locks import KINDS, Locks
@@ -153,6 +153,7 @@ def _sweep(root: Path, lock: str, lease_seconds: float) -> None:
     # what diverged once is only known to the members of its sweep
     shutil.rmtree(root / ".failed", ignore_errors=True)
     left = {key for key, _ in entries(root)}
+    changed_code.sweep(root, left)
     for session in sessions.read(root, lock, lease_seconds):
         if not session.alive and not session.keys & left:
             for name in (session.path, session.path.with_suffix(".lock")):

@@ -12,6 +12,7 @@ import torch
 from compressor import artefact, checks, manifest, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
+from compressor.changed_code import Origin
 from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
@@ -52,6 +53,14 @@ class Experiment:
         # a training that depends on no test image survives one that has to be repaired
         self.data_key, self.test_key = self.data_keys["train"], self.data_keys["test"]
         dataset = config["dataset"]
+        self.data_origin = Origin(
+            key_of(
+                data=self.data.fingerprint("train"),
+                noise=config["noise"],
+                labelled=[dataset["labelled_fraction"], dataset["labelled_seed"]],
+            ),
+            _data_code(config),
+        )
         self.labels = noise_stage.labels(
             config["noise"],
             self.data,
@@ -215,10 +224,16 @@ def _scaled(
 
 
 def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
+    code = _data_code(config)
+    return {part: key_of(data=data.fingerprint(part), code=code) for part in ("train", "test")}
+
+
+def _data_code(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the user's own code, and files, that decide images and labels."""
     code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
     if config["noise"].get("file"):
         code = {**code, "noise.file": make(config["noise"]).content}
-    return {part: key_of(data=data.fingerprint(part), code=code) for part in ("train", "test")}
+    return code
 
 
 def data_keys(config: Mapping[str, Any]) -> dict[str, str]:

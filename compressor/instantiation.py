@@ -1,20 +1,27 @@
 """Makes the object that a config sub-tree names; the one place where Hydra meets the methods."""
 
+import functools
 import hashlib
 import inspect
 import logging
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from compressor.errors import RunError, UsageError
+from compressor.source_code import reached
 
 # it prints what it raises; we say it in one line
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
+
+
+_LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def make(tree: Mapping[str, Any]) -> Any:
@@ -51,19 +58,51 @@ def parameters(target: str) -> set[str]:
 
 
 def sources(tree: Any) -> dict[str, str]:
-    """Digests of the files behind the classes of a user's own that a sub-tree names.
+    """Digests of the code behind the classes that a sub-tree names, for the key of a stage.
 
-    They belong to a stage's key: an edited class must not be answered with its old results. Our own
-    code is covered by the stages' versions.
+    Of a user's own class: all files that it reaches in its own package or folder, by their path in
+    there. An edited helper must not be answered with old results. Of ours: "version N" of a method
+    that changed its figures since the first (`VERSION` in its module). Of torch, torchvision and
+    timm: major and minor version.
     """
     found: dict[str, str] = {}
     for target in _targets(tree):
+        module = inspect.getmodule(imported(target))
         if target.startswith("compressor."):
+            version = vars(module).get("VERSION", 1)
+            if version != 1:
+                found[target] = f"version {version}"
             continue
-        file = Path(getattr(inspect.getmodule(imported(target)), "__file__", None) or "")
-        code = file if file.is_file() else Path(sys.executable)  # built in, or in an archive
-        found[target] = hashlib.sha256(code.read_bytes()).hexdigest()
+        found.update(_code_behind(target, module))
     return found
+
+
+def libraries(*names: str) -> dict[str, str]:
+    """Major and minor version of each package, as they stand in keys: "2.11" of 2.11.3."""
+    return {name: _release(name) for name in names}
+
+
+@functools.cache
+def _release(name: str) -> str:
+    return ".".join(metadata.version(name).split(".")[:2])
+
+
+def _code_behind(target: str, module: ModuleType | None) -> dict[str, str]:
+    package = target.split(".")[0]
+    if package in _LIBRARIES:
+        return libraries(package)
+    file = Path(getattr(module, "__file__", None) or "")
+    if module is None or not file.is_file():  # built in, or in an archive
+        return {target: hashlib.sha256(Path(sys.executable).read_bytes()).hexdigest()}
+    return reached(module.__name__, [file, *_on_the_way(target)])
+
+
+def _on_the_way(target: str) -> list[Path]:
+    """Files of the modules that the dotted name itself goes through: they may re-export it."""
+    parts = target.split(".")
+    modules = [sys.modules.get(".".join(parts[:depth])) for depth in range(1, len(parts))]
+    files = [Path(getattr(module, "__file__", None) or "") for module in modules if module]
+    return [file for file in files if file.is_file()]
 
 
 def _targets(tree: Any) -> list[str]:

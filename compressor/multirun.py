@@ -36,14 +36,14 @@ def news(notices: Sequence[str]) -> list[str]:
 
 
 def own_sources(values: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the user's own classes, which a kept member must share; most runs have none."""
-    text = json.dumps(values)
-    if text.count('"_target_"') == text.count('"_target_": "compressor.'):
-        return {}
+    """Versions, and digests of the user's own code, which a kept member must share."""
     admit_users_folder()
     from compressor.instantiation import sources
+    from compressor.plan import versions
 
-    return sources(values)
+    function = ((values.get("distill") or {}).get("teacher") or {}).get("function")
+    named = {"_target_": function} if function else {}
+    return {**sources([values, named]), **versions()}
 
 
 def has_same_data(report: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

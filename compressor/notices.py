@@ -26,9 +26,17 @@ _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep 
 def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
-        *_uncut(plan), *_untrained(plan), *_unread_prune(plan), *_clamped(run),
+        *_changed_code(plan), *_uncut(plan), *_untrained(plan), *_unread_prune(plan),
+        *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
     ]  # fmt: skip
+
+
+def _changed_code(plan: "RunPlan") -> list[str]:
+    return [
+        f"{file} changed since this was done before: {', '.join(titles)} made again"
+        for file, titles in plan.changed_code().items()
+    ]
 
 
 def _cuts(plan: "RunPlan") -> bool:

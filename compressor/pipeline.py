@@ -75,6 +75,7 @@ class Walk:
             self._make(step, parent, at_hand, folder)
 
         reused = self.run.cache.obtain(step.key, step.stage, make)
+        self.plan.origins.remember(self.run.cache, step.key)
         if reused and step.key not in self.told:
             self.run.note(f"{step.title}: reused {step.key}")
         return reused

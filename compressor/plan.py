@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from compressor.artefact import Spec
 from compressor.cache import key_of
+from compressor.changed_code import Origin, Origins
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
-from compressor.instantiation import make, sources
+from compressor.instantiation import libraries, make, sources
 from compressor.regularize.none import NoRegularizer
 from compressor.stages import (
     Outcome,
@@ -47,6 +48,14 @@ STAGES = {
     "finetune": Stage(finetune.VERSION, finetune.finetune, "finetuned", trains=True),
     "baseline": Stage(baseline.VERSION, baseline.baseline, "baseline", trains=True),
 }
+
+
+def versions() -> dict[str, str]:
+    """What decides figures beside the config and the user's code: stages and libraries."""
+    stages = {f"stage {name}": f"version {stage.version}" for name, stage in STAGES.items()}
+    return {**stages, **libraries("torch", "timm")}
+
+
 NO_DISTILLATION = {"label_weight": 1.0, "terms": {}}
 
 
@@ -81,6 +90,7 @@ class RunPlan:
 
     def __init__(self, experiment: Experiment) -> None:
         self.run = experiment
+        self.origins = Origins()
         self.steps = self._steps()
         self.baselines = self._baselines()
 
@@ -151,7 +161,11 @@ class RunPlan:
         return compress.preview(self.run.blank(), prune)["layers"]
 
     def _start_key(self, spec: Spec) -> str:
-        return key_of(spec=spec.to_json(), code=sources({"_target_": spec.factory}))
+        code = sources({"_target_": spec.factory})
+        builds = libraries("torch", *(["timm"] if spec.factory.endswith(".timm") else []))
+        key = key_of(spec=spec.to_json(), code=code, libraries=builds)
+        others = {"spec": spec.to_json(), "libraries": builds}
+        return self.origins.add(key, code, {}, Origin(""), others)
 
     def _taught(self, stage: str, dense: str) -> tuple[dict[str, str], tuple[Step, ...]]:
         """The roles of a stage's teachers, and the trainings that make them.
@@ -198,21 +212,23 @@ class RunPlan:
         parent: str,
         roles: Mapping[str, str],
     ) -> str:
-        return key_of(
-            stage=stage,
-            version=STAGES[stage].version,
-            occurrence=occurrence,
-            options=options,
-            code=sources(options),
-            parent=parent,
-            roles=roles,
-            labels=self._labels_key(stage, options),
-            data=self.run.data_key,
-            seed=self.run.seed,
-            precision=self.run.precision,
+        code = sources(options)
+        others = {
+            "stage": stage,
+            "version": STAGES[stage].version,
+            "occurrence": occurrence,
+            "options": options,
+            "seed": self.run.seed,
+            "precision": self.run.precision,
             # batches are per process: more of them are another training
-            devices=self.run.machine.devices if STAGES[stage].trains else 1,
+            "devices": self.run.machine.devices if STAGES[stage].trains else 1,
+        }
+        labels = self._labels_key(stage, options)
+        key = key_of(
+            **others, code=code, parent=parent, roles=roles, labels=labels, data=self.run.data_key
         )
+        above = {**roles, "parent": parent}
+        return self.origins.add(key, code, above, self.run.data_origin, others)
 
     def _options(self, stage: str, prune: Mapping[str, Any]) -> dict[str, Any]:
         """The stage's own sub-tree: what it is not given it cannot depend on.
@@ -306,7 +322,18 @@ class RunPlan:
             steps.append(step)
         return tuple(steps)
 
-    def reused(self) -> dict[str, bool]:
+    def changed_code(self) -> dict[str, list[str]]:
+        """File -> titles of the stages that were done before and are made again because of it."""
+        found: dict[str, list[str]] = {}
+        for key, step in self._all_steps().items():
+            if not self.run.cache.holds(key):
+                for file in self.origins.changed(self.run.cache, key):
+                    found.setdefault(file, []).append(step.title)
+        return found
+
+    def _all_steps(self) -> dict[str, Step]:
         walked = (*self.steps, *self.baselines)
-        steps = [part for step in walked for part in (*step.sides, step)]
-        return {step.key: self.run.cache.holds(step.key) for step in steps}
+        return {part.key: part for step in walked for part in (*step.sides, step)}
+
+    def reused(self) -> dict[str, bool]:
+        return {key: self.run.cache.holds(key) for key in self._all_steps()}

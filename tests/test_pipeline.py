@@ -461,6 +461,63 @@ def test_an_edited_class_of_the_user_is_not_answered_with_its_old_results(
     assert all(before[stage] != after[stage] for stage in before)
 
 
+USERS = {
+    "distill": (
+        "finetune", "from compressor.distill.kd import KD\nclass Mine(KD): pass\n",
+        ("distill=kd", "distill.terms.kd._target_=PACKAGE.main.Mine"),
+    ),
+    "teacher": (
+        "finetune", "def answer(images): return images.new_zeros(len(images), 10)\n",
+        ("distill=kd", "distill.teacher.source=callable",
+         "distill.teacher.function=PACKAGE.main.answer"),
+    ),
+    "model": (
+        "train", "from doubles import Net\nclass Mine(Net): pass\n",
+        ("model=custom", "model._target_=PACKAGE.main.Mine"),
+    ),
+    "dataset": (
+        "train",
+        "from compressor.data.digits import Digits\nclass Mine(Digits): pass\n",
+        ("dataset._target_=PACKAGE.main.Mine",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_an_edited_file_that_a_class_of_the_user_imports_is_noticed_and_named(
+    folder, tmp_path, monkeypatch, kind
+):
+    first_changed, text, words = USERS[kind]
+    package = tmp_path / f"lab_{kind}"
+    package.mkdir()
+    (package / "main.py").write_text(f"from .helper import FACTOR\n{text}")
+    (package / "helper.py").write_text("FACTOR = 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [word.replace("PACKAGE", package.name) for word in words]
+    words += ["train.epochs=1", "machine.latency_seconds=0", f"seed={7 + list(USERS).index(kind)}"]
+    run(folder, kind, *words)
+    assert plan(folder, *words).changed_code() == {}
+    before = keys(folder, *words)
+    (package / "helper.py").write_text("FACTOR = 2.0\n")
+    after = keys(folder, *words)
+    later = list(before)[list(before).index(first_changed) :]
+    assert [stage for stage in before if before[stage] != after[stage]] == later
+    changed = plan(folder, *words)
+    assert list(changed.changed_code()) == [f"{package.name}/helper.py"]
+    told = [line for line in notices.notices(changed) if "helper.py changed" in line]
+    assert len(told) == 1 and first_changed in told[0]
+    (package / "helper.py").write_text('"""Twice."""\nFACTOR = 1.0  # as before\n')
+    assert keys(folder, *words) == before
+
+
+def test_another_release_of_torch_makes_other_keys(folder, monkeypatch):
+    from compressor import instantiation
+
+    before = keys(folder)
+    monkeypatch.setattr(instantiation, "_release", lambda name: "99.0")
+    assert all(key != before[stage] for stage, key in keys(folder).items())
+
+
 def test_a_network_that_cannot_be_traced_is_refused_before_the_first_epoch(folder):
     words = ("model=custom", "model._target_=doubles.Untraceable")
     with pytest.raises(RunError, match="Untraceable|trace") as caught:

@@ -28,13 +28,23 @@ ALLOWED = {
     "sessions": {"locks"},
     "artefact": {"manifest", "surgery", "models"},
     "cache": {"artefact", "locks", "manifest", "sessions"},
-    "instantiation": set(),
+    "source_code": set(),
+    "instantiation": {"source_code"},
+    "changed_code": {"cache", "manifest"},
     "checks": {"instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
-        *("artefact", "cache", "manifest"),
+        *("artefact", "cache", "changed_code", "manifest"),
     },
-    "plan": {"experiment", "instantiation", "stages", "regularize", "artefact", "cache"},
+    "plan": {
+        "experiment",
+        "instantiation",
+        "stages",
+        "regularize",
+        "artefact",
+        "cache",
+        "changed_code",
+    },
 }
 EVERYONE = {"errors", "seeding"}
 

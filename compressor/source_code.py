@@ -1,0 +1,211 @@
+"""What a class's results can depend on in code: its file, and the files of its own that it imports.
+
+Digests are of the syntax: comments, blank lines and docstrings change none. Nothing is imported
+here; imports are read from the text, those inside functions too, and `import_module("a.name")`.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import NamedTuple
+
+_FORMAT = 1  # of the remembered file: raise it when a digest is made in another way
+_MOST = 5000  # files remembered, the last used ones
+_SETTLED = 2 * 10**9  # nanoseconds after its last change
+_known: dict[str, "_File"] = {}
+_unsaved: set[str] = set()  # of _known, since the file was written
+_loaded: set[Path] = set()
+
+
+class _File(NamedTuple):
+    """What is remembered of a file. imports: dotted names as they stand, dots of relative ones."""
+
+    size: int
+    mtime: int
+    digest: str
+    imports: tuple[str, ...]
+
+
+def reached(module: str, files: Iterable[Path | str]) -> dict[str, str]:
+    """Digests of the files of one's own that these reach by importing, themselves included.
+
+    module: the dotted name under which a class was imported. files: those that it comes from. What
+    lies in another distribution, in the standard library or in this package is not followed; of an
+    installed package, what lies outside it. Returns {path relative to the folder that is on
+    sys.path: SHA-256}, with "/".
+    """
+    found: dict[str, str] = {}
+    todo = [Path(file) for file in files]
+    root = _root(todo[0], module) if todo else Path()
+    own = module.split(".")[0] if _is_installed(root) else ""
+    todo += _files(root, module, own)
+    seen = set()
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        facts = _facts(path)
+        within = path.is_relative_to(root)
+        found[(path.relative_to(root) if within else Path(path.name)).as_posix()] = facts.digest
+        if within:
+            package = path.relative_to(root).parent.parts
+            for name in facts.imports:
+                todo += _files(root, _absolute(name, package), own)
+    _remember()
+    return dict(sorted(found.items()))
+
+
+def syntax(text: str) -> str:
+    """One line for what a module does, equal for all versions of Python that parse it alike."""
+    return _canonical(_without_docstrings(ast.parse(text)))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names that a module imports, and for `from a import b` both `a` and `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield base
+            joint = "" if base.endswith(".") else "."
+            yield from (f"{base}{joint}{alias.name}" for alias in node.names if alias.name != "*")
+        elif isinstance(node, ast.Call) and node.args:
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            first = node.args[0]
+            if name in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                yield str(first.value)
+
+
+def _absolute(name: str, package: tuple[str, ...]) -> str:
+    """A name as imported by a module of `package`; "" of one that climbs out."""
+    dots = len(name) - len(name.lstrip("."))
+    if not dots:
+        return name
+    kept = len(package) - dots + 1
+    return ".".join([*package[:kept], name[dots:]]).rstrip(".") if kept > 0 else ""
+
+
+def _files(root: Path, name: str, own: str) -> list[Path]:
+    """The files that importing this runs, as far as they lie under `root`.
+
+    own: of an installed package its name: beside it lie other distributions.
+    """
+    parts = name.split(".")
+    if not name or parts[0] == "compressor" or (own and parts[0] != own):
+        return []
+    found = []
+    for depth in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:depth])
+        candidates = [place / "__init__.py", place.with_suffix(".py")]
+        candidates += [place.with_name(place.name + suffix) for suffix in EXTENSION_SUFFIXES]
+        found += [path for path in candidates if path.is_file()][:1]
+    return found
+
+
+def _root(file: Path, module: str) -> Path:
+    """The folder from which `module` is imported: as many levels above its file as it has dots."""
+    parts = module.split(".")
+    for depth in range(len(parts), 0, -1):
+        tail = Path(*parts[:depth])
+        for path in (tail.with_suffix(".py"), tail / "__init__.py"):
+            if file.parts[-len(path.parts) :] == path.parts:
+                return file.parents[len(path.parts) - 1]
+    return next((Path(p) for p in sys.path if p and file.is_relative_to(p)), file.parent)
+
+
+def _is_installed(root: Path) -> bool:
+    if {"site-packages", "dist-packages"} & set(root.parts):
+        return True
+    return root.is_relative_to(sysconfig.get_path("stdlib"))
+
+
+# -- one file -------------------------------------------------------------------------------------
+
+
+def _facts(path: Path) -> _File:
+    status = path.stat()
+    known = _remembered().get(str(path))
+    if known is not None and (known.size, known.mtime) == (status.st_size, status.st_mtime_ns):
+        return known
+    content = path.read_bytes()
+    names: tuple[str, ...] = ()
+    if path.suffix == ".py":
+        with suppress(SyntaxError, ValueError):  # then its bytes stand for it
+            tree = ast.parse(content)
+            names = tuple(sorted(set(imports(tree))))
+            content = _canonical(_without_docstrings(tree)).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    fresh = _File(status.st_size, status.st_mtime_ns, digest, names)
+    # a file of just now may change once more without a change of its time
+    if time.time_ns() - status.st_mtime_ns > _SETTLED:
+        _known[str(path)] = fresh
+        _unsaved.add(str(path))
+    return fresh
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                if isinstance(first.value.value, str):
+                    del node.body[0]
+    return tree
+
+
+def _canonical(node: object) -> str:
+    # ast.dump lists fields that only some versions of Python have, and empty ones in some
+    if isinstance(node, ast.AST):
+        fields = [
+            f"{name}={_canonical(value)}"
+            for name, value in ast.iter_fields(node)
+            if value not in (None, []) and name not in ("kind", "type_comment")
+        ]
+        return f"{type(node).__name__}({','.join(fields)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_canonical, node))}]"
+    return repr(node)
+
+
+# -- remembered from run to run -------------------------------------------------------------------
+
+
+def _store() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "."), ".cache")
+    return Path(base, "compressor", "code.json")
+
+
+def _remembered() -> dict[str, _File]:
+    path = _store()
+    if path not in _loaded:
+        _loaded.add(path)
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept.get("format") == _FORMAT:
+                for name, (size, mtime, digest, names) in kept["files"].items():
+                    _known.setdefault(name, _File(size, mtime, digest, tuple(names)))
+    return _known
+
+
+def _remember() -> None:
+    """A file that only saves time: one that cannot be written is passed over."""
+    if not _unsaved:
+        return
+    _unsaved.clear()
+    path = _store()
+    files = dict(list(_known.items())[-_MOST:])
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        new.write_text(json.dumps({"format": _FORMAT, "files": files}), encoding="utf-8")
+        os.replace(new, path)
