@@ -215,7 +215,8 @@ class Stretch(nn.Module):
 
         if pixels.shape[-2:] == (self.size, self.size):
             return pixels
-        batch = pixels if pixels.ndim == 4 else pixels[None]
+        # Pillow's pixels lie channels last, which other kernels than the data set's would read
+        batch = (pixels if pixels.ndim == 4 else pixels[None]).contiguous()
         return resize(batch, self.size).view(*pixels.shape[:-2], self.size, self.size)
 
     def extra_repr(self) -> str:

@@ -47,30 +47,39 @@ def as_file(pixels):
 
 
 def prepared(data):
-    images, _, _ = next(iter(data.loader("test", 8)))
-    return images
+    return next(iter(data.loader("test", 32)))[0]
+
+
+def same(made, images, expected, exact=False):
+    """Equal to the bit, but for bytes that another order of a resize's sums rounds to the next."""
+    if exact:
+        return torch.equal(images, expected)
+    levels = (images - expected).abs() * torch.tensor(made.std)[:, None, None] * 255
+    return levels.max() < 1.01 and (levels > 0.01).float().mean() < 0.1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [6, 8, 12])
-def test_a_stored_digit_is_prepared_to_the_bit_as_the_test_part_was(size, channels):
+def test_a_stored_digit_is_prepared_as_the_test_part_was(size, channels):
     data = Digits(image_size=size, channels=channels)
     expected = prepared(data)
     for index in range(8):
         image = as_file(data._raw["test"].pixels[index])
-        assert torch.equal(data.preprocess(image), expected[index])
-        assert torch.equal(data.preprocess(image.convert("RGB")), expected[index])
+        made = data.preprocess(image)
+        assert same(data.preprocess, made, expected[index], exact=size == 8)
+        assert torch.equal(data.preprocess(image.convert("RGB")), made)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [7, 10, 13])
-def test_a_colour_image_in_memory_is_prepared_to_the_bit(size, channels):
+def test_a_colour_image_in_memory_is_prepared_as_the_test_part_was(size, channels):
     data = Photos(size, channels)
     expected = prepared(data)
     pixels = data._raw["test"].pixels
     for index in range(8):
-        assert torch.equal(data.preprocess(as_file(pixels[index])), expected[index])
-    assert torch.equal(data.preprocess(pixels), expected)
+        made = data.preprocess(as_file(pixels[index]))
+        assert same(data.preprocess, made, expected[index], exact=size == 10)
+    assert same(data.preprocess, data.preprocess(pixels), expected, exact=size == 10)
 
 
 @pytest.fixture
@@ -83,6 +92,12 @@ def folder(tmp_path):
                 pixels = drawn.integers(0, 256, (40 + 9 * i, 50, 3), dtype=np.uint8)
                 path = tmp_path / part / name / f"{i}.png"
                 Image.fromarray(pixels).resize((64, 30 + 30 * i)).convert(mode).save(path)
+            # of those that a data set treats in a way of its own
+            Image.fromarray(pixels.astype(np.uint16)[..., 0] * 257).save(path.with_stem("16 bits"))
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            Image.fromarray(pixels).save(path.with_stem("turned"), exif=exif)
+            Image.fromarray(pixels[:2]).resize((201, 3)).save(path.with_stem("a line"))
     return tmp_path
 
 
@@ -91,7 +106,7 @@ def test_a_file_of_a_folder_is_prepared_to_the_bit(folder, channels):
     data = ImageFolder(str(folder), image_size=16, channels=channels)
     expected = prepared(data)
     paths = data._raw["test"].paths
-    assert len(paths) == 8 and data.preprocess.resize_to == 18
+    assert len(paths) == 14 and data.preprocess.resize_to == 18
     for index, path in enumerate(paths):
         assert torch.equal(data.preprocess(Image.open(folder / "test" / path)), expected[index])
     assert data.classes == ("ant", "cat")
@@ -109,7 +124,7 @@ def test_made_up_images_have_no_rule_for_files():
     made = data.preprocess
     assert made.to_json()["resize"] == "none" and made.to_json()["interpolation"] is None
     pixels = data.pixels("test", torch.arange(8))
-    assert torch.equal(made(pixels), prepared(data))
+    assert torch.equal(made(pixels), prepared(data)[:8])
     with pytest.raises(UsageError, match="made-up images of 16 x 16"):
         made(Image.new("RGB", (20, 16)))
     assert data.classes == tuple(map(str, range(10)))
@@ -211,10 +226,10 @@ def test_pixels_and_batches_are_prepared_as_their_images():
     before = pixels.clone()
     for made in (RGB, Digits(image_size=12).preprocess):
         each = torch.stack([made(as_file(image)) for image in pixels])
-        assert torch.equal(made(pixels), each)
-        assert torch.equal(torch.stack([made(image) for image in pixels]), each)
+        assert same(made, made(pixels), each)
+        assert same(made, torch.stack([made(image) for image in pixels]), each)
         grey = made(pixels[:, :1])
-        assert torch.equal(grey, torch.stack([made(as_file(image[:1])) for image in pixels]))
+        assert same(made, grey, torch.stack([made(as_file(image[:1])) for image in pixels]))
     assert torch.equal(pixels, before)
 
 
