@@ -20,6 +20,7 @@ __all__ = ["__version__", "load"]
 def load(path: str | os.PathLike[str], trust: Sequence[str] = ()) -> torch.nn.Module:
     """The network saved at `path` (a run's `model` folder), ready to use, in eval mode.
 
+    `net.preprocess` makes its input of a PIL image or uint8 pixels; `net.classes` has the names.
     trust: dotted names of network classes outside this package that may be built from the folder.
     """
     # torch takes seconds to import, and the command line answers without it

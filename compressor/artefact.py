@@ -1,6 +1,8 @@
 """Artefacts: folders that hold one network, how it came about, and what it was measured to be.
 
-    spec.json            factory and arguments of the DENSE network, input size, classes, task
+    spec.json            factory and arguments of the DENSE network, input size, classes, task;
+                         in a run's model/ folder how images are prepared for it and the classes'
+                         names as well, which are no part of what it is built by
     plan.json            typed operations that were done to it, in original indices
     weights.safetensors  the tensors of the network as it is now
     notes.json           what the stage that made it has to say: the picked epoch, kept widths ...
@@ -12,6 +14,7 @@ Loading = build, replay the plan, load the tensors. No pickle, no module is ever
 file names it: builders are those of `compressor.models`, other classes must be trusted by name.
 """
 
+import hashlib
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,9 +27,10 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from compressor.data import Preprocess, Unrecorded
 from compressor.errors import RunError, UsageError
 from compressor.manifest import NAME as MANIFEST
-from compressor.manifest import read_json, verify, write_json
+from compressor.manifest import digest, read_json, text_of, verify, write_json
 from compressor.surgery import EMPTY_PLAN, Plan, replay
 
 FORMAT = 1
@@ -162,8 +166,56 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     trust: dotted names of classes outside compressor, torchvision and timm that may be built.
     Raises UsageError for a folder that is none of ours or asks for something that is not trusted,
     RunError for a damaged one.
+
+    Beside the module tree it has `preprocess`, a PIL image or uint8 pixels to its input, and
+    `classes`, the list of the classes' names (None where the folder tells none). A network with
+    such attributes of its own keeps those: `feeding` reads the folder's.
     """
-    return read(find(path)).network(trust)
+    made = read(find(path))
+    net = made.network(trust)
+    preprocess, classes = feeding(made.folder, made.spec)
+    own = dir(net)
+    for name, fact in (("preprocess", preprocess), ("classes", classes)):
+        if name not in own:
+            setattr(net, name, fact)
+    return net
+
+
+def add_feeding(folder: Path, preprocess: Preprocess, classes: Iterable[str]) -> None:
+    """Note in a folder that is not sealed yet what its network takes and answers."""
+    path = folder / "spec.json"
+    facts = {"preprocess": preprocess.to_json(), "classes": list(classes)}
+    write_json(path, {**read_json(path), **facts})
+
+
+def feeding(folder: Path, spec: Spec) -> tuple[Preprocess | Unrecorded, list[str] | None]:
+    """How images are prepared for a folder's network, and the names of its classes."""
+    path = folder / "spec.json"
+    data = read_json(path)
+    preprocess: Preprocess | Unrecorded = Unrecorded(str(path))
+    if data.get("preprocess") is not None:
+        preprocess = Preprocess.from_json(data["preprocess"], str(path))
+        if preprocess.input_size != spec.input_size:
+            raise UsageError(
+                f"{path}: its 'preprocess' makes images of {list(preprocess.input_size)}, the "
+                f"network takes {list(spec.input_size)}: restore the folder or make it again"
+            )
+    classes = data.get("classes")
+    if classes is None:
+        return preprocess, None
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not named or len(classes) != spec.num_classes:
+        raise UsageError(
+            f"{path}: 'classes' is no list of {spec.num_classes} names: restore the folder or "
+            "make it again"
+        )
+    return preprocess, classes
+
+
+def content(made: Artefact) -> dict[str, str]:
+    """Digests of what the network is; how it is fed and what its classes are called is left out."""
+    spec = hashlib.sha256(text_of(made.spec.to_json()).encode()).hexdigest()
+    return {"spec.json": spec, **{name: digest(made.folder / name) for name in _REQUIRED[1:]}}
 
 
 def find(path: str | Path) -> Path:

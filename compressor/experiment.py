@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from compressor import artefact, checks, manifest, models
+from compressor import artefact, checks, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
@@ -48,6 +48,7 @@ class Experiment:
         self.trust = models.trusted(config["model"]["_target_"])
         self.data, self.spec = self._data_and_spec()
         self.data.prepare()
+        self.preprocess, self.classes = self.data.preprocess, self.data.classes
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -125,8 +126,7 @@ class Experiment:
         for place in [path] if isinstance(path, str) else path:
             made = artefact.read(artefact.find(place))
             distill_options.check_fits(made.spec, self.spec, str(place))
-            files = ("spec.json", "plan.json", artefact.WEIGHTS)
-            key = key_of(teacher={name: manifest.digest(made.folder / name) for name in files})
+            key = key_of(teacher=artefact.content(made))
             found[key] = replace(made, key=key)
         return found
 

@@ -118,7 +118,7 @@ def keep(
         # spread over the whole part, the same ones in every run
         chosen = places[torch.linspace(0, len(places) - 1, min(SHOWN, len(places))).long()]
         images = experiment.data.pixels("train", chosen)
-        names = experiment.data.class_names or tuple(map(str, range(experiment.data.num_classes)))
+        names = experiment.data.classes
         truth = labels.clean[chosen] if labels.known else torch.full_like(chosen, -1)
         np.savez_compressed(
             run_dir / "changed.npz",

@@ -107,8 +107,13 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read ({error}): restore it or make it again") from None
 
 
+def text_of(data: Any) -> str:
+    """A JSON file's text, as `write_json` writes it."""
+    return json.dumps(data, indent=1) + "\n"
+
+
 def write_json(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    path.write_text(text_of(data), encoding="utf-8")
 
 
 def digest(path: Path) -> str:

@@ -2,15 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import label_record, manifest
-from compressor.artefact import EXTRAS, Artefact
+from compressor.artefact import EXTRAS, Artefact, add_feeding
 from compressor.errors import RunError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compressor.data import ImageData
     from compressor.experiment import Experiment
 
 SCHEMA_VERSION = 1
@@ -73,6 +76,8 @@ def report(
         "allocation": cut.get("allocation"),
         "selection": selection,
         "data": experiment.data_keys,
+        "preprocess": experiment.preprocess.to_json(),
+        "classes": list(experiment.classes),
         "labels": label_record.figures(experiment, records, artefacts),
         "training": {name: notes[name] for name in notes if "picked_epoch" in notes[name]},
         # the worst of all rounds
@@ -114,22 +119,56 @@ def keep(
     enabled = export["enabled"] if export["enabled"] is not None else not member
     if not enabled:
         return
-    _save_model(final, run_dir / "model")
+    _save_model(experiment, final, run_dir / "model")
     if export["onnx"]:
-        from compressor.stages._onnx import accuracy_onnx, export_onnx
-
-        net = final.network(experiment.trust)
-        path = run_dir / "model.onnx"
-        report["parity"]["onnx"] = export_onnx(net, experiment.spec.input_size, path)
-        loader = experiment.data.loader("test", experiment.machine.eval_batch_size)
-        report["parity"]["onnx_accuracy"] = accuracy_onnx(path, loader)
+        _export_onnx(experiment, final, run_dir / "model.onnx", report)
 
 
-def _save_model(final: Artefact, folder: Path) -> None:
+def _export_onnx(
+    experiment: "Experiment", final: Artefact, path: Path, report: dict[str, Any]
+) -> None:
+    from compressor.stages._onnx import accuracy_onnx, export_onnx
+
+    inside = experiment.config["export"]["normalize"]
+    about = {
+        "preprocess": experiment.preprocess.to_json(),
+        "classes": list(experiment.classes),
+        "input": {
+            "layout": "NCHW",
+            "dtype": "uint8" if inside else "float32",
+            "value_range": [0, 255] if inside else "as after mean and std",
+            "normalized_in_graph": inside,
+        },
+    }
+    report["parity"]["onnx"] = export_onnx(
+        final.network(experiment.trust),
+        experiment.spec.input_size,
+        path,
+        first=experiment.preprocess.normalisation() if inside else None,
+        about={key: json.dumps(value, ensure_ascii=False) for key, value in about.items()},
+    )
+    data, size = experiment.data, experiment.machine.eval_batch_size
+    batches = _bytes(data, size) if inside else data.loader("test", size)
+    report["parity"]["onnx_accuracy"] = accuracy_onnx(path, batches)
+
+
+def _bytes(data: "ImageData", batch_size: int) -> Iterator[tuple["Tensor", "Tensor"]]:
+    """(images, targets) of the test part: uint8 (B, C, H, W), not normalised."""
+    import torch
+
+    targets = data.labels("test")
+    for index in torch.arange(len(targets)).split(batch_size):
+        # grey images are stored once
+        images = data.pixels("test", index).expand(-1, data.channels, -1, -1)
+        yield images, targets[index]
+
+
+def _save_model(experiment: "Experiment", final: Artefact, folder: Path) -> None:
     """What a user ships: the network with its figures, without the curves of its making."""
     unwanted = shutil.ignore_patterns("tensorboard", EXTRAS, "*.csv", "*.npy")
     shutil.copytree(final.folder, folder, ignore=unwanted)
     manifest.write_json(folder / "metrics.json", final.metrics)
+    add_feeding(folder, experiment.preprocess, experiment.classes)
     manifest.seal(folder, {"stage": "model"})
 
 

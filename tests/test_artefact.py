@@ -1,12 +1,17 @@
+import copy
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import compressor
 from compressor import artefact, manifest
 from compressor.artefact import Spec
+from compressor.data import Preprocess
 from compressor.errors import RunError, UsageError
 from compressor.surgery import EMPTY_PLAN, analyse, plan_cut, replay
 
@@ -178,3 +183,136 @@ def test_numbers_that_no_network_has_are_one_line(tmp_path, change, expected):
     with pytest.raises((RunError, UsageError), match=expected) as caught:
         compressor.load(tmp_path / "a")
     assert "\n" not in str(caught.value)
+
+
+PREPROCESS = Preprocess((1, 16, 16), (0.5,), (0.25,), "L", "both_sides", 16)
+NAMES = [f"class {number}" for number in range(10)]
+
+
+def told(folder, preprocess=PREPROCESS, classes=NAMES):
+    """A folder as a run leaves it, with what its network takes and answers."""
+    net = saved(folder)
+    artefact.add_feeding(folder, preprocess, classes)
+    manifest.seal(folder)
+    return net
+
+
+def test_a_loaded_network_says_how_it_is_fed_and_what_its_answers_mean(tmp_path):
+    told(tmp_path / "a")
+    net = compressor.load(tmp_path / "a")
+    assert net.preprocess == PREPROCESS and net.classes == NAMES
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    images = net.preprocess(image)[None]
+    assert images.dtype == torch.float32 and net(images).shape == (1, 10)
+    expected = (torch.arange(256).view(1, 1, 16, 16) / 255 - 0.5) / 0.25
+    assert torch.equal(images, expected)
+
+
+def test_how_it_is_fed_is_no_part_of_the_loaded_network(tmp_path):
+    plain = saved(tmp_path / "a").eval()
+    told(tmp_path / "b")
+    net = compressor.load(tmp_path / "b")
+    image = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    x = net.preprocess(image)[None]  # the transform is there from now on
+    assert type(net) is type(plain) and repr(net) == repr(plain)
+    assert list(net.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in net.named_modules()] == [n for n, _ in plain.named_modules()]
+    assert [name for name, _ in net.named_buffers()] == [n for n, _ in plain.named_buffers()]
+    assert artefact.read(tmp_path / "b").spec == SPEC
+    again = copy.deepcopy(net)
+    assert again.preprocess == PREPROCESS and again.classes == NAMES
+    assert torch.equal(again.preprocess(image)[None], x)
+    traced = torch.fx.symbolic_trace(net)
+    assert torch.equal(traced(x), net(x)) and list(traced.state_dict()) == list(net.state_dict())
+    program = torch.export.export(net, (x,))
+    assert not any("preprocess" in name for name in program.state_dict)
+    assert len(program.graph.nodes) == len(torch.export.export(plain, (x,)).graph.nodes)
+    structure = analyse(net, (x,))
+    group = structure.select("interior")[0]
+    small = replay(net, plan_cut(structure, {group.name: torch.arange(group.size // 2)}))
+    assert small.preprocess == PREPROCESS
+
+
+def test_the_transforms_of_torchvision_are_imported_when_they_are_first_asked_for(
+    tmp_path, monkeypatch
+):
+    told(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
+    net = compressor.load(tmp_path / "a")
+    assert net.preprocess.mean == (0.5,)
+    with pytest.raises(ImportError, match=r"torchvision\.transforms\.v2"):
+        net.preprocess.transform  # noqa: B018
+    monkeypatch.undo()
+    from torchvision.transforms import v2
+
+    assert isinstance(net.preprocess.transform, v2.Compose)
+
+
+def test_a_folder_of_before_loads_and_says_that_it_does_not_tell(tmp_path):
+    saved(tmp_path / "a")
+    net = compressor.load(tmp_path / "a")
+    assert net(torch.zeros(1, 1, 16, 16)).shape == (1, 10) and net.classes is None
+    for ask in (lambda: net.preprocess(torch.zeros(1, 16, 16)), lambda: net.preprocess.transform):
+        with pytest.raises(UsageError, match="does not say how its network is fed") as caught:
+            ask()
+        assert "spec.json" in str(caught.value) and "\n" not in str(caught.value)
+    copy.deepcopy(net)
+
+
+def test_what_a_network_calls_preprocess_itself_is_left_alone(tmp_path, monkeypatch):
+    from compressor.models import resnet20
+
+    class Own(type(resnet20(10, (1, 16, 16)))):
+        def preprocess(self, x):
+            return 2 * x
+
+        def forward(self, x):
+            return super().forward(self.preprocess(x))
+
+    def build(self, trust=(), *, download=False):
+        made = build_plain(self, trust, download=download)
+        made.__class__ = Own
+        return made
+
+    build_plain = Spec.build
+    told(tmp_path / "a")
+    plain = compressor.load(tmp_path / "a")
+    monkeypatch.setattr(Spec, "build", build)
+    net = compressor.load(tmp_path / "a")
+    x = torch.randn(2, 1, 16, 16)
+    assert torch.equal(net(x), plain(2 * x))
+    assert net.classes == NAMES
+    assert artefact.feeding(tmp_path / "a", SPEC) == (PREPROCESS, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"preprocess": {"mode": "RGB"}}, "'preprocess' cannot be used"),
+        ({"preprocess": [1]}, "'preprocess' cannot be used"),
+        ({"preprocess": {**PREPROCESS.to_json(), "resize_to": 10**9}}, "cannot be used"),
+        ({"preprocess": {**PREPROCESS.to_json(), "input_size": [1, 8, 8]}}, "the network takes"),
+        ({"classes": ["cat"]}, "no list of 10 names"),
+        ({"classes": "0123456789"}, "no list of 10 names"),
+        ({"classes": [0] * 10}, "no list of 10 names"),
+    ],
+)
+def test_a_wrong_description_of_the_input_is_one_line(tmp_path, change, words):
+    told(tmp_path / "a")
+    edited(tmp_path / "a", "spec.json", lambda spec: spec.update(change))
+    with pytest.raises(UsageError, match=words) as caught:
+        compressor.load(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_content_of_a_network_is_not_how_it_is_fed(tmp_path):
+    saved(tmp_path / "a")
+    before = artefact.content(artefact.read(tmp_path / "a"))
+    # the digests by which teachers were known before: those of the files
+    assert before == {name: manifest.digest(tmp_path / "a" / name) for name in before}
+    assert sorted(before) == ["plan.json", "spec.json", "weights.safetensors"]
+    artefact.add_feeding(tmp_path / "a", PREPROCESS, NAMES)
+    manifest.seal(tmp_path / "a")
+    assert artefact.content(artefact.read(tmp_path / "a")) == before
+    edited(tmp_path / "a", "spec.json", lambda spec: spec["arguments"].update(depth=2.0))
+    assert artefact.content(artefact.read(tmp_path / "a")) != before

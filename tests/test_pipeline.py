@@ -137,7 +137,8 @@ def test_keys_follow_what_each_stage_can_depend_on(folder):
 
     everything = ["train", "compress", "recalibrate", "finetune"]
     assert changed("machine.workers=1", "machine.eval_batch_size=32") == []
-    assert changed("machine.progress=true", "export.onnx=true", "cache.enabled=false") == []
+    export = ("export.onnx=true", "export.normalize=true")
+    assert changed("machine.progress=true", *export, "cache.enabled=false") == []
     assert changed("finetune.epochs=3") == ["finetune"]
     assert changed("recalibrate.images=64") == ["recalibrate", "finetune"]
     assert changed("prune.ratio=0.3") == everything[1:]

@@ -8,5 +8,6 @@ index), so the number of workers, the batch size and a resume change no image.
 
 from compressor.data._base import ImageData, stratified_split
 from compressor.data._order import EpochSampler
+from compressor.data._preprocess import Preprocess, Unrecorded
 
-__all__ = ["EpochSampler", "ImageData", "stratified_split"]
+__all__ = ["EpochSampler", "ImageData", "Preprocess", "Unrecorded", "stratified_split"]

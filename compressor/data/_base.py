@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from compressor.data._order import EpochSampler, GroupedBatches
+from compressor.data._preprocess import Preprocess, normalise
 from compressor.data._source import LUMA, Augment, Draw, Source
 from compressor.errors import UsageError
 from compressor.seeding import generator
@@ -63,7 +64,6 @@ class _Part(Dataset):
         targets: Tensor,
         mean: Tensor,
         std: Tensor,
-        channels: int,
         seed: int | None,
         damage: Damage | None,
     ) -> None:
@@ -72,7 +72,6 @@ class _Part(Dataset):
         self.targets = targets
         self.mean = mean
         self.std = std
-        self.channels = channels
         self.seed = seed  # None: no augmentation
         self.damage = damage
 
@@ -88,12 +87,7 @@ class _Part(Dataset):
         index = torch.tensor([i for _, i in pairs])
         draw = None if self.seed is None else Draw(self.seed, epoch, index)
         pixels = self.source.images(self.rows[index], draw)
-        c = pixels.shape[1]
-        image = pixels.to(torch.float32).div_(255)
-        image = image.sub_(self.mean[:c, None, None]).div_(self.std[:c, None, None])
-        if c != self.channels:
-            # grey images are stored once and repeated here, after the arithmetic
-            image = image.repeat(1, self.channels, 1, 1)
+        image = normalise(pixels, self.mean, self.std)
         if self.damage is not None:
             image = self.damage(image, index, epoch)
         return image, self.targets[index], index
@@ -180,6 +174,23 @@ class ImageData(ABC):
         if self.channels == 1:
             return (sum(a * b for a, b in zip(LUMA, values, strict=True)),)
         return values
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image file becomes the network's input, as the test part's images did."""
+        self.prepare()
+        return self._raw["test"].preprocess(self.input_size, self.mean, self.std)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """A name for each label, in their order; the label's number where the source has none."""
+        names = tuple(map(str, self.class_names or range(self.num_classes)))
+        if len(names) != self.num_classes:
+            raise UsageError(
+                f"{self.name} has {self.num_classes} classes and {len(names)} class_names: give "
+                "one name a class, in the labels' order"
+            )
+        return names
 
     def prepare(self) -> None:
         """Read, check, resize and split, once; downloads only where the options ask for it."""
@@ -300,7 +311,6 @@ class ImageData(ABC):
             targets,
             torch.tensor(self.mean),
             torch.tensor(self.std),
-            self.channels,
             seed if augment else None,
             damage,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compressor.data._preprocess import Preprocess, as_rgb
 from compressor.data._source import Augment, Draw, Source
 from compressor.errors import RunError, UsageError
 from compressor.seeding import derive
@@ -62,7 +63,7 @@ class FolderImages(Source):
 
         new = FolderImages(self.root, self.paths, self.labels, self.crop_fraction, self.cache)
         whole_image = [
-            v2.Resize(round(image_size / self.crop_fraction), antialias=True),
+            v2.Resize(self._resized(image_size), antialias=True),
             v2.CenterCrop(image_size),
         ]
         training = whole_image
@@ -77,6 +78,24 @@ class FolderImages(Source):
         new._training = v2.Compose([*training, mode])
         new._plain = v2.Compose([*whole_image, mode])
         return new
+
+    def preprocess(
+        self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Preprocess:
+        return Preprocess(
+            input_size,
+            mean,
+            std,
+            mode="RGB",
+            resize="shorter_side",
+            resize_to=self._resized(input_size[-1]),
+            crop=True,
+            grey="after_crop" if input_size[0] == 1 else None,
+        )
+
+    def _resized(self, image_size: int) -> int:
+        """Pixels of the shorter side before the centre crop."""
+        return round(image_size / self.crop_fraction)
 
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         if draw is None:
@@ -96,7 +115,7 @@ class FolderImages(Source):
         path = self.root / self.paths[row]
         try:
             with Image.open(path) as image:
-                return pil_to_tensor(image.convert("RGB"))
+                return pil_to_tensor(as_rgb(image))
         except Exception as error:  # PIL's decoders raise what their format's parser raises
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ImageError(

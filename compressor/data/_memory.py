@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from compressor.data._preprocess import Preprocess
 from compressor.data._source import LUMA, Augment, Draw, Source, crop_and_flip
 from compressor.errors import RunError, UsageError
 
@@ -39,10 +40,26 @@ class MemoryImages(Source):
     def sized(self, image_size: int, channels: int, augment: Augment) -> "MemoryImages":
         pixels = self.pixels
         if pixels.shape[1] == 3 and channels == 1:
-            pixels = torch.cat([_grey(chunk) for chunk in pixels.split(_CHUNK)])
+            pixels = torch.cat([grey(chunk) for chunk in pixels.split(_CHUNK)])
         if pixels.shape[-1] != image_size:
             pixels = torch.cat([resize(chunk, image_size) for chunk in pixels.split(_CHUNK)])
         return MemoryImages(pixels, self.labels, augment)
+
+    def preprocess(
+        self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Preprocess:
+        colour, channels = self.pixels.shape[1] == 3, input_size[0]
+        if not colour:  # the first one's serve the one channel that is stored
+            mean, std = mean[:1] * channels, std[:1] * channels
+        return Preprocess(
+            input_size,
+            mean,
+            std,
+            mode="RGB" if colour else "L",
+            resize="both_sides",
+            resize_to=input_size[-1],
+            grey="before_resize" if colour and channels == 1 else None,
+        )
 
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         pixels = self.pixels[rows]
@@ -59,14 +76,15 @@ def resize(images: Tensor, size: int) -> Tensor:
         size=(size, size),
         mode="bilinear",
         align_corners=False,
-        antialias=size < images.shape[-1],
+        antialias=size < max(images.shape[-2:]),
     )
     return out.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _grey(images: Tensor) -> Tensor:
+def grey(images: Tensor) -> Tensor:
+    """Luma. images: (..., 3, H, W) uint8. Returns (..., 1, H, W) uint8."""
     weights = torch.tensor(LUMA)[:, None, None]
-    return (images * weights).sum(1, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
+    return (images * weights).sum(-3, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def read_idx(path: Path) -> Tensor:

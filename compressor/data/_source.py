@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from compressor.data._preprocess import Preprocess
 from compressor.seeding import uniforms
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
@@ -42,6 +43,12 @@ class Source(ABC):
     @abstractmethod
     def sized(self, image_size: int, channels: int, augment: Augment) -> "Source":
         """The same images, fetched at `image_size` with `channels` channels or with one."""
+
+    @abstractmethod
+    def preprocess(
+        self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Preprocess:
+        """How a file becomes an input of (C, H, W), as un-augmented images of `sized` do."""
 
     @abstractmethod
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.data._base import ImageData, whole
+from compressor.data._preprocess import Preprocess
 from compressor.data._source import Augment, Draw, Source, crop_and_flip
 from compressor.seeding import derive, uniforms
 
@@ -52,6 +53,12 @@ class FakeImages(Source):
     def sized(self, image_size: int, channels: int, augment: Augment) -> "FakeImages":
         n = len(self.labels)
         return FakeImages(self.first, n, self.num_classes, self.seed, image_size, channels, augment)
+
+    def preprocess(
+        self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Preprocess:
+        mode = "RGB" if input_size[0] == 3 else "L"
+        return Preprocess(input_size, mean, std, mode=mode, resize="none")
 
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         pattern = self._grid("pattern", self.labels[rows], _PATTERN)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import RunError
-from compressor.report import figures, label_figures, sensitivity, sentences
+from compressor.report import feeding, figures, label_figures, sensitivity, sentences
 from compressor.report.drawing import scale
 from compressor.report.files import publish
 
@@ -234,7 +234,7 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
         parts.append(f"![Images that the generator made]({sheet.relative_to(run_dir)})")
     for name in drawn:
         parts.append(f"![{_CAPTIONS[name]}](figures/{name})")
-    parts += _load_section(run_dir)
+    parts += _load_section(run_dir, report)
     parts += _channel_section(report)
     parts += _sensitivity_section(run_dir, report)
     parts += _stage_section(report)
@@ -242,15 +242,32 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
     return "\n\n".join(parts) + "\n"
 
 
-def _load_section(run_dir: Path) -> list[str]:
+def _load_section(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     if not (run_dir / "model").is_dir():
         return []
     where = os.path.abspath(run_dir / "model")
     code = f'import compressor\n\nnet = compressor.load("{where}")  # torch.nn.Module, eval mode'
+    preprocess = report.get("preprocess")  # reports of before it was told lack it
+    if preprocess is not None:
+        code = code.replace("compressor\n", "compressor\nfrom PIL import Image\n", 1)
+        code += (
+            '\nlogits = net(net.preprocess(Image.open("photo.png"))[None])'
+            "\nprint(net.classes[logits.argmax()])"
+        )
     parts = ["## How to load the network", f"```python\n{code}\n```"]
-    if (run_dir / "model.onnx").is_file():
-        parts.append("`model.onnx` is the same network for ONNX runtimes, with a free batch size.")
-    return parts
+    if preprocess is not None:
+        parts.append(feeding.words(preprocess))
+    if not (run_dir / "model.onnx").is_file():
+        return parts
+    words = "`model.onnx` is the same network for ONNX runtimes, with a free batch size."
+    if preprocess is None:
+        return [*parts, words]
+    normalized = bool(report["config"]["export"].get("normalize"))
+    if normalized:
+        words += " It takes bytes (uint8, 0 to 255) and normalises them itself."
+    words += " Its metadata hold `preprocess`, `classes` and `input`. It runs without compressor:"
+    code = feeding.example(preprocess, os.path.abspath(run_dir / "model.onnx"), normalized)
+    return [*parts, words, f"```python\n{code}\n```"]
 
 
 def _channel_section(report: Mapping[str, Any]) -> list[str]:

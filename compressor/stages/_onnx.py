@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +18,37 @@ from compressor.seeding import generator
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-    from torch.utils.data import DataLoader
 
 TOLERANCE = 1e-4  # relative to the largest output; float32 kernels differ by about 1e-6
 TRACED_BATCH = 2  # torch.export takes a size of 1 for a constant
 UNSEEN_BATCH = 3
 
 
-def export_onnx(net: nn.Module, input_size: tuple[int, int, int], path: Path) -> float:
+def export_onnx(
+    net: nn.Module,
+    input_size: tuple[int, int, int],
+    path: Path,
+    *,
+    first: nn.Module | None = None,
+    about: Mapping[str, str] | None = None,
+) -> float:
     """Write `net` in eval mode to `path`, with a free batch size, and check it.
 
-    input_size: (C, H, W). Returns the largest relative error between onnxruntime and `net` over
-    random batches of 2 and of 3 images; the file appears only once that error is small. `net`
-    keeps its mode, gradients and device: a copy is exported.
+    input_size: (C, H, W). first: makes the network's input of uint8 images, as a part of the file,
+    which then takes bytes. about: what the file's metadata are to say. Returns the largest relative
+    error between onnxruntime and `net` over random batches of 2 and of 3 images; the file appears
+    only once that error is small. `net` keeps its mode, gradients and device: a copy is exported.
     """
     path = Path(path)
     _require("onnx", "onnxscript", "onnxruntime")
     plain = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
-    batches = [_images(size, input_size) for size in (TRACED_BATCH, UNSEEN_BATCH)]
+    if first is not None:
+        plain = nn.Sequential(copy.deepcopy(first).cpu().eval(), plain)
+    images = _images if first is None else _bytes
+    batches = [images(size, input_size) for size in (TRACED_BATCH, UNSEEN_BATCH)]
     partial = path.with_name(f".{path.name}.partial")
     try:
-        _convert(plain, batches[0], partial)
+        _convert(plain, batches[0], partial, about or {})
         error = _largest_error(plain, _session(partial), batches)
         # a NaN error is no agreement either
         if not error <= TOLERANCE:
@@ -53,8 +63,11 @@ def export_onnx(net: nn.Module, input_size: tuple[int, int, int], path: Path) ->
     return error
 
 
-def accuracy_onnx(path: Path, loader: "DataLoader[Any]") -> float:
-    """Accuracy of the file at `path` in onnxruntime over every batch (images, targets, index)."""
+def accuracy_onnx(path: Path, loader: Iterable[Any]) -> float:
+    """Accuracy of the file at `path` in onnxruntime over every batch (images, targets, ...).
+
+    images: (B, C, H, W) of the type that the file takes.
+    """
     path = Path(path)
     _require("onnxruntime")
     session = _session(path)
@@ -84,7 +97,13 @@ def _images(batch: int, input_size: tuple[int, int, int]) -> Tensor:
     return torch.randn(batch, *input_size, generator=generator(0, "onnx", batch))
 
 
-def _convert(net: nn.Module, images: Tensor, path: Path) -> None:
+def _bytes(batch: int, input_size: tuple[int, int, int]) -> Tensor:
+    """Random pixels of our own generator. Returns (batch, C, H, W) uint8."""
+    drawn = generator(0, "onnx bytes", batch)
+    return torch.randint(0, 256, (batch, *input_size), dtype=torch.uint8, generator=drawn)
+
+
+def _convert(net: nn.Module, images: Tensor, path: Path, about: Mapping[str, str]) -> None:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -97,6 +116,7 @@ def _convert(net: nn.Module, images: Tensor, path: Path) -> None:
                 optimize=True,
             )
             _forget_sources(program.model.graph)
+            program.model.metadata_props.update(about)
             program.save(path, external_data=False)
     except OSError:
         raise

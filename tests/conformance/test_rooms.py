@@ -26,7 +26,7 @@ ALLOWED = {
     "manifest": set(),
     "locks": set(),
     "sessions": {"locks"},
-    "artefact": {"manifest", "surgery", "models"},
+    "artefact": {"manifest", "surgery", "models", "data"},
     "cache": {"artefact", "locks", "manifest", "sessions"},
     "source_code": set(),
     "instantiation": {"source_code"},

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.data import Preprocess
 from compressor.errors import RunError
 from compressor.stages._onnx import accuracy_onnx, export_onnx
 
 SIZE = (3, 8, 8)
+PREPROCESS = Preprocess(SIZE, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "RGB", "both_sides", 8)
 
 
 class Tiny(nn.Module):
@@ -49,6 +51,14 @@ def exported(net, tmp_path_factory):
     return path, export_onnx(net, SIZE, path)
 
 
+@pytest.fixture(scope="module")
+def of_bytes(net, tmp_path_factory):
+    """A file that normalises its images itself."""
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    first = PREPROCESS.normalisation()
+    return path, export_onnx(net, SIZE, path, first=first, about={"classes": '["é"]', "x": "1"})
+
+
 def loader(images, targets, batch=5):
     index = torch.arange(len(images))
     cuts = [slice(i, i + batch) for i in range(0, len(images), batch)]
@@ -80,6 +90,34 @@ def test_accuracy_of_the_file_is_that_of_the_network(net, exported):
     assert accuracy_onnx(exported[0], loader(images, targets)) == 1.0
     targets[:6] = (targets[:6] + 1) % 4
     assert accuracy_onnx(exported[0], loader(images, targets)) == 17 / 23
+
+
+def test_a_file_that_normalises_takes_bytes_and_answers_as_the_network(net, of_bytes):
+    import onnxruntime
+
+    path, error = of_bytes
+    assert 0 <= error < 1e-5
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    assert taken.type == "tensor(uint8)" and taken.shape[1:] == [3, 8, 8]
+    drawn = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (7, *SIZE), dtype=torch.uint8, generator=drawn)
+    with torch.no_grad():
+        expected = net(PREPROCESS(pixels))
+    (logits,) = session.run(None, {taken.name: pixels.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
+    assert accuracy_onnx(path, [(pixels, expected.argmax(1))]) == 1.0
+
+
+def test_the_metadata_of_the_file_are_what_was_given(exported, of_bytes):
+    import onnxruntime
+
+    def metadata(path):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return session.get_modelmeta().custom_metadata_map
+
+    assert metadata(of_bytes[0]) == {"classes": '["é"]', "x": "1"}
+    assert metadata(exported[0]) == {}
 
 
 def test_accuracy_of_no_images_is_refused(exported):
