@@ -19,7 +19,7 @@ TRUST = ["conformance.tiny.Tiny"]
 
 
 class Tiny(nn.Module):
-    """Plain, depthwise and grouped convolutions and a linear layer read a convolution's channels."""
+    """Plain, depthwise and grouped convolutions, and a linear layer, read channels."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -51,12 +51,15 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("[a-z]*.yaml"))
 
 
-def run(outputs: Path, name: str, *words: str) -> dict:
-    """The report of a run in the folder `outputs`/`name`, with the cache in `outputs`."""
+def run(outputs: Path, name: str, *words: str, says: str = "") -> dict:
+    """The report of a run in the folder `outputs`/`name`, with the cache in `outputs`.
+
+    says: what it has to print.
+    """
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = _main(outputs, name, words)
-    assert code == 0, said.getvalue()[-2000:]
+    assert code == 0 and says in said.getvalue(), said.getvalue()[-2000:]
     return json.loads((outputs / name / "report.json").read_text())
 
 
