@@ -46,7 +46,6 @@ class Experiment:
         self.task: Task = make(config["task"])
         self.trust = models.trusted(config["model"]["_target_"])
         self.data, self.spec = self._data_and_spec()
-        self.data.prepare()
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -90,6 +89,7 @@ class Experiment:
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(self.config)
+        data.prepare(self.note)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in self.config["model"].items() if name != "_target_"}
