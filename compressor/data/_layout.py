@@ -37,7 +37,7 @@ def read_parts(
         folders["val"] = base / "val"
     reading = Reading(name, base, walk, rules)
     for part, folder in folders.items():
-        reading.list(part, folder, walk.check_folder(folder))
+        reading.add(part, folder, walk.check_folder(folder))
     parts = reading.read(note)
     extra = [name for name in Walk(base).inside(base)[0] if base / name not in folders.values()]
     if extra:
@@ -61,7 +61,7 @@ def read_classes(
     base = _base(root, "one folder per class, or train/ and test/")
     walk = Walk(base)
     reading = Reading(name, base, walk, rules)
-    reading.list("train", base, False)
+    reading.add("train", base, False)
     if len(reading.classes) < 2:
         only = shown(base / reading.classes[0])
         raise UsageError(

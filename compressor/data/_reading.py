@@ -77,7 +77,7 @@ class Reading:
     def say(self, line: str) -> None:
         self._notices.append(f"{self.name}: {line}")
 
-    def list(self, part: str, folder: Path, linked: bool) -> None:
+    def add(self, part: str, folder: Path, linked: bool) -> None:
         """List one part; the first one says which classes there are."""
         names, files = self.walk.inside(folder)
         self._check_loose(folder, names, files)
@@ -147,7 +147,7 @@ class Reading:
         passed = _listing.passed_over(self.walk.passed)
         if passed:
             self.say(f"passed over, no images: {passed}")
-        self._tell_unreadable(refused, parts)
+        self._tell_unreadable(refused)
         self._tell_modes(modes)
         for made in parts.values():
             self._check_labels(made)
@@ -156,7 +156,7 @@ class Reading:
     def found(self, sources: dict[str, Source]) -> Found:
         return Found(self.classes, sources, tuple(self.skipped), tuple(self._notices))
 
-    def _tell_unreadable(self, refused: dict[str, str], parts: dict[str, Part]) -> None:
+    def _tell_unreadable(self, refused: dict[str, str]) -> None:
         if not refused:
             return
         lines = [
@@ -192,8 +192,8 @@ class Reading:
 
     def _tell_modes(self, modes: Counter) -> None:
         words = [
-            f"{count:,} of mode {mode}{f' ({_decode.MODES[mode]})' if _decode.MODES[mode] else ''}"
-            for mode, count in modes.most_common()
+            f"{n:,} of mode {mode}{f' ({_decode.MODES[mode]})' if _decode.MODES[mode] else ''}"
+            for mode, n in modes.most_common()
             if mode != "RGB"
         ]
         if words:
@@ -235,9 +235,11 @@ class Reading:
 
 
 def count(number: int) -> str:
+    """So many images, in words."""
     return "1 image" if number == 1 else f"{number:,} images"
 
 
 def some(names: Sequence[str]) -> str:
+    """The first few of the names, quoted, and how many more there are."""
     few = ", ".join(f"'{shown(name)}'" for name in names[:5])
     return few if len(names) <= 5 else f"{few} and {len(names) - 5} more"
