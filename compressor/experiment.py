@@ -47,7 +47,6 @@ class Experiment:
         self.task: Task = make(config["task"])
         self.trust = models.trusted(config["model"]["_target_"])
         self.data, self.spec = self._data_and_spec()
-        self.data.prepare()
         self.preprocess, self.classes = self.data.preprocess, self.data.classes
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
@@ -100,6 +99,7 @@ class Experiment:
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(self.config)
+        data.prepare(self.note)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in self.config["model"].items() if name != "_target_"}

@@ -29,6 +29,7 @@ def notices(plan: "RunPlan") -> list[str]:
         *_changed_code(plan), *_uncut(plan), *_untrained(plan), *_unread_prune(plan),
         *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
+        *run.data.notices,
     ]  # fmt: skip
 
 

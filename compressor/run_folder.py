@@ -78,6 +78,7 @@ def report(
         "data": experiment.data_keys,
         "preprocess": experiment.preprocess.to_json(),
         "classes": list(experiment.classes),
+        "skipped_images": list(experiment.data.skipped),
         "labels": label_record.figures(experiment, records, artefacts),
         "training": {name: notes[name] for name in notes if "picked_epoch" in notes[name]},
         # the worst of all rounds

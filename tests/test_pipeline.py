@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import doubles
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
@@ -17,6 +19,7 @@ from compressor.errors import RunError, UsageError
 from compressor.experiment import Experiment
 from compressor.pipeline import Walk, run_experiment
 from compressor.plan import RunPlan
+from compressor.report import sentences
 from compressor.stages import _blank, _case, _sensitivity
 
 SMALL = (
@@ -600,3 +603,24 @@ def test_an_image_that_the_network_cannot_take_is_not_blamed_on_the_surgery(fold
     config = {**compose(folder, "plan_only=true"), "model": inception}
     with pytest.raises(UsageError, match="cannot take an image of 3x8x8 .* dataset.image_size"):
         run_experiment(config, folder / "small", False, "")
+
+
+def test_images_that_were_left_out_stand_in_the_notices_and_the_report(tmp_path):
+    for part, label, i in np.ndindex(2, 2, 6):
+        folder = tmp_path / "set" / ("train", "test")[part] / "ab"[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8, 3), 12 * part + 6 * label + i, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "set/train/a/0.png").write_text("no image")
+    words = ("dataset=imagefolder", f"dataset.root={tmp_path / 'set'}", "stages=[train]")
+    words += ("prune=none", "train.epochs=0", "machine.latency_seconds=0", "export.enabled=false")
+    with pytest.raises(RunError, match="train/a/0.png' cannot be decoded"):
+        plan(tmp_path, *words)
+    skip = (*words, "dataset.unreadable=skip")
+    (notice,) = notices.notices(plan(tmp_path, *skip))
+    assert "left out, since 1 image in" in notice and "'train/a/0.png' (it is no" in notice
+    made = run(tmp_path, "skipping", *skip)
+    assert made["skipped_images"] == ["train/a/0.png"]
+    text = (tmp_path / "skipping/report.md").read_text()
+    assert "1 image could not be read and took no part: `train/a/0.png`." in text
+    assert "took no part" not in sentences.skipped({"skipped_images": []})

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from compressor.data._order import EpochSampler, GroupedBatches
 from compressor.data._preprocess import Preprocess, normalise
-from compressor.data._source import LUMA, Augment, Draw, Source
+from compressor.data._source import LUMA, Augment, Draw, Source, split_by_content
 from compressor.errors import UsageError
 from compressor.seeding import generator
 
@@ -93,12 +93,21 @@ class _Part(Dataset):
         return image, self.targets[index], index
 
 
+def _unheard(line: str) -> None:
+    pass
+
+
+def _all(source: Source) -> Tensor:
+    return torch.arange(len(source.labels))
+
+
 def _identity(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return batch
 
 
 class ImageData(ABC):
-    """Labelled images in three parts: train, val (split off train, stratified) and test (fixed).
+    """Labelled images in three parts: train, val (split off train, stratified, where the source has
+    none of its own) and test (fixed).
 
     A source's class stores its own options and answers `_read`; all else is here.
     """
@@ -106,6 +115,8 @@ class ImageData(ABC):
     name: str
     class_names: tuple[str, ...] = ()  # where the source has names; the position is the label
     superclasses: tuple[int, ...] = ()  # of each class, where the source groups them
+    notices: tuple[str, ...] = ()  # what was found in the files and may not be meant, a line each
+    skipped: tuple[str, ...] = ()  # names of images that are left out
 
     def __init__(
         self,
@@ -140,12 +151,16 @@ class ImageData(ABC):
             num_classes = whole("dataset.num_classes", num_classes, 2)
         self._asked_classes = num_classes
         self._mean, self._std = mean, std
+        self._note: Callable[[str], None] = _unheard
         self._raw: dict[str, Source] | None = None
         self._parts: dict[str, tuple[Source, Tensor]] | None = None
 
     @abstractmethod
     def _read(self) -> tuple[int, dict[str, Source]]:
-        """The number of classes and the sources "train" and "test", at their own size."""
+        """The number of classes and the sources "train" and "test", at their own size.
+
+        A source "val" is the validation part; without one it is split off train.
+        """
 
     @property
     def num_classes(self) -> int:
@@ -192,10 +207,15 @@ class ImageData(ABC):
             )
         return names
 
-    def prepare(self) -> None:
-        """Read, check, resize and split, once; downloads only where the options ask for it."""
+    def prepare(self, note: Callable[[str], None] | None = None) -> None:
+        """Read, check, resize and split, once; downloads only where the options ask for it.
+
+        note: told how far a reading is that takes long, a line each.
+        """
         if self._parts is not None:
             return
+        if note is not None:
+            self._note = note
         if self._raw is None:
             found, raw = self._read()
             if self._asked_classes not in (None, found):
@@ -209,12 +229,17 @@ class ImageData(ABC):
             part: source.sized(self.image_size, self.channels, self.augment)
             for part, source in self._raw.items()
         }
-        train, val = stratified_split(sized["train"].labels, self.validation, self.split_seed)
-        self._parts = {
-            "train": (sized["train"], train),
-            "val": (sized["train"], val),
-            "test": (sized["test"], torch.arange(len(sized["test"].labels))),
-        }
+        self._parts = {name: (source, _all(source)) for name, source in sized.items()}
+        if "val" not in sized:
+            train, val = self._split(sized["train"])
+            self._parts |= {"train": (sized["train"], train), "val": (sized["train"], val)}
+
+    def _split(self, source: Source) -> tuple[Tensor, Tensor]:
+        """Rows of train and val; equal images, where there are any, are in the same of the two."""
+        contents = source.contents
+        if self.validation and contents is not None and len(set(contents)) < len(contents):
+            return split_by_content(source.labels, contents, self.validation, self.split_seed)
+        return stratified_split(source.labels, self.validation, self.split_seed)
 
     def resized(self, image_size: int) -> "ImageData":
         """A copy that gives the same images at another size; what was read is shared."""
@@ -227,15 +252,18 @@ class ImageData(ABC):
     def fingerprint(self, *sources: str) -> str:
         """Digest of what the batches depend on: content, split, size and transforms.
 
-        sources: "train" (the val part is split off it) or "test"; by default both.
+        sources: "train" (and the val part, of its own or split off it) or "test"; by default both.
         """
         self.prepare()
+        own_val = "val" in self._raw
+        names = [*(sources or ("train", "test"))]
+        names += ["val"] if own_val and "train" in names else []
         facts = {
             "format": _FORMAT,
-            "content": {source: self._raw[source].digest() for source in sources or self._raw},
+            "content": {name: self._raw[name].digest() for name in names},
             "num_classes": self.num_classes,
             "input_size": self.input_size,
-            "split": [self.validation, self.split_seed],
+            "split": None if own_val else [self.validation, self.split_seed],
             "augment": asdict(self.augment),
             "normalise": [self.mean, self.std],
         }
@@ -251,12 +279,14 @@ class ImageData(ABC):
         return source.labels[rows]
 
     def rows(self, part: str) -> Tensor:
-        """(n,) int64: the images' places in the source's own list, before val was split off."""
-        return self._part(part)[1]
+        """(n,) int64: the images' places in the source's own list, before a part was split off."""
+        source, rows = self._part(part)
+        return rows if source.places is None else source.places[rows]
 
     def listed(self, part: str) -> int:
         """Number of images in the source's own list that the part comes from."""
-        return len(self._part(part)[0].labels)
+        source, _ = self._part(part)
+        return len(source.labels) if source.listed is None else source.listed
 
     def pixels(self, part: str, index: Tensor) -> Tensor:
         """Un-augmented images as bytes, to be looked at.

@@ -1,23 +1,23 @@
-"""Images in folders, one folder a class, decoded one by one."""
+"""Images in folders, decoded one by one."""
 
-import contextlib
+import copy
 import hashlib
 import json
-import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from compressor.data._preprocess import Preprocess, as_rgb
+from compressor.data import _decode
+from compressor.data._decode import Refused, shown
+from compressor.data._headers import Facts
+from compressor.data._preprocess import Preprocess
 from compressor.data._source import Augment, Draw, Source
 from compressor.errors import RunError, UsageError
 from compressor.seeding import derive
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-_THREADS = 8  # hashing waits for the disk more than for the processor
+_DECODING = 2  # part of every digest: raise it when the same files give other pixels
 
 
 class ImageError(RunError):
@@ -32,37 +32,74 @@ class ImageError(RunError):
         super().__init__(line.removeprefix(f"{__name__}.ImageError: "))
 
 
+@dataclass(frozen=True)
+class Rules:
+    """How files are read; the options of the same names.
+
+    single: an image in several class folders is a mistake of the data set, told and not refused.
+    """
+
+    crop_fraction: float
+    max_pixels: int
+    unreadable: str
+    cache: str | None
+    single: bool = False
+
+    def __post_init__(self) -> None:
+        most = _decode.MOST_PIXELS
+        whole = isinstance(self.max_pixels, int) and not isinstance(self.max_pixels, bool)
+        if not whole or not 0 < self.max_pixels <= most:
+            raise UsageError(
+                f"dataset.max_pixels={self.max_pixels} is out of range: give a whole number of "
+                f"pixels in 1..{most}"
+            )
+        if self.unreadable not in ("refuse", "skip"):
+            raise UsageError(
+                f"dataset.unreadable={self.unreadable} is unknown: give refuse or skip"
+            )
+
+
 class FolderImages(Source):
-    """paths: relative to `root`, in canonical order (class, then path); labels: (n,) int64."""
+    """paths: relative to `root`, in canonical order (class, then path); labels: (n,) int64.
+
+    places, listed: as in `Source`; a file that is left out keeps its place.
+    """
 
     def __init__(
         self,
         root: Path,
         paths: tuple[str, ...],
         labels: Tensor,
-        crop_fraction: float,
-        cache: str | None,
+        facts: tuple[Facts, ...],
+        places: Tensor,
+        listed: int,
+        rules: Rules,
     ) -> None:
         self.root = root
         self.paths = paths
         self.labels = labels
-        self.crop_fraction = crop_fraction
-        self.cache = cache
+        self.contents = tuple(fact.digest for fact in facts)
+        self.places = places
+        self.listed = listed
+        self.crop_fraction = rules.crop_fraction
+        self.max_pixels = rules.max_pixels
+        self._sizes = [fact.size for fact in facts]
         self._digest: str | None = None
         self._training = self._plain = None
 
     def digest(self) -> str:
         if self._digest is None:
-            files = _content(self.root, self.paths, self.cache)
-            facts = [files, self.labels.tolist(), self.crop_fraction]
+            files = list(zip(self.paths, self._sizes, self.contents, strict=True))
+            facts = [_DECODING, files, self.labels.tolist(), self.crop_fraction]
             self._digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         return self._digest
 
     def sized(self, image_size: int, channels: int, augment: Augment) -> "FolderImages":
         from torchvision.transforms import v2
 
-        new = FolderImages(self.root, self.paths, self.labels, self.crop_fraction, self.cache)
+        new = copy.copy(self)
         whole_image = [
+            _decode.not_too_long,
             v2.Resize(self._resized(image_size), antialias=True),
             v2.CenterCrop(image_size),
         ]
@@ -91,6 +128,7 @@ class FolderImages(Source):
             resize_to=self._resized(input_size[-1]),
             crop=True,
             grey="after_crop" if input_size[0] == 1 else None,
+            exif=True,
         )
 
     def _resized(self, image_size: int) -> int:
@@ -99,144 +137,21 @@ class FolderImages(Source):
 
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         if draw is None:
-            return torch.stack([self._plain(self._decode(row)) for row in rows.tolist()])
+            return torch.stack([self._plain(self._pixels(row)) for row in rows.tolist()])
         out = []
         with torch.random.fork_rng(devices=[]):
             for row, index in zip(rows.tolist(), draw.index.tolist(), strict=True):
                 # the CPU generator alone: torch.manual_seed would reseed the GPU's as well
                 torch.default_generator.manual_seed(derive(draw.seed, "augment", draw.epoch, index))
-                out.append(self._training(self._decode(row)))
+                out.append(self._training(self._pixels(row)))
         return torch.stack(out)
 
-    def _decode(self, row: int) -> Tensor:
-        from PIL import Image
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
+    def _pixels(self, row: int) -> Tensor:
         path = self.root / self.paths[row]
         try:
-            with Image.open(path) as image:
-                return pil_to_tensor(as_rgb(image))
+            return _decode.pixels(path, self.max_pixels)
         except Exception as error:  # PIL's decoders raise what their format's parser raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            why = str(error) if isinstance(error, Refused) else _decode.reason(error)
             raise ImageError(
-                f"the image '{path}' cannot be decoded ({reason}): repair or delete that file"
+                f"the image '{shown(path)}' cannot be decoded ({why}): repair or delete that file"
             ) from error
-
-
-def list_folder(
-    root: Path, classes: tuple[str, ...] | None = None
-) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    """Sorted class names and (path relative to root, label) of every image, sorted within a class.
-
-    classes: the names that may occur; None takes those of the sub-folders.
-    """
-    found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    if not found:
-        raise UsageError(f"'{root}' has no class folders: put one folder of images per class there")
-    if classes is None:
-        classes = tuple(found)
-    rows = []
-    for name in found:
-        if name not in classes:
-            raise UsageError(
-                f"'{root / name}' is a class that the train part has not: remove it, or add "
-                f"images of '{name}' to the train folder"
-            )
-        before = len(rows)
-        for folder, _, files in os.walk(root / name, followlinks=True):
-            for file in files:
-                if file.lower().endswith(_EXTENSIONS):
-                    path = Path(folder, file).relative_to(root).as_posix()
-                    rows.append((path, classes.index(name)))
-        if len(rows) == before:
-            raise UsageError(
-                f"'{root / name}' holds no image ({', '.join(_EXTENSIONS)}): add some or remove it"
-            )
-    return classes, sorted(rows, key=lambda row: (row[1], row[0]))
-
-
-def read_folders(
-    name: str, root: str, crop_fraction: float, cache: str | None
-) -> tuple[tuple[str, ...], dict[str, Source]]:
-    """Class names, and the sources of `root`/train and of `root`/test, else `root`/val."""
-    base = Path(root).absolute()
-    if not base.is_dir():
-        raise UsageError(
-            f"dataset.root='{base}' does not exist: type dataset.root=<folder that holds train/ "
-            "and val/ or test/>"
-        )
-    train = base / "train"
-    test = base / "test" if (base / "test").is_dir() else base / "val"
-    for folder in (train, test):
-        if not folder.is_dir():
-            raise UsageError(
-                f"{name} has no folder '{folder}': dataset.root={base} must hold train/ and val/ "
-                "or test/, each with one folder per class"
-            )
-    classes, rows = list_folder(train)
-    parts = {"train": (train, rows), "test": (test, list_folder(test, classes)[1])}
-    return classes, {
-        part: FolderImages(
-            folder,
-            tuple(path for path, _ in rows),
-            torch.tensor([label for _, label in rows]),
-            crop_fraction,
-            cache,
-        )
-        for part, (folder, rows) in parts.items()
-    }
-
-
-def _content(root: Path, paths: tuple[str, ...], cache: str | None) -> list[tuple[str, int, str]]:
-    """(relative path, size, content hash) of every file, in the given order.
-
-    Hashes are remembered under `cache` by path, size and time of change; the file there only
-    saves time, so that one which is unreadable or cannot be written is passed over.
-    """
-    store = None
-    known: Mapping[str, list] = {}
-    if cache is not None:
-        name = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-        store = Path(cache, ".fingerprints", f"{name}.json")
-        known = _remembered(store)
-
-    def one(path: str) -> list:
-        try:
-            status = os.stat(root / path)
-            fresh = [status.st_size, status.st_mtime_ns]
-            if path in known and known[path][:2] == fresh:
-                return known[path]
-            digest = hashlib.sha256()
-            with open(root / path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise RunError(
-                f"'{root / path}' cannot be read ({error.strerror}): repair or delete that file"
-            ) from error
-        return [*fresh, digest.hexdigest()]
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        facts = dict(zip(paths, pool.map(one, paths), strict=True))
-    if store is not None and facts != known:
-        _remember(store, facts)
-    return [(path, size, digest) for path, (size, _, digest) in facts.items()]
-
-
-def _remembered(store: Path) -> dict[str, list]:
-    try:
-        known = json.loads(store.read_text())
-        return {str(k): v for k, v in known.items() if isinstance(v, list) and len(v) == 3}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def _remember(store: Path, facts: dict[str, list]) -> None:
-    temporary = store.with_suffix(f".{os.getpid()}")
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(facts))
-        temporary.replace(store)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -3,6 +3,7 @@
 The values are those of the test part's images, so that a shipped network is fed as it was measured.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from compressor.data import _decode
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,11 +64,11 @@ class Preprocess:
         """The same as a transform of torchvision's; that package is imported here."""
         from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Resize
 
-        steps: list[nn.Module] = [Decode(self.mode, self.exif)]
+        steps: list[Callable] = [Decode(self.mode, self.exif)]
         if self.grey == "before_resize":
             steps.append(Luma())
         if self.resize == "shorter_side":
-            steps.append(Resize(self.resize_to, antialias=True))
+            steps += [_decode.not_too_long, Resize(self.resize_to, antialias=True)]
         elif self.resize == "both_sides":
             steps.append(Stretch(self.resize_to))
         else:
@@ -170,7 +172,7 @@ class Decode(nn.Module):
         from torchvision.transforms.v2.functional import pil_to_tensor
 
         if isinstance(image, Image):
-            return pil_to_tensor(as_rgb(image, exif=self.exif).convert(self.mode))
+            return pil_to_tensor(_decode.as_rgb(image, exif=self.exif).convert(self.mode))
         known = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (3, 4)
         if not known or image.shape[-3] not in (1, 3):
             what = (
@@ -267,15 +269,6 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     if c != len(mean):
         image = image.repeat(*[1] * (image.ndim - 3), len(mean), 1, 1)
     return image
-
-
-def as_rgb(image: "Image", exif: bool = False) -> "Image":
-    """A PIL image of any mode as RGB, with `exif` turned upright as its EXIF data say."""
-    from PIL import ImageOps
-
-    if exif:
-        image = ImageOps.exif_transpose(image)
-    return image.convert("RGB")
 
 
 class Unrecorded:

@@ -1,6 +1,8 @@
 """A list of labelled images, as a data set's class answers it, and their training transforms."""
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,9 +34,17 @@ class Draw(NamedTuple):
 
 
 class Source(ABC):
-    """A list of labelled images, fetched as uint8 batches."""
+    """A list of labelled images, fetched as uint8 batches.
+
+    places: (n,) int64, where the images stand in the data set's own list of `listed` ones, the one
+    that label files count in; None where all of it is here. contents: digest of each image, where
+    equal ones have to stay in one part of a split.
+    """
 
     labels: Tensor  # (n,) int64
+    places: Tensor | None = None
+    listed: int | None = None
+    contents: Sequence[str] | None = None
 
     @abstractmethod
     def digest(self) -> str:
@@ -77,3 +87,41 @@ def crop_and_flip(images: Tensor, augment: Augment, draw: Draw) -> Tensor:
     wide = images.shape[-1]
     place = (rows[:, :, None] * wide + columns[:, None, :]).view(b, 1, h * w)
     return images.flatten(2).gather(2, place.expand(b, c, h * w)).view(b, c, h, w)
+
+
+def split_by_content(
+    labels: Tensor,
+    contents: Sequence[str],
+    fraction: float,
+    seed: int | None = None,
+    least: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Rows that stay and rows that are split off, both sorted; equal images are on one side.
+
+    labels: (n,) int64; contents: n digests. Of every class about round(fraction * its rows) are
+    split off, `least` or more where it has different images, never all. Which ones follows from
+    the digests (and the seed, where one is given), not from names or order: a folder that grows
+    keeps most of its test images.
+    """
+    given = labels.tolist()
+    rows: dict[str, list[int]] = {}
+    for row, digest in enumerate(contents):
+        rows.setdefault(digest, []).append(row)
+    members: dict[int, list[str]] = {}
+    for digest, own in rows.items():
+        members.setdefault(given[own[0]], []).append(digest)
+    off: list[int] = []
+    for digests in members.values():
+        # hashed again: another split of the same files stands in another order
+        digests.sort(key=lambda digest: hashlib.sha256(f"{seed} {digest}".encode()).digest())
+        count = sum(len(rows[digest]) for digest in digests)
+        left = goal = min(max(round(fraction * count), least), count - 1)
+        for digest in digests:
+            if len(rows[digest]) <= left:
+                off += rows[digest]
+                left -= len(rows[digest])
+        if goal and left == goal and len(digests) > 1:  # every image has more copies than that
+            off += rows[min(digests, key=lambda digest: len(rows[digest]))]
+    chosen = torch.zeros(len(given), dtype=torch.bool)
+    chosen[off] = True
+    return torch.nonzero(~chosen).flatten(), torch.nonzero(chosen).flatten()

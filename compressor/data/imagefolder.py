@@ -2,21 +2,26 @@
 
 Run: compress-run dataset=imagefolder dataset.root=pictures
 `root` holds train/ and test/ (or val/, which is then the test part), each with one sub-folder per
-class; classes are numbered in the order of their sorted names. The validation part is split off
-train.
+class; beside test/ val/ is the validation part, else that is split off train. Or `root` holds the
+class folders themselves: `test` of every class is then the test part, by the files' contents.
+Classes are numbered in the order of their sorted names. Label files (noise=file) count the images
+of train/, or of the whole of such a root, by class and then by path.
 """
 
 import numbers
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from compressor.data._base import ImageData
-from compressor.data._folder import read_folders
+from compressor.data._folder import Rules
+from compressor.data._layout import is_flat, read_classes, read_parts
 from compressor.data._source import Source
 from compressor.errors import UsageError
 
 # ImageNet's, which pretrained networks expect
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TEST = 0.25  # share of a folder without test/ that is its test part
 
 
 class ImageFolder(ImageData):
@@ -33,8 +38,11 @@ class ImageFolder(ImageData):
         channels: int = 3,
         validation: float = 0.1,
         split_seed: int = 0,
+        test: float = TEST,
         crop_fraction: float = 0.875,
         augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
+        unreadable: str = "refuse",
+        max_pixels: int = 65_000_000,
         fingerprint_cache: str | None = None,
     ) -> None:
         super().__init__(
@@ -53,7 +61,14 @@ class ImageFolder(ImageData):
             )
         self.root = root
         self.crop_fraction = crop_fraction
+        if isinstance(test, bool) or not isinstance(test, numbers.Real) or not 0 < test < 1:
+            raise UsageError(
+                f"dataset.test={test} is out of range: give the fraction of a folder without test/ "
+                "that is its test part, in (0, 1)"
+            )
+        self.test = float(test)
         self.fingerprint_cache = fingerprint_cache
+        self.rules = Rules(crop_fraction, max_pixels, unreadable, fingerprint_cache)
         self._class_names: tuple[str, ...] = ()
 
     @property
@@ -63,7 +78,12 @@ class ImageFolder(ImageData):
         return self._class_names
 
     def _read(self) -> tuple[int, dict[str, Source]]:
-        self._class_names, parts = read_folders(
-            self.name, self.root, self.crop_fraction, self.fingerprint_cache
-        )
-        return len(self._class_names), parts
+        if is_flat(self.root):
+            found = read_classes(self.name, self.root, self.rules, self._note, self.test)
+        else:
+            found = read_parts(self.name, self.root, self.rules, self._note, ("test", "val"))
+            if self.test != TEST:
+                idle = f"imagefolder: dataset.test={self.test:g} is not read beside test/ or val/"
+                found = replace(found, notices=(*found.notices, idle))
+        self._class_names, self.notices, self.skipped = found.classes, found.notices, found.skipped
+        return len(found.classes), found.sources

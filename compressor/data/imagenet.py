@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from compressor.data._base import ImageData
-from compressor.data._folder import read_folders
+from compressor.data._folder import Rules
+from compressor.data._layout import read_parts
 from compressor.data._source import Source
 from compressor.errors import UsageError
 
@@ -36,6 +37,8 @@ class ImageNet(ImageData):
         split_seed: int = 0,
         crop_fraction: float = 0.875,
         augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
+        unreadable: str = "refuse",
+        max_pixels: int = 65_000_000,
         fingerprint_cache: str | None = None,
     ) -> None:
         super().__init__(
@@ -55,6 +58,7 @@ class ImageNet(ImageData):
         self.root = root
         self.crop_fraction = crop_fraction
         self.fingerprint_cache = fingerprint_cache
+        self.rules = Rules(crop_fraction, max_pixels, unreadable, fingerprint_cache, single=True)
         self._class_names: tuple[str, ...] = ()
 
     @property
@@ -64,7 +68,7 @@ class ImageNet(ImageData):
         return self._class_names
 
     def _read(self) -> tuple[int, dict[str, Source]]:
-        self._class_names, parts = read_folders(
-            self.name, self.root, self.crop_fraction, self.fingerprint_cache
-        )
-        return len(self._class_names), parts
+        # the test/ of the usual unpacking scripts has no labels
+        found = read_parts(self.name, self.root, self.rules, self._note, ("val", "test"))
+        self._class_names, self.notices, self.skipped = found.classes, found.notices, found.skipped
+        return len(found.classes), found.sources

@@ -227,6 +227,7 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
         "Accuracy and loss are those of the test part, measured on the reloaded saved networks; "
         "1.00x is the first row."
     ]
+    notes += [sentences.skipped(report)]
     notes += [sentences.latency(report), sentences.labels(report), sentences.baselines(report)]
     notes += [sentences.taught(report), sentences.picked(report), sentences.kept(report)]
     parts.append(" ".join(note for note in notes if note))

@@ -82,6 +82,16 @@ def labels(report: Mapping[str, Any]) -> str:
     return f"Labels: {'; '.join(parts)}." if parts else ""
 
 
+def skipped(report: Mapping[str, Any]) -> str:
+    names = report.get("skipped_images") or []
+    if not names:
+        return ""
+    few = ", ".join(f"`{name}`" for name in names[:5])
+    more = ", all of them in `report.json` under `skipped_images`" if len(names) > 5 else ""
+    number = "1 image" if len(names) == 1 else f"{len(names):,} images"
+    return f"{number} could not be read and took no part: {few}{more}."
+
+
 def baselines(report: Mapping[str, Any]) -> str:
     made = report.get("baselines") or {}
     if not made:

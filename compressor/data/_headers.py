@@ -1,0 +1,123 @@
+"""Every image file looked at before anything is trained: its header, its size and its content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from compressor.data import _decode
+from compressor.data._decode import Refused
+
+_THREADS = 8  # looking waits for the disk more than for the processor
+_TASK = 64  # files of one task of a thread
+_PATIENCE = 3.0  # seconds between two lines of progress
+
+
+class Facts(NamedTuple):
+    """size in bytes; changed: time of change in ns; digest: sha256 of the content; mode as in
+    `_decode.MODES`; width, height in pixels.
+    """
+
+    size: int
+    changed: int
+    digest: str
+    mode: str
+    width: int
+    height: int
+
+
+def look(
+    root: Path,
+    paths: Sequence[str],
+    refused: Mapping[str, str],
+    max_pixels: int,
+    cache: str | None,
+    note: Callable[[str], None],
+) -> list[Facts | str]:
+    """The facts of every file in `paths` (relative to `root`), or why it is not read.
+
+    refused: absolute paths that are not to be opened, with the reason. Facts are remembered under
+    `cache` by path, size and time of change; the file there only saves time, so that one which is
+    unreadable or cannot be written is passed over. note: told how far it is, every few seconds.
+    """
+    store = None
+    known: Mapping[str, Facts] = {}
+    if cache is not None:
+        name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+        store = Path(cache, ".fingerprints", f"{name}.json")
+        known = _remembered(store)
+
+    def one(path: str) -> Facts | str:
+        place = os.path.join(root, path)
+        if place in refused:
+            return refused[place]
+        try:
+            return _facts(place, known.get(path), max_pixels)
+        except Refused as error:
+            return str(error)
+        except OSError as error:
+            return _decode.reason(error)
+
+    def some(start: int) -> list[Facts | str]:
+        return [one(path) for path in paths[start : start + _TASK]]
+
+    found: list[Facts | str] = []
+    told = time.monotonic()
+    # the filters are the process's: entered once, they hold in every thread
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        warnings.simplefilter("ignore")
+        for part in pool.map(some, range(0, len(paths), _TASK)):
+            found += part
+            if time.monotonic() - told > _PATIENCE:
+                told = time.monotonic()
+                note(f"checked {len(found):,} of {len(paths):,} images in {root}")
+    facts = {p: f for p, f in zip(paths, found, strict=True) if isinstance(f, Facts)}
+    if store is not None and facts != known:
+        _remember(store, facts)
+    return found
+
+
+def _facts(path: str, known: Facts | None, max_pixels: int) -> Facts:
+    status = os.stat(path)
+    _decode.check_regular(status)
+    _decode.check_length(status.st_size, max_pixels)
+    if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
+        with _decode.open_regular(path) as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            file.seek(0)
+            header = _decode.header(file)
+        known = Facts(status.st_size, status.st_mtime_ns, digest.hexdigest(), *header)
+    _decode.check_pixels(known.width, known.height, max_pixels)
+    return known
+
+
+def _remembered(store: Path) -> dict[str, Facts]:
+    try:
+        entries = json.loads(store.read_text()).items()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    kinds = tuple(Facts.__annotations__.values())
+    return {
+        path: Facts(*entry)
+        for path, entry in entries
+        if isinstance(entry, list) and tuple(map(type, entry)) == kinds
+    }
+
+
+def _remember(store: Path, facts: Mapping[str, Facts]) -> None:
+    temporary = store.with_suffix(f".{os.getpid()}")
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(facts))
+        temporary.replace(store)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
