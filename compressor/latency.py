@@ -109,15 +109,19 @@ def of_run(
         for record, made in zip(records, artefacts, strict=True)
         if record["name"] != "pretrain"  # under its fresh head it is no point
     }
-    pairs = [(subjects["dense"], subject) for subject in subjects.values()]
+    dense = dense_of(subjects)
     conditions = Conditions(
         machine.latency_batch_size, torch.get_num_threads(), machine.latency_seconds
     )
     clock = Clock(conditions, experiment.cache, experiment.note)
-    clock.measure(pairs)
-    return {
-        point: clock.figures(subjects["dense"], subject) for point, subject in subjects.items()
-    }, not clock.timed
+    clock.measure((dense, subject) for subject in subjects.values())
+    figures = {point: clock.figures(dense, subject) for point, subject in subjects.items()}
+    return figures, not clock.timed
+
+
+def dense_of(subjects: Mapping[str, Subject]) -> Subject:
+    """The dense network among those of a run, by point; a run that only trains ends with it."""
+    return subjects.get("dense", subjects["final"])
 
 
 class Clock:

@@ -17,7 +17,7 @@ from compressor import artefact, manifest, members, models
 from compressor.artefact import Artefact
 from compressor.cache import Cache
 from compressor.errors import RunError, UsageError
-from compressor.latency import Clock, Conditions, Subject
+from compressor.latency import Clock, Conditions, Subject, dense_of
 from compressor.report import run as run_report
 
 _Caches = dict[tuple[Path, bool], Cache]  # by their folder, and whether others' entries are used
@@ -94,7 +94,7 @@ def _time(found: Sequence[_Member], note: Callable[[str], None], fresh: bool) ->
         group = [member for member in found if member.conditions == conditions]
         clock = Clock(conditions, _store(group[0].cache, fresh), note, fresh)
         clock.measure(
-            (member.subjects["dense"], subject)
+            (dense_of(member.subjects), subject)
             for member in group
             for subject in member.subjects.values()
         )
@@ -109,8 +109,9 @@ def _store(cache: Cache, fresh: bool) -> Cache:
 
 
 def _write(member: _Member, clock: Clock) -> None:
-    dense = member.subjects["dense"]
+    dense = dense_of(member.subjects)
     for name, point in member.report["points"].items():
+        # where the list of stages lacks one, its point is the last's
         subject = member.subjects.get(name, member.subjects["final"])
         point.update(clock.figures(dense, subject))
     names = {subject.name for subject in member.subjects.values()}
