@@ -56,12 +56,15 @@ def rounds(
 ) -> tuple[dict[str, list[float]], float]:
     """Milliseconds of one forward of each network, in turns, so that a busy spell hits all.
 
-    A round goes through the networks and back again: a network's figure is the mean of the two, so
-    that what drifts steadily is the same for all, whatever their places. sizes: (C, H, W) by name.
-    threads: CPU threads during the measurement (default: as set now). Ends after `most` rounds, or
-    after `seconds` inside forwards once `least` rounds are done, or once `limit` is spent and one
-    round is done. Returns {name: (R,) milliseconds by round} and the seconds that were spent,
-    warm-up included.
+    A round goes through the networks and back again, the next one the other way round. A network's
+    figure is the faster of the two: an interruption only makes slower, and seldom hits both. (Two
+    networks of 1 ms, nine processes on two cores, 200 rounds: the ratio's interval was 0.87 to
+    0.98, and 0.16 to 6.6 by the mean of the two.)
+
+    sizes: (C, H, W) by name. threads: CPU threads during the measurement (default: as set now).
+    Ends after `most` rounds, or after `seconds` inside forwards once `least` rounds are done, or
+    once `limit` is spent and one round is done. Returns {name: (R,) milliseconds by round} and the
+    seconds that were spent, warm-up included.
     """
     if batch_size < 1 or most < 1 or (threads is not None and threads < 1):
         raise UsageError(
@@ -82,12 +85,13 @@ def rounds(
             for done in range(most):
                 if (done and spent > limit) or (done >= least and spent - warm > seconds):
                     break
-                both = dict.fromkeys(nets, 0.0)
-                for name in (*nets, *reversed(nets)):
-                    both[name] += forward_ms(nets[name], inputs[name])
+                order = list(nets) if done % 2 == 0 else list(reversed(nets))
+                both: dict[str, list[float]] = {name: [] for name in nets}
+                for name in (*order, *reversed(order)):
+                    both[name].append(forward_ms(nets[name], inputs[name]))
                 for name, milliseconds in both.items():
-                    times[name].append(milliseconds / 2)
-                spent += sum(both.values()) / 1e3
+                    times[name].append(min(milliseconds))
+                    spent += sum(milliseconds) / 1e3
     finally:
         torch.set_num_threads(before)
     return times, spent

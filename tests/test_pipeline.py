@@ -308,13 +308,14 @@ def test_latency_of_an_edited_class_is_measured_again(folder, tmp_path, monkeypa
 
 def test_an_unsteady_latency_is_said_and_measured_again_by_the_next_run(folder, monkeypatch):
     noise = random.Random(0)
+    words = ("machine.latency_seconds=0.01", "prune.ratio=0.3", "finetune.epochs=0")
     with monkeypatch.context() as patch:
         patch.setattr(measure, "forward_ms", lambda net, images: noise.lognormvariate(0, 2))
-        busy = run(folder, "busy", "machine.latency_seconds=0.01", "prune.ratio=0.3")
+        busy = run(folder, "busy", *words)
     assert not busy["points"]["final"]["latency_ratio"]["steady"]
     text = (folder / "busy" / "report.md").read_text()
     assert text.count("unsteady") >= 3 and "compress-report" in text
-    again = run(folder, "idle", "machine.latency_seconds=0.01", "prune.ratio=0.3")
+    again = run(folder, "idle", *words)
     assert again["points"]["final"]["latency_ratio"]["steady"] and not again["latency_reused"]
     assert "unsteady" not in (folder / "idle" / "report.md").read_text()
 
@@ -336,8 +337,9 @@ def reports(folder, *names):
 
 def test_members_get_their_latency_together_when_all_are_done(folder, report, monkeypatch):
     words = {"a": "prune.ratio=0.5", "b": "prune.ratio=0.3"}
+    common = (f"paths.outputs={folder}", "machine.latency_seconds=0.02")  # none has timed so long
     for name, word in words.items():
-        made = a_member(folder / "sweep", name, word, f"paths.outputs={folder}")
+        made = a_member(folder / "sweep", name, word, *common)
         assert made["points"]["final"]["latency_ms"] is None
     clocked = measure.forward_ms
     # every session meets a slower machine: one session has one dense network
@@ -357,7 +359,7 @@ def test_members_get_their_latency_together_when_all_are_done(folder, report, mo
     assert first["points"]["final"]["latency_ms"]["threads"] == 1
     assert "ms" in (folder / "sweep" / "a" / "report.md").read_text()
     # a member more: its network alone is timed, and what was known stays
-    a_member(folder / "sweep", "c", "prune.ratio=0.2", f"paths.outputs={folder}")
+    a_member(folder / "sweep", "c", "prune.ratio=0.2", *common)
     sweep_latency.complete(folder / "sweep")
     *before, third = reports(folder / "sweep", *words, "c")
     assert sessions == [3, 2] and [r["points"] for r in before] == [

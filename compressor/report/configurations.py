@@ -83,9 +83,13 @@ def latency_costs(
 ) -> list[tuple[float | None, tuple[float, float] | None]]:
     """(cost, interval) of each: ratios to one dense network, milliseconds where there are several.
 
-    None for what is unsteady: nothing is concluded from it.
+    None for what is unsteady: nothing is concluded from it. A dense network is 1.0 of itself on
+    any machine: where all that was cut is unsteady, none has a cost, or dense were the fastest.
     """
     by_ratio, found = one_form(entries), []
+    cut = [e for e in entries if e["latency_ratio"] and e["latency_span"] != (1.0, 1.0)]
+    if cut and not any(entry["steady"] for entry in cut):
+        return [(None, None)] * len(entries)
     for entry in entries:
         ratio, span = mean(entry["latency_ratio"]), entry["latency_span"]
         steady = entry["steady"] and (by_ratio or entry["steady_ms"])

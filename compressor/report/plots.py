@@ -48,7 +48,7 @@ def _tradeoff(
     panels: dict[str, list[dict[str, Any]]] = {}
     named = [(entry["series"], entry) for entry in summary["configurations"]]
     named += [(sweep_figures.DENSE, entry) for entry in summary["dense"].values()]
-    by_ratio = one_form(entry for _, entry in named)
+    by_ratio = _by_ratio(summary)
     for label, entry in named:
         if entry["value"] and entry[cost]:
             spot = {"label": label, "x": entry[cost], "y": entry["value"]}
@@ -69,9 +69,16 @@ def _tradeoff(
     )
 
 
-def _latency_title(summary: Mapping[str, Any]) -> str:
+def _by_ratio(summary: Mapping[str, Any]) -> bool:
+    """Whether latencies are drawn as ratios: all have one, and to one dense network."""
     every = [*summary["configurations"], *summary["dense"].values()]
-    return "latency, of the dense network's" if one_form(every) else "latency of a batch, ms"
+    timed = [entry for entry in every if entry["latency_ms"]]
+    return one_form(every) and all(entry["latency_ratio"] for entry in timed)
+
+
+def _latency_title(summary: Mapping[str, Any]) -> str:
+    by_ratio = _by_ratio(summary)
+    return "latency, share of the dense network's" if by_ratio else "latency of a batch, ms"
 
 
 def _latency_spot(entry: Mapping[str, Any], by_ratio: bool) -> dict[str, Any]:

@@ -45,9 +45,10 @@ def latency(report: Mapping[str, Any]) -> str:
         return ""
     earlier = "; measured by another run before" if report.get("latency_reused") else ""
     text = (
-        f"Latency: median milliseconds at batch {spread['batch_size']}, {spread['threads']} "
-        f"thread{'' if spread['threads'] == 1 else 's'}, and the ratio to the dense network, "
-        f"paired in rounds of turns, with its 95 % interval{earlier}."
+        f"Latency at batch {spread['batch_size']}, {spread['threads']} "
+        f"thread{'' if spread['threads'] == 1 else 's'}: the ratio to the dense network, paired in "
+        "rounds of turns, with its 95 % interval; milliseconds are that network's median times it"
+        f"{earlier}."
     )
     timed = {name: point for name, point in points.items() if point.get("latency_ms")}
     ratio = [name for name, point in timed.items() if not latencies.is_steady(point)]

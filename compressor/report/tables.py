@@ -192,8 +192,8 @@ def _latency_legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     if not timed:
         return []
     parts = [
-        "Latency: median milliseconds, and the ratio to the dense network that took turns with it, "
-        "with its 95 % interval."
+        "Latency: the ratio to the dense network that took turns with it, with its 95 % interval; "
+        "the milliseconds are that network's median times it."
     ]
     old = [entry for entry in timed if not entry["latency_ratio"]]
     if old:

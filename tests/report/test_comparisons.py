@@ -225,6 +225,20 @@ def test_an_unsteady_latency_takes_no_part_in_a_front(a_sweep):
     assert [entry["front"] for entry in dense.values()] == [["macs", "latency_ms"]]
 
 
+def test_dense_is_not_the_fastest_because_all_else_is_unsteady(a_sweep):
+    folder = a_sweep((["prune=thinet"], {"accuracy": 0.97}), (["prune=apoz"], {"accuracy": 0.96}))
+    for member in ("0", "1"):
+        path = folder / member / "report.json"
+        report = json.loads(path.read_text())
+        report["points"]["dense"]["latency_ratio"] |= {"low": 1.0, "high": 1.0}
+        path.write_text(json.dumps(report))
+        with_latency(folder, member, 7.0, 0.5, 9.0, steady=False)
+    found, dense, _ = judged(folder)
+    assert [entry["front"] for entry in dense.values()] == [["macs"]]
+    sweep.summarise(folder)
+    assert "against measured latency" not in (folder / "report.html").read_text()
+
+
 def test_ratios_within_each_others_interval_are_one_cost(a_sweep):
     folder = a_sweep((["prune=thinet"], {"accuracy": 0.97}), (["prune=apoz"], {"accuracy": 0.96}))
     with_latency(folder, "0", 0.50, 0.48, 0.52)
