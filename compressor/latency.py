@@ -127,8 +127,9 @@ def dense_of(subjects: Mapping[str, Subject]) -> Subject:
 class Clock:
     """Times networks in sessions and remembers what was steady.
 
-    cache: where earlier measurements are looked up and steady ones kept; fresh: nothing is looked
-    up and what is found replaces it. A session holds the dense network and at most 15 others; more
+    cache: where earlier measurements are looked up and steady ones kept; fresh: all is measured
+    anew and replaces them, as far as the time suffices. limit: seconds inside forwards, of all
+    sessions together. A session holds the dense network and at most 15 others; more
     networks make more sessions, which the ratio to the dense network joins: milliseconds are that
     ratio times the dense network's, of which there is one measurement alone. Where several dense
     networks meet (two models of a sweep), these are timed in a session of their own first.
@@ -140,12 +141,15 @@ class Clock:
         cache: Cache,
         note: Callable[[str], None],
         fresh: bool = False,
+        limit: float = LIMIT,
     ) -> None:
         self.conditions, self.cache, self.note, self.fresh = conditions, cache, note, fresh
+        self.limit = limit
+        self.spent = 0.0
         self.timed: set[str] = set()  # names of networks that were timed by this very clock
+        self._store = cache.forgetful() if fresh else cache
         self._base: dict[str, dict[str, Any]] = {}  # milliseconds of dense networks, by name
         self._ratios: dict[tuple[str, str], dict[str, Any]] = {}
-        self._spent = 0.0
 
     def figures(self, dense: Subject, subject: Subject) -> dict[str, Any]:
         """A point's figures; NOTHING where the time did not suffice."""
@@ -197,13 +201,15 @@ class Clock:
         self._announce(plan)
         asked = [self._seconds(1 + len(part)) for _, part in plan]
         # half of the time at most for the first tries: the rest is for what was unsteady
-        scale = min(1.0, LIMIT / 2 / sum(asked))
+        scale = min(1.0, max(self.limit, 0.0) / 2 / sum(asked))
         for place, (dense, part) in enumerate(plan):
-            if self._spent >= LIMIT:
+            if self.spent >= self.limit:
                 break
-            self._session(dense, part, scale, LIMIT - scale * sum(asked[place + 1 :]))
+            self._session(dense, part, scale, self.limit - scale * sum(asked[place + 1 :]))
             self._join(first, list(denses.values()))
         lost = len(self._missing(missing))
+        self.fresh = False  # what was measured before is still better than nothing
+        self._missing(missing)
         if lost:
             self.note(
                 f"latency: {lost} networks were left out, as {LIMIT / 60:.0f} minutes are over"
@@ -249,7 +255,7 @@ class Clock:
         """
         left = list(part)
         for attempt in range(TRIES):
-            if attempt and self._spent >= until:
+            if attempt and self.spent >= until:
                 break
             nets = {each.name: each for each in (dense, *left)}
             times, spent = measure.rounds(
@@ -258,9 +264,9 @@ class Clock:
                 self.conditions.batch_size,
                 threads=self.conditions.threads,
                 seconds=scale * self._seconds(len(nets)),
-                limit=LIMIT - self._spent,
+                limit=self.limit - self.spent,
             )
-            self._spent += spent
+            self.spent += spent
             self.timed |= nets.keys()
             self._keep_base(dense, timing.milliseconds(times[dense.name]))
             for each in left:
@@ -321,7 +327,7 @@ class Clock:
         def write(folder: Path) -> None:
             manifest.write_json(folder / "latency.json", dict(found))
 
-        self.cache.obtain(self._key(dense, subject), "latency", write)
+        self._store.obtain(self._key(dense, subject), "latency", write)
 
 
 _ITSELF = {"median": 1.0, "low": 1.0, "high": 1.0, "steady": True, "spread": None}

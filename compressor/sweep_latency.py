@@ -17,7 +17,7 @@ from compressor import artefact, manifest, members, models
 from compressor.artefact import Artefact
 from compressor.cache import Cache
 from compressor.errors import RunError, UsageError
-from compressor.latency import Clock, Conditions, Subject, dense_of
+from compressor.latency import LIMIT, Clock, Conditions, Subject, dense_of
 from compressor.report import run as run_report
 
 _Caches = dict[tuple[Path, bool], Cache]  # by their folder, and whether others' entries are used
@@ -31,13 +31,9 @@ class _Member:
     report: dict[str, Any]
     cache: Cache
     trust: tuple[str, ...]
+    conditions: Conditions
+    keys: dict[str, str]  # of its points' networks in the cache
     subjects: dict[str, Subject] = field(default_factory=dict)
-
-    @property
-    def conditions(self) -> Conditions:
-        machine = self.report["config"]["machine"]
-        threads = machine["threads"] or torch.get_num_threads()
-        return Conditions(machine["latency_batch_size"], threads, machine["latency_seconds"])
 
 
 def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -> None:
@@ -51,7 +47,7 @@ def complete(sweep_dir: Path, note: Callable[[str], None] = lambda line: None) -
     for path in _reports(sweep_dir):
         try:
             member = _member(path, caches, note, None)
-            if member.report["config"]["machine"]["latency_seconds"]:
+            if member.conditions.seconds:
                 member.subjects = _subjects(member)
                 found.append(member)
         except (UsageError, RunError) as error:
@@ -79,7 +75,7 @@ def again(
     if not found:
         raise UsageError(f"{sweep_dir} holds no finished member: there is nothing to measure")
     for member in found:
-        if not member.report["config"]["machine"]["latency_seconds"]:
+        if not member.conditions.seconds:
             raise UsageError(
                 f"{member.folder} was run with machine.latency_seconds=0, which leaves latency "
                 "unmeasured: run it again with some seconds"
@@ -90,22 +86,19 @@ def again(
 
 def _time(found: Sequence[_Member], note: Callable[[str], None], fresh: bool) -> None:
     clocks: dict[Conditions, Clock] = {}
+    left = LIMIT
     for conditions in dict.fromkeys(member.conditions for member in found):
         group = [member for member in found if member.conditions == conditions]
-        clock = Clock(conditions, _store(group[0].cache, fresh), note, fresh)
+        clock = Clock(conditions, group[0].cache, note, fresh, left)
         clock.measure(
             (dense_of(member.subjects), subject)
             for member in group
             for subject in member.subjects.values()
         )
         clocks[conditions] = clock
+        left -= clock.spent
     for member in found:
         _write(member, clocks[member.conditions])
-
-
-def _store(cache: Cache, fresh: bool) -> Cache:
-    """Where measurements are kept: a cache that looks nothing up replaces what it has."""
-    return cache.forgetful() if fresh else cache
 
 
 def _write(member: _Member, clock: Clock) -> None:
@@ -146,13 +139,20 @@ def _member(
         place = (options["dir"] if options["enabled"] else path.parent, options["enabled"])
         if place not in caches:
             caches[place] = Cache.of(options, path.parent, note)
+        machine = report["config"]["machine"]
+        threads = machine["threads"] or torch.get_num_threads()
+        conditions = Conditions(machine["latency_batch_size"], threads, machine["latency_seconds"])
+        # but for the pretext task's, which is no point
+        stages, points = report["stages"], report["points"]
+        keys = {each["point"]: each["key"] for each in stages if each["point"] in points}
+        if "final" not in keys:
+            raise KeyError("final")
     except (KeyError, TypeError):
         raise RunError(
-            f"{path} lacks its config: run the command again, with this release"
+            f"{path} lacks its config or its points: run the command again, with this release"
         ) from None
-    return _Member(
-        path.parent, report, caches[place], models.trusted(model) if trust is None else trust
-    )
+    trust = models.trusted(model) if trust is None else trust
+    return _Member(path.parent, report, caches[place], trust, conditions, keys)
 
 
 def _runs(folder: Path) -> bool:
@@ -171,16 +171,13 @@ def _cache_folder(text: str, folder: Path) -> Path:
 def _subjects(member: _Member) -> dict[str, Subject]:
     """The networks of a member by point: the cache's, or what its exported network tells."""
     found, gone = {}, {}
-    for stage in member.report["stages"]:
-        point = stage["point"]
-        if point not in member.report["points"]:
-            continue  # the pretext task's
+    for point, key in member.keys.items():
         try:
-            made = _read(member.cache, stage["key"])
+            made = _read(member.cache, key)
             _check_trust(made, member)
             found[point] = Subject.of(made, member.trust)
         except _Gone:
-            gone[point] = stage["key"]
+            gone[point] = key
     shipped = member.folder / "model"
     if gone and (shipped / manifest.NAME).is_file():
         made = artefact.read(shipped)

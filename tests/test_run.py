@@ -249,6 +249,24 @@ def test_while_a_member_runs_its_status_says_where(experiments, monkeypatch):
     assert seen[0]["host"] and seen[0]["started"]
 
 
+def test_a_sweeps_networks_are_timed_together_when_all_are_done(experiments, monkeypatch):
+    done = []
+    pipeline = sys.modules["compressor.pipeline"]
+    original = pipeline.run_experiment
+
+    def run_experiment(config, run_dir, member, command, times_later):
+        done.append(times_later)
+        return original(config, run_dir, member, command, times_later=times_later)
+
+    monkeypatch.setattr(pipeline, "run_experiment", run_experiment)
+    timed = lambda folder, note: done.append(folder.name)  # noqa: E731
+    monkeypatch.setattr(sys.modules["compressor.sweep_latency"], "complete", timed)
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert done == [True, True, "sweep"]
+    assert run.main(["hydra.run.dir=alone"]) == 0
+    assert done[3:] == [False]
+
+
 # -- a sweep started again ----------------------------------------------------------------------
 
 
