@@ -129,10 +129,12 @@ class Clock:
 
     cache: where earlier measurements are looked up and steady ones kept; fresh: all is measured
     anew and replaces them, as far as the time suffices. limit: seconds inside forwards, of all
-    sessions together. A session holds the dense network and at most 15 others; more
-    networks make more sessions, which the ratio to the dense network joins: milliseconds are that
-    ratio times the dense network's, of which there is one measurement alone. Where several dense
-    networks meet (two models of a sweep), these are timed in a session of their own first.
+    sessions together.
+
+    A session holds the dense network and at most 15 others; more networks make more sessions, which
+    the ratio to the dense network joins: milliseconds are that ratio times the dense network's, of
+    which there is one measurement alone. Where several dense networks meet (two models of a sweep),
+    these are timed in a session of their own first.
     """
 
     def __init__(
@@ -189,7 +191,9 @@ class Clock:
             if dense.name not in self._base and (base := self._recall(dense, dense)):
                 self._base[dense.name] = base
             pair = _pair(dense, subject)
-            if pair not in self._ratios and (found := self._recall(dense, subject)):
+            if subject.name == dense.name or pair in self._ratios:
+                continue
+            if found := self._recall(dense, subject):
                 self._ratios[pair] = found
         return [pair for pair in pairs if self.figures(*pair) == NOTHING]
 
@@ -317,10 +321,13 @@ class Clock:
 
     def _recall(self, dense: Subject, subject: Subject) -> dict[str, Any]:
         """What an earlier measurement found steady; empty without one."""
-        key = self._key(dense, subject)
-        if self.fresh or not self.cache.holds(key):
+        if self.fresh:
             return {}
-        self.cache.obtain(key, "latency", lambda folder: None)  # notes that it was used
+        key = self._key(dense, subject)
+        self.cache.session.uses(key)  # before the look: from here on nobody takes it away
+        if not self.cache.holds(key):
+            return {}
+        self.cache.session.record(key, "reused", "latency", self.cache.run)
         return manifest.read_json(self.cache.folder(key) / "latency.json")
 
     def _remember(self, dense: Subject, subject: Subject, found: Mapping[str, Any]) -> None:

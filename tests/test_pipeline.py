@@ -19,7 +19,7 @@ from compressor.errors import RunError, UsageError
 from compressor.experiment import Experiment
 from compressor.pipeline import Walk, run_experiment
 from compressor.plan import RunPlan
-from compressor.report.command import main as report_main
+from compressor.report_command import main as report_main
 from compressor.stages import _blank, _case, _sensitivity
 
 SMALL = (

@@ -12,6 +12,7 @@ ALLOWED = {
     "surgery": set(),
     "taps": set(),
     "measure": set(),
+    "timing": set(),
     "models": set(),
     "data": set(),
     "prune": {"surgery", "taps"},
@@ -29,6 +30,11 @@ ALLOWED = {
     "artefact": {"manifest", "surgery", "models"},
     "cache": {"artefact", "locks", "manifest", "sessions"},
     "instantiation": set(),
+    "latency": {
+        *("artefact", "cache", "environment", "instantiation", "locks", "manifest", "measure"),
+        *("surgery", "timing", "experiment", "stages"),  # the last two for their types alone
+    },
+    "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
     "checks": {"instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),

@@ -10,7 +10,7 @@ import pytest
 
 from compressor import members
 from compressor.report import plots
-from compressor.report.command import main
+from compressor.report_command import main
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_reports_that_say_too_little_to_be_timed_are_one_line(folder, capsys):
 
 def test_help_is_answered_without_drawing():
     code = (
-        "import sys; from compressor.report.command import main\n"
+        "import sys; from compressor.report_command import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'matplotlib', 'scipy', 'rich', 'numpy'} & sys.modules.keys()"
