@@ -53,7 +53,7 @@ def mark_fronts(
     configured_: Sequence[dict[str, Any]], dense: Mapping[str, dict[str, Any]], metric: Metric
 ) -> None:
     """Set "front" of configurations and dense networks: the costs at which nothing beats them."""
-    costs = [cost for cost in COSTS if cost != metric.figure.split(".")[0]]
+    costs = [cost for cost in COSTS if not is_cost(metric, cost)]
     every = [*configured_, *dense.values()]
     for entry in every:
         entry["front"] = []
@@ -71,6 +71,12 @@ def mark_fronts(
             for entry, best in zip(rivals, front(points, spans), strict=True):
                 if best:
                     entry["front"].append(cost)
+
+
+def is_cost(metric: Metric, cost: str) -> bool:
+    """Whether the metric is that very cost: one is not set against itself."""
+    figure = metric.figure.split(".")[0]
+    return figure == cost or (cost == "latency_ms" and figure == "latency_ratio")
 
 
 def one_form(entries: Iterable[Mapping[str, Any]]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressor.report import sweep_figures
-from compressor.report.configurations import INERT, configured, describe, one_form
+from compressor.report.configurations import INERT, configured, describe, is_cost, one_form
 from compressor.report.members import number
 
 # What is drawn, in the order of the page
@@ -43,7 +43,7 @@ def _tradeoff(
 ) -> dict[str, Any] | None:
     """The metric against a cost; None where the cost is the metric, or no member has both."""
     metric = summary["metric"]
-    if metric.figure.split(".")[0] == cost:
+    if is_cost(metric, cost):
         return None
     panels: dict[str, list[dict[str, Any]]] = {}
     named = [(entry["series"], entry) for entry in summary["configurations"]]

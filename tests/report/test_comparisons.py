@@ -259,8 +259,9 @@ def test_no_verdict_rests_on_an_unsteady_latency(a_sweep):
         steady = member < 4
         with_latency(folder, str(member), median, 0.98 * median, 1.02 * median, steady, steady)
     name = "final.latency_ratio.median"
-    _, _, (apoz, thinet) = judged(folder, name)
+    found, _, (apoz, thinet) = judged(folder, name)
     assert (apoz["kind"], thinet["kind"]) == ("unsteady", "better")
+    assert not any("latency_ms" in entry["front"] for entry in found.values())
     assert apoz["text"] == "apoz against random: the latency is unsteady, no verdict"
     summary = sweep.summarise(folder, metric=name)
     assert "unsteady" in (folder / "summary.md").read_text()
