@@ -72,6 +72,7 @@ class Cache:
         self.run = run
         self.sweep = sweep
         self.say = say
+        self.lock = lock
         self.locks = Locks(root / ".locks", lock, lease_seconds)
         self.session = Session.of(root, lock, lease_seconds)
         self._checked: set[str] = set()  # entries that were verified or made here
@@ -92,6 +93,18 @@ class Cache:
             run=str(run_dir),
             sweep=_sweep_of(run_dir),
             say=say,
+        )
+
+    def forgetful(self) -> "Cache":
+        """The same cache, but nothing of others is looked up: what is made replaces it."""
+        return Cache(
+            self.root,
+            reuse=False,
+            lock=self.lock,
+            lease_seconds=self.locks.lease_seconds,
+            run=self.run,
+            sweep=self.sweep,
+            say=self.say,
         )
 
     def folder(self, key: str) -> Path:

@@ -38,6 +38,11 @@ def searches(hydra: DictConfig) -> bool:
     return hydra.sweeper.get("_target_", BASIC_SWEEPER) != BASIC_SWEEPER
 
 
+def searches_latency(hydra: DictConfig, config: DictConfig) -> bool:
+    """Whether the sweeper looks at a latency of every member, as soon as it ends."""
+    return searches(hydra) and any(map(objective.is_latency, objective.names(objective_of(config))))
+
+
 @contextmanager
 def composing_once() -> Iterator[None]:
     """Hydra composes a member to see whether it can be, and again to run it: the first one serves.
@@ -94,10 +99,10 @@ def check(config: DictConfig) -> None:
     names = objective.names(objective_of(config))
     if not searches(hydra):
         return
-    latency = [name for name in names if "latency" in name or name == objective.SECONDS]
-    if latency and side_by_side(hydra):
+    timed = [name for name in names if objective.is_latency(name) or name == objective.SECONDS]
+    if timed and side_by_side(hydra):
         raise UsageError(
-            f"objective={latency[0]} tells nothing while members run beside each other; leave out "
+            f"objective={timed[0]} tells nothing while members run beside each other; leave out "
             "hydra/launcher to run them one after another"
         )
     if "direction" in hydra.sweeper:

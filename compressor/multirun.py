@@ -97,8 +97,7 @@ def finish(progress: members.Progress, command: Sequence[str], wants_traceback: 
     from compressor.report import sweep
 
     folder = progress.folder
-    if progress.beside or progress.tally().kept:
-        _measure_what_was_left(folder)
+    _measure_latency(folder)
     if any(folder.rglob("report.json")):
         Console().print(sweep.table(sweep.summarise(folder)))
     tally = progress.tally()
@@ -118,12 +117,12 @@ def finish(progress: members.Progress, command: Sequence[str], wants_traceback: 
     return 1
 
 
-def _measure_what_was_left(folder: Path) -> None:
-    """Latencies of members that ran side by side, in this command or before: now, alone."""
-    from compressor import latency
+def _measure_latency(folder: Path) -> None:
+    """Time the members' networks together, now that nothing else of the sweep runs."""
+    from compressor import sweep_latency
 
     try:
-        latency.complete(folder, lambda line: print(line, flush=True))
+        sweep_latency.complete(folder, lambda line: print(line, flush=True))
     except Exception as error:
         # without them the table still has every other figure
         _, line = verdict(error)

@@ -21,6 +21,9 @@ FIGURES = {
     "latency_ms.median": False,
     "latency_ms.low": False,
     "latency_ms.high": False,
+    "latency_ratio.median": False,
+    "latency_ratio.low": False,
+    "latency_ratio.high": False,
 }
 SECONDS = "seconds"  # what the whole member took; it has no point
 _ROUND = re.compile(r"round\d+/(?:compressed|recalibrated|finetuned)$")
@@ -43,6 +46,10 @@ def more_is_better(name: str) -> bool:
     return FIGURES.get(name.partition(".")[2], False)
 
 
+def is_latency(name: str) -> bool:
+    return name.partition(".")[2].startswith("latency_")
+
+
 def value(report: Mapping[str, Any], objective: Sequence[str]) -> tuple[float, ...]:
     """The figures of a report; RunError for one that the run did not measure."""
     return tuple(_value(report, name) for name in objective)
@@ -58,6 +65,13 @@ def _value(report: Mapping[str, Any], name: str) -> float:
         raise RunError(
             f"objective={name} was not measured in this run (points: {has}); choose another figure"
         )
+    if is_latency(name):
+        point, figure, _ = name.split(".")
+        if not report["points"][point][figure].get("steady"):
+            raise RunError(
+                f"objective={name} is unsteady: this machine is busy, and a search must not decide "
+                "by chance; search when it is idle, or give machine.latency_seconds more"
+            )
     return float(node)
 
 

@@ -145,13 +145,13 @@ def run_experiment(
     member: bool,
     command: str,
     *,
-    side_by_side: bool = False,
+    times_later: bool = False,
 ) -> dict[str, Any]:
     """Run one composed config and leave its run folder behind.
 
     run_dir: the run folder; member: whether the run is one of a multirun; command: what was typed.
-    side_by_side: other members run at the same time, so that latency is left to be measured when
-    they are done. Returns the report (the plan alone with plan_only).
+    times_later: latency is left to be measured when all members are done, together. Returns the
+    report (the plan alone with plan_only).
     """
     from compressor import latency, multirun, preview, run_folder, sensitivity
 
@@ -174,7 +174,9 @@ def run_experiment(
     walk = Walk(plan, told)
     records, artefacts = walk.steps()
     layers = sensitivity.of_run(experiment, records, artefacts)
-    latencies, known = ({}, False) if side_by_side else latency.of_run(experiment, artefacts)
+    latencies, known = {}, False
+    if not times_later:
+        latencies, known = latency.of_run(experiment, records, artefacts)
     report = run_folder.report(experiment, command, records, artefacts, latencies)
     report["latency_reused"] = known
     if plan.baselines:

@@ -344,8 +344,9 @@ def _run_experiment(
     _import_once()
     from compressor.pipeline import run_experiment
 
-    beside = member and launching.side_by_side(settings)
-    report = run_experiment(values, folder, member, _command(settings), side_by_side=beside)
+    # a sweep's networks are timed together, but for a search that has to know at once
+    later = member and not launching.searches_latency(settings, config)
+    report = run_experiment(values, folder, member, _command(settings), times_later=later)
     _check_finite(report)
     return report
 

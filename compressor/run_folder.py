@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import label_record, manifest
+from compressor import label_record, latency, manifest
 from compressor.artefact import EXTRAS, Artefact, add_feeding
 from compressor.errors import RunError
 
@@ -40,14 +40,15 @@ def report(
     artefacts: list[Artefact],
     latencies: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The report of a finished walk. latencies: `latency.of_run`'s, by the artefacts' keys."""
+    """The report of a finished walk. latencies: `latency.of_run`'s, by point."""
     from compressor.environment import environment
 
     points = {}
     for record, made in zip(records, artefacts, strict=True):
         if record["name"] == "pretrain":
             continue  # under its fresh head it knows no class yet
-        points[record["point"]] = {**made.metrics, "latency_ms": latencies.get(made.key)}
+        point = record["point"]
+        points[point] = {**made.metrics, **latencies.get(point, latency.NOTHING)}
     for name in ("dense", "compressed", "recalibrated"):  # also where the list lacks the stage
         points.setdefault(name, points["final"])
     notes = {r["point"]: made.notes for r, made in zip(records, artefacts, strict=True)}

@@ -9,6 +9,11 @@ from compressor.prune.apoz import APoZ
 from compressor.stages import Outcome
 
 
+def timed(share: float) -> dict:
+    """What `latency.in_turns` answers where a network takes this share of the dense one's time."""
+    return {"dense": 1.0, "small": share, "share": share, "interval": [share, share]}
+
+
 class Costly:
     """A selector with costs: the channel's index squared, so that high indices stay."""
 

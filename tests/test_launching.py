@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
 
 from compressor import launching
 
@@ -27,3 +28,14 @@ def test_a_member_is_composed_once_for_its_check_and_its_run(monkeypatch):
     assert run == made[:2] and len({id(one) for one in (*run, again, third)}) == 4
     assert composed == [("a",), ("b",), ("a",), ("a",)]
     assert ConfigLoaderImpl.load_sweep_config is compose
+
+
+def test_only_a_search_for_latency_times_each_member_at_its_end():
+    def later(sweeper, objective):
+        hydra = OmegaConf.create({"sweeper": {"_target_": sweeper}})
+        return not launching.searches_latency(hydra, OmegaConf.create({"objective": objective}))
+
+    optuna = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    assert later(launching.BASIC_SWEEPER, "final.latency_ratio.median")
+    assert later(optuna, ["final.accuracy", "seconds"])
+    assert not later(optuna, ["final.accuracy", "final.latency_ratio.median"])

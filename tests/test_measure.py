@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compressor import measure
 from compressor.errors import RunError, UsageError
-from compressor.measure import count_macs, count_params, evaluate, latency
+from compressor.measure import count_macs, count_params, evaluate, rounds
 
 
 def small():
@@ -85,7 +86,9 @@ def test_image_that_does_not_fit_is_one_line_with_the_remedy():
     assert "\n" not in str(caught.value)
 
 
-class Sleeper(nn.Module):
+class Called(nn.Module):
+    """Notes that it was called, in the mode and the precision in which it is to be timed."""
+
     def __init__(self, milliseconds, calls):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
@@ -94,35 +97,59 @@ class Sleeper(nn.Module):
     def forward(self, x):
         assert not self.training and torch.is_inference_mode_enabled()
         self.calls.append(self.milliseconds)
-        time.sleep(self.milliseconds / 1000)
         return x
 
 
-def test_latency_takes_turns_and_orders_slow_after_fast():
+@pytest.fixture
+def clock(monkeypatch):
+    """A forward takes what its network says, times what the list holds at that place."""
+    factors = []
+
+    def forward_ms(net, images):
+        net(images)
+        return net.milliseconds * (factors.pop(0) if factors else 1.0)
+
+    monkeypatch.setattr(measure, "forward_ms", forward_ms)
+    return factors
+
+
+def test_networks_are_timed_in_turns_there_and_back(clock):
     calls = []
-    nets = {"slow": Sleeper(12, calls), "fast": Sleeper(2, calls)}
+    nets = {"slow": Called(12, calls), "fast": Called(2, calls)}
     threads = torch.get_num_threads()
-    result = latency(nets, (1, 2, 2), batch_size=2, threads=1, repeats=4)
-    assert calls[6:] == [12, 2, 2, 12, 12, 2, 2, 12]
-    assert list(result) == ["slow", "fast"]
-    assert list(result["fast"]) == ["median", "low", "high", "batch_size", "threads"]
-    for name, least in (("slow", 12), ("fast", 2)):
-        spread = result[name]
-        assert least <= spread["low"] <= spread["median"] <= spread["high"]
-        assert (spread["batch_size"], spread["threads"]) == (2, 1)
-    assert result["slow"]["median"] > result["fast"]["median"]
+    # after three calls each for warmth: of two forwards in a round the faster one counts
+    clock += [1.0] * 6 + [1.0, 2.0, 3.0, 4.0]
+    times, spent = rounds(nets, dict.fromkeys(nets, (1, 2, 2)), 2, threads=1, least=1, most=2)
+    assert calls[6:] == [12, 2, 2, 12, 2, 12, 12, 2]
+    assert times == {"slow": [12.0, 12.0], "fast": [4.0, 2.0]}
+    assert spent == pytest.approx((3 * 14 + 12 + 4 + 6 + 48 + 2 * 14) / 1000)
     assert all(net.training for net in nets.values()) and torch.get_num_threads() == threads
 
 
-def test_latency_stops_at_its_budget_after_three_rounds():
-    calls = []
-    latency({"net": Sleeper(5, calls)}, (1, 2, 2), repeats=1000, seconds=0.0)
-    assert len(calls) == 3 + 3
+def test_a_session_ends_by_its_seconds_once_the_least_rounds_are_done(clock):
+    net = {"net": Called(5, [])}
+
+    def count(**options):
+        times, _ = rounds(net, {"net": (1, 2, 2)}, **options)
+        return len(times["net"])
+
+    assert count(seconds=0.0, least=3) == 3
+    assert count(seconds=0.1, least=3) == 11  # ten milliseconds a round
+    assert count(seconds=0.1, least=3, most=7) == 7
+    assert count(seconds=0.1, least=3, limit=0.0) == 1
 
 
-def test_latency_refuses_impossible_counts():
-    with pytest.raises(UsageError, match="repeats=0"):
-        latency({"net": small()}, (3, 8, 8), repeats=0)
+def test_a_forward_is_timed_by_the_machines_clock():
+    class Sleeper(nn.Module):
+        def forward(self, x):
+            time.sleep(0.002)
+
+    assert measure.forward_ms(Sleeper(), torch.zeros(1)) >= 2
+
+
+def test_timing_refuses_impossible_counts():
+    with pytest.raises(UsageError, match="most=0"):
+        rounds({"net": small()}, {"net": (3, 8, 8)}, most=0)
 
 
 class Meter:

@@ -7,7 +7,12 @@ REPORT = {
     "points": {
         "dense": {"accuracy": 0.9, "latency_ms": None},
         "round2/compressed": {"accuracy": 0.5},
-        "final": {"accuracy": 0.875, "macs": 100, "latency_ms": {"median": 2.5}},
+        "final": {
+            "accuracy": 0.875,
+            "macs": 100,
+            "latency_ms": {"median": 2.5, "steady": True},
+            "latency_ratio": {"median": 0.5, "steady": False},
+        },
     },
     "seconds": 12.0,
 }
@@ -56,6 +61,11 @@ def test_what_was_not_measured_is_no_value():
             objective.value(REPORT, [name])
     with pytest.raises(RunError):
         objective.value({"points": {"final": {"loss": float("nan")}}}, ["final.loss"])
+
+
+def test_a_search_does_not_decide_by_an_unsteady_latency():
+    with pytest.raises(RunError, match="objective=final.latency_ratio.median is unsteady"):
+        objective.value(REPORT, objective.names("final.latency_ratio.median"))
 
 
 def test_of_accuracy_more_is_better_and_of_costs_less():

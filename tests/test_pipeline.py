@@ -1,6 +1,8 @@
 """Whole runs on a tiny network and real digits, in this process."""
 
 import json
+import random
+import shutil
 from pathlib import Path
 
 import doubles
@@ -11,7 +13,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
-from compressor import latency, measure, multirun, notices, preview
+from compressor import latency, measure, multirun, notices, preview, sweep_latency
 from compressor.artefact import Spec
 from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
@@ -20,6 +22,7 @@ from compressor.experiment import Experiment
 from compressor.pipeline import Walk, run_experiment
 from compressor.plan import RunPlan
 from compressor.report import sentences
+from compressor.report_command import main as report_main
 from compressor.stages import _blank, _case, _sensitivity
 
 SMALL = (
@@ -53,6 +56,14 @@ def keys(folder, *overrides):
     return {s.stage: s.key for s in plan(folder, *overrides).steps}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def clock():
+    """A clock of our own: a forward takes what its parameters say, so that none is unsteady."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "forward_ms", lambda net, images: measure.count_params(net) / 1e4)
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("outputs")
@@ -70,7 +81,10 @@ def test_the_report_keeps_its_contract(folder, report):
     assert list(saved["points"]) == ["dense", "compressed", "recalibrated", "final"]
     for point in saved["points"].values():
         assert {"accuracy", "loss", "macs", "params", "latency_ms", "size_bytes"} <= set(point)
-        assert set(point["latency_ms"]) == {"median", "low", "high", "batch_size", "threads"}
+        assert set(point["latency_ms"]) == {
+            "median", "low", "high", "batch_size", "threads", "steady",
+        }  # fmt: skip
+        assert set(point["latency_ratio"]) == {"median", "low", "high", "steady"}
     assert saved["ratio"] == {"asked": 0.5, "achieved": 0.5}
     assert not any(stage["reused"] for stage in saved["stages"])
     assert saved["parity"]["surgery"] <= 1e-5
@@ -267,8 +281,9 @@ def test_latency_is_remembered_for_this_machine_and_its_threads(folder, report):
         assert again["points"][name]["latency_ms"] == point["latency_ms"]
     assert (report["latency_reused"], again["latency_reused"]) == (False, True)
     assert "measured by another run before" in (folder / "again" / "report.md").read_text()
-    other = run(folder, "longer", "machine.latency_seconds=0.06")
-    assert other["points"]["final"]["latency_ms"] != report["points"]["final"]["latency_ms"]
+    assert not run(folder, "longer", "machine.latency_seconds=0.06")["latency_reused"]
+    dense, final = (report["points"][name] for name in ("dense", "final"))
+    assert final["latency_ratio"]["median"] == pytest.approx(final["params"] / dense["params"])
 
 
 def test_criteria_that_keep_as_many_channels_share_one_measurement(folder, report):
@@ -295,16 +310,124 @@ def test_latency_of_an_edited_class_is_measured_again(folder, tmp_path, monkeypa
     assert counts == [counts[0], counts[0] + 1, counts[0] + 2]
 
 
-def test_members_side_by_side_get_their_latency_when_all_are_done(folder, report):
-    for name in ("a", "b"):
-        config = compose(folder, "finetune.epochs=0", "machine.threads=1")
-        beside = run_experiment(config, folder / "sweep" / name, True, "", side_by_side=True)
-        assert beside["points"]["final"]["latency_ms"] is None
-    latency.complete(folder / "sweep")
-    saved = [json.loads((folder / "sweep" / n / "report.json").read_text()) for n in ("a", "b")]
-    assert saved[0]["points"] == saved[1]["points"]  # measured once for both
-    assert saved[0]["points"]["final"]["latency_ms"]["threads"] == 1
+def test_an_unsteady_latency_is_said_and_measured_again_by_the_next_run(folder, monkeypatch):
+    noise = random.Random(0)
+    words = ("machine.latency_seconds=0.01", "prune.ratio=0.3", "finetune.epochs=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "forward_ms", lambda net, images: noise.lognormvariate(0, 2))
+        busy = run(folder, "busy", *words)
+    assert not busy["points"]["final"]["latency_ratio"]["steady"]
+    text = (folder / "busy" / "report.md").read_text()
+    assert text.count("unsteady") >= 3 and "compress-report" in text
+    again = run(folder, "idle", *words)
+    assert again["points"]["final"]["latency_ratio"]["steady"] and not again["latency_reused"]
+    assert "unsteady" not in (folder / "idle" / "report.md").read_text()
+
+
+def a_member(folder, name, *words):
+    """A member of a sweep, done, its latency left for later."""
+    config = compose(folder, "finetune.epochs=0", "machine.threads=1", *words)
+    made = run_experiment(config, folder / name, True, "", times_later=True)
+    (folder / name / "status.json").write_text('{"state": "done"}')
+    (folder / name / ".hydra").mkdir()
+    lines = "".join(f"- {word}\n" for word in words)
+    (folder / name / ".hydra" / "overrides.yaml").write_text(lines or "[]\n")
+    return made
+
+
+def reports(folder, *names):
+    return [json.loads((folder / name / "report.json").read_text()) for name in names]
+
+
+def test_members_get_their_latency_together_when_all_are_done(folder, report, monkeypatch):
+    words = {"a": "prune.ratio=0.5", "b": "prune.ratio=0.3"}
+    common = (f"paths.outputs={folder}", "machine.latency_seconds=0.02")  # none has timed so long
+    for name, word in words.items():
+        made = a_member(folder / "sweep", name, word, *common)
+        assert made["points"]["final"]["latency_ms"] is None
+    clocked = measure.forward_ms
+    # every session meets a slower machine: one session has one dense network
+    sessions = []
+
+    def rounds(nets, *rest, original=measure.rounds, **options):
+        sessions.append(len(nets))
+        factor = len(sessions)
+        with monkeypatch.context() as patch:
+            patch.setattr(measure, "forward_ms", lambda *each: factor * clocked(*each))
+            return original(nets, *rest, **options)
+
+    monkeypatch.setattr(measure, "rounds", rounds)
+    sweep_latency.complete(folder / "sweep")
+    first, second = reports(folder / "sweep", *words)
+    assert sessions == [3] and first["points"]["dense"] == second["points"]["dense"]
+    assert first["points"]["final"]["latency_ms"]["threads"] == 1
     assert "ms" in (folder / "sweep" / "a" / "report.md").read_text()
+    # a member more: its network alone is timed, and what was known stays
+    a_member(folder / "sweep", "c", "prune.ratio=0.2", *common)
+    sweep_latency.complete(folder / "sweep")
+    *before, third = reports(folder / "sweep", *words, "c")
+    assert sessions == [3, 2] and [r["points"] for r in before] == [
+        r["points"] for r in (first, second)
+    ]
+    assert third["points"]["dense"] == first["points"]["dense"]
+    final = third["points"]["final"]
+    assert final["latency_ratio"]["median"] == pytest.approx(
+        final["params"] / third["points"]["dense"]["params"]
+    )
+    assert final["latency_ms"]["median"] == pytest.approx(final["params"] / 1e4)
+
+
+def test_a_finished_sweep_is_timed_again(folder, report, monkeypatch, capsys):
+    sweep = folder / "again and again"
+    for name, word in {"a": "prune.ratio=0.5", "b": "prune.ratio=0.3"}.items():
+        a_member(sweep, name, word, f"paths.outputs={folder}")
+    sweep_latency.complete(sweep)
+    measured = reports(sweep, "a", "b")
+    monkeypatch.setattr(
+        measure, "forward_ms", lambda net, images: 1 + measure.count_params(net) / 1e4
+    )
+    assert report_main([str(sweep)]) == 0
+    assert reports(sweep, "a", "b") == measured
+    before = (sweep / "summary.csv").read_text()
+    assert report_main([str(sweep), "--measure"]) == 0
+    assert "latency: 3 networks take turns in 1 session" in capsys.readouterr().out
+    for old, new in zip(measured, reports(sweep, "a", "b"), strict=True):
+        for name, point in new["points"].items():
+            median = old["points"][name]["latency_ms"]["median"]
+            assert point["latency_ms"]["median"] == pytest.approx(1 + median)
+            assert point["accuracy"] == old["points"][name]["accuracy"]
+    assert (sweep / "summary.csv").read_text() != before
+    assert "report.html" in {path.name for path in sweep.iterdir()}
+
+
+def test_networks_that_were_pruned_from_the_cache_are_said_or_taken_from_the_model(folder, capsys):
+    sweep = folder / "pruned"
+    words = [f"paths.outputs={folder}", f"cache.dir={sweep}/cache", "prune.ratio=0.5"]
+    kept = a_member(sweep, "a", "export.enabled=true", *words)
+    sweep_latency.complete(sweep)
+    assert (sweep / "a" / "model").is_dir()
+    shutil.rmtree(sweep / "cache")
+    assert report_main([str(sweep), "--measure"]) == 0
+    (after,) = reports(sweep, "a")
+    assert all(point["latency_ratio"]["steady"] for point in after["points"].values())
+    assert after["points"]["final"]["macs"] == kept["points"]["final"]["macs"]
+    shutil.rmtree(sweep / "a" / "model")
+    shutil.rmtree(sweep / "cache", ignore_errors=True)
+    capsys.readouterr()
+    assert report_main([str(sweep), "--measure"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is no longer in" in line and f"{sweep}/cache" in line
+    assert reports(sweep, "a") == [after]
+
+
+def test_a_report_alone_makes_no_class_of_its_own_run(folder, capsys):
+    words = ("model=custom", "model._target_=doubles.Net", "prune=none", "train.epochs=0")
+    sweep = folder / "custom"
+    a_member(sweep, "a", *words, f"paths.outputs={folder}")
+    assert report_main([str(sweep), "--measure"]) == 2
+    assert "if you trust it, add --trust doubles.Net" in capsys.readouterr().err
+    assert report_main([str(sweep), "--measure", "--trust", "doubles.Net"]) == 0
+    assert reports(sweep, "a")[0]["points"]["final"]["latency_ratio"]["steady"]
 
 
 def test_a_stage_says_what_it_cost_whoever_made_it(folder, report):
@@ -379,7 +502,7 @@ def test_a_budget_of_latency_is_measured_and_remembered(folder, report, monkeypa
     def in_turns(dense, small, *rest):
         params = [sum(p.numel() for p in net.parameters()) for net in (dense, small)]
         timed.append(params)
-        return {"dense": 1.0, "small": 0.2 + 0.8 * params[1] / params[0]}
+        return doubles.timed(0.2 + 0.8 * params[1] / params[0])
 
     monkeypatch.setattr(latency, "in_turns", in_turns)
     words = ["prune=weight_sum", "prune.budget.latency=0.7", "finetune.epochs=0"]

@@ -9,7 +9,7 @@ import torch
 
 from compressor.cache import entries
 from compressor.cache_command import main as cache_main
-from compressor.report.command import main as report_main
+from compressor.report_command import main as report_main
 
 README = Path(__file__).parents[1] / "README.md"
 SMALL = (

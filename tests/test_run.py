@@ -26,7 +26,7 @@ def experiments(monkeypatch, tmp_path):
     pipeline = types.ModuleType("compressor.pipeline")
     experiment = types.ModuleType("compressor.experiment")
 
-    def run_experiment(config, run_dir, member, command, side_by_side):
+    def run_experiment(config, run_dir, member, command, times_later):
         calls.append((config, run_dir, member, command))
         end = ends.pop(0) if ends else None
         if isinstance(end, BaseException):
@@ -45,7 +45,10 @@ def experiments(monkeypatch, tmp_path):
     sweep.table = lambda summary: f"table of {summary['folder']}"
     report = types.ModuleType("compressor.report")
     report.sweep = sweep
-    for module in (pipeline, experiment, report, sweep):
+    sweep_latency = types.ModuleType("compressor.sweep_latency")
+    sweep_latency.complete = lambda folder, note: None
+    monkeypatch.setattr(compressor, "sweep_latency", sweep_latency, raising=False)
+    for module in (pipeline, experiment, report, sweep, sweep_latency):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.delenv(run.FULL_ERROR, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -221,7 +224,7 @@ class Held:
 def test_a_failed_member_leaves_nothing_in_memory(experiments, monkeypatch):
     held = []
 
-    def run_experiment(config, run_dir, member, command, side_by_side):
+    def run_experiment(config, run_dir, member, command, times_later):
         large = Held()
         held.append(weakref.ref(large))
         raise RuntimeError("broke")
@@ -236,14 +239,32 @@ def test_while_a_member_runs_its_status_says_where(experiments, monkeypatch):
     pipeline = sys.modules["compressor.pipeline"]
     original = pipeline.run_experiment
 
-    def run_experiment(config, run_dir, member, command, side_by_side):
+    def run_experiment(config, run_dir, member, command, times_later):
         seen.append(status(run_dir))
-        return original(config, run_dir, member, command, side_by_side=side_by_side)
+        return original(config, run_dir, member, command, times_later=times_later)
 
     monkeypatch.setattr(pipeline, "run_experiment", run_experiment)
     assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
     assert [(s["state"], s["pid"]) for s in seen] == [("running", os.getpid())] * 2
     assert seen[0]["host"] and seen[0]["started"]
+
+
+def test_a_sweeps_networks_are_timed_together_when_all_are_done(experiments, monkeypatch):
+    done = []
+    pipeline = sys.modules["compressor.pipeline"]
+    original = pipeline.run_experiment
+
+    def run_experiment(config, run_dir, member, command, times_later):
+        done.append(times_later)
+        return original(config, run_dir, member, command, times_later=times_later)
+
+    monkeypatch.setattr(pipeline, "run_experiment", run_experiment)
+    timed = lambda folder, note: done.append(folder.name)  # noqa: E731
+    monkeypatch.setattr(sys.modules["compressor.sweep_latency"], "complete", timed)
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 0
+    assert done == [True, True, "sweep"]
+    assert run.main(["hydra.run.dir=alone"]) == 0
+    assert done[3:] == [False]
 
 
 # -- a sweep started again ----------------------------------------------------------------------

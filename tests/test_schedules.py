@@ -2,6 +2,7 @@
 
 import json
 
+import doubles
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -324,7 +325,7 @@ def test_rounds_of_a_latency_are_timed_beside_the_dense_network(folder, monkeypa
     def in_turns(whole, small, *rest):
         params = [sum(p.numel() for p in net.parameters()) for net in (whole, small)]
         dense.append(params[0])
-        return {"dense": 1.0, "small": 0.2 + 0.8 * params[1] / params[0]}
+        return doubles.timed(0.2 + 0.8 * params[1] / params[0])
 
     monkeypatch.setattr(latency, "in_turns", in_turns)
     words = ("prune.budget.latency=0.6", "prune.rounds=2", "finetune.epochs=0")

@@ -6,6 +6,7 @@ from typing import Any
 
 from compressor.errors import UsageError
 from compressor.report.configurations import INERT, describe
+from compressor.report.latencies import AGAIN
 from compressor.report.metrics import Metric
 from compressor.report.statistics import LEVEL, amounts, estimate, interval, kind, paired, verdict
 from compressor.report.tables import estimate_text
@@ -59,14 +60,17 @@ def compare(
     """Every configuration against the baseline, other fields equal, paired by seed.
 
     A comparison: {"subject", "where": the fields held equal, "fields", "change": ours minus the
-    baseline's, "kind", "text": the verdict, "strict": whether it also stands when the level is
-    shared among all comparisons (Bonferroni)}.
+    baseline's, "kind" ("unsteady": the metric is a latency that is), "text": the verdict,
+    "strict": whether it also stands when the level is shared among all comparisons (Bonferroni)}.
     """
     found = []
     for subject, against, where, entry, partner in _pairs(configurations, baseline):
         theirs = entry["dense_values"] if partner is None else partner["values"]
         differences = paired(entry["values"], theirs)
         change = estimate(differences)
+        unsteady = change is None and (
+            entry["unsteady"] or (partner is not None and partner["unsteady"])
+        )
         found.append(
             {
                 "subject": subject,
@@ -74,8 +78,10 @@ def compare(
                 "fields": entry["fields"],
                 "differences": differences,
                 "change": change,
-                "kind": kind(change, metric.higher),
-                "text": verdict(
+                "kind": "unsteady" if unsteady else kind(change, metric.higher),
+                "text": f"{subject} against {against}: the latency is unsteady, no verdict"
+                if unsteady
+                else verdict(
                     subject,
                     against,
                     change,
@@ -137,11 +143,14 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
 
 def _found(summary: Mapping[str, Any]) -> list[str]:
     comparisons = summary["comparisons"]
+    kinds = {each["kind"] for each in comparisons}
+    if "unsteady" in kinds and kinds <= {"absent", "unsteady"}:
+        return [f"The latencies are unsteady: nothing is concluded from them; {AGAIN}."]
     if not comparisons or all(each["kind"] == "absent" for each in comparisons):
         return ["Nothing can be compared yet: no finished member has a finished partner."]
     if len(comparisons) <= 2:
         return [f"{each['text']}." for each in comparisons]
-    if all(each["kind"] in ("single", "absent") for each in comparisons):
+    if all(each["kind"] in ("single", "absent", "unsteady") for each in comparisons):
         return [
             "One seed shows no difference: repeat the sweep over several seeds, as in seed=0,1,2, "
             "before preferring one configuration to another."
@@ -159,6 +168,9 @@ def _found(summary: Mapping[str, Any]) -> list[str]:
             parts.append(f"{_count(worse)} lose to it")
         if none:
             parts.append(f"{_count(none)} show no difference from it")
+        unsteady = [each["subject"] for each in comparisons if each["kind"] == "unsteady"]
+        if unsteady:
+            parts.append(f"{_count(unsteady)} have an unsteady latency")
         text = ", ".join(parts)
         if not better:
             text = text.replace(" it", " their dense network", 1)
@@ -191,7 +203,7 @@ def _subject(subject: str, rows: Sequence[Mapping[str, Any]], metric: Metric) ->
             by = low if low == high else f"{low} to {high}"
             by += f" {metric.unit}" if metric.unit else ""
             parts.append(f"{verb} in {len(found)} of {len(rows)} settings (by {by})")
-    rest = sum(each["kind"] not in ("better", "worse", "absent") for each in rows)
+    rest = sum(each["kind"] in ("none", "even", "single") for each in rows)
     if rest == len(rows):
         return f"{subject} shows no difference in any of {len(rows)} settings"
     if rest:

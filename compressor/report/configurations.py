@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from compressor.report.latencies import is_steady, is_unsteady
 from compressor.report.members import is_seed, number
 from compressor.report.metrics import Metric
 from compressor.report.statistics import estimate, front, paired
@@ -28,8 +29,10 @@ def configurations(
     An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
     members beyond one a seed, "series": what its colour stands for, "problem", "values" and
     "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
-    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the two ratios,
-    "latency_span": the 10th and 90th percentile that its latency lies between}.
+    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the three ratios,
+    "latency_span": the 95 % interval of the latency's ratio, "steady", "steady_ms": whether that
+    and the milliseconds are so in every seed, "unsteady": whether the metric itself is a latency
+    that is not, "forms": sizes of its dense networks}.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     inert = _inert(rows, fields)
@@ -50,20 +53,58 @@ def mark_fronts(
     configured_: Sequence[dict[str, Any]], dense: Mapping[str, dict[str, Any]], metric: Metric
 ) -> None:
     """Set "front" of configurations and dense networks: the costs at which nothing beats them."""
-    costs = [cost for cost in COSTS if cost != metric.figure.split(".")[0]]
+    costs = [cost for cost in COSTS if not is_cost(metric, cost)]
     every = [*configured_, *dense.values()]
     for entry in every:
         entry["front"] = []
     for problem in dict.fromkeys(entry["problem"] for entry in every):
         rivals = [entry for entry in every if entry["problem"] == problem]
         for cost in costs:
+            costed = [(mean(entry[cost]), None) for entry in rivals]
+            if cost == "latency_ms":
+                costed = latency_costs(rivals)
             points = [
-                (mean(entry[cost]), _gain(mean(entry["value"]), metric.higher)) for entry in rivals
+                (value, _gain(mean(entry["value"]), metric.higher))
+                for entry, (value, _) in zip(rivals, costed, strict=True)
             ]
-            spans = [entry["latency_span"] if cost == "latency_ms" else None for entry in rivals]
+            spans = [span for _, span in costed]
             for entry, best in zip(rivals, front(points, spans), strict=True):
                 if best:
                     entry["front"].append(cost)
+
+
+def is_cost(metric: Metric, cost: str) -> bool:
+    """Whether the metric is that very cost: one is not set against itself."""
+    figure = metric.figure.split(".")[0]
+    return figure == cost or (cost == "latency_ms" and figure == "latency_ratio")
+
+
+def one_form(entries: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether all came of dense networks of one size: ratios to these can be compared."""
+    return len({form for entry in entries for form in entry["forms"]}) == 1
+
+
+def latency_costs(
+    entries: Sequence[Mapping[str, Any]],
+) -> list[tuple[float | None, tuple[float, float] | None]]:
+    """(cost, interval) of each: ratios to one dense network, milliseconds where there are several.
+
+    None for what is unsteady: nothing is concluded from it. A dense network is 1.0 of itself on
+    any machine: where all that was cut is unsteady, none has a cost, or dense were the fastest.
+    """
+    by_ratio, found = one_form(entries), []
+    cut = [e for e in entries if e["latency_ratio"] and e["latency_span"] != (1.0, 1.0)]
+    if cut and not any(entry["steady"] for entry in cut):
+        return [(None, None)] * len(entries)
+    for entry in entries:
+        ratio, span = mean(entry["latency_ratio"]), entry["latency_span"]
+        steady = entry["steady"] and (by_ratio or entry["steady_ms"])
+        if ratio is None or span is None or not steady:
+            found.append((None, None))
+        else:
+            scale = 1.0 if by_ratio else mean(entry["latency_ms"]) / ratio
+            found.append((scale * ratio, (scale * span[0], scale * span[1])))
+    return found
 
 
 def dense_networks(
@@ -92,13 +133,13 @@ def dense_networks(
             else None,
             "macs": estimate(_number(point, "macs") for point in networks.values()),
             "params": estimate(_number(point, "params") for point in networks.values()),
-            "latency_ms": estimate(
-                _number(point, "latency_ms.median") for point in networks.values()
+            **_latency(
+                lambda figure, networks=networks: estimate(
+                    _number(point, figure) for point in networks.values()
+                ),
+                list(networks.values()),
             ),
-            "latency_span": _span(
-                estimate(_number(point, f"latency_ms.{end}") for point in networks.values())
-                for end in ("low", "high")
-            ),
+            "forms": _forms(networks.values()),
         }
     return {name: entry for name, entry in found.items() if entry["value"]}
 
@@ -153,7 +194,13 @@ def _configuration(
         dense_values: dict[Any, float | None] = {}
     else:
         dense_values = by_seed(at("dense", figures))
-    values = by_seed(lambda member: member["figures"].get(metric.name)) if metric else {}
+
+    def judged(member: Mapping[str, Any]) -> float | None:
+        point = _point(member["report"], place)
+        return None if is_unsteady(point, metric) else member["figures"].get(metric.name)
+
+    values = by_seed(judged) if metric else {}
+    points = [_point(report, place) for report in reports]
     found: dict[str, Any] = {
         "fields": fields,
         "members": [member["member"] for member in members],
@@ -173,10 +220,9 @@ def _configuration(
         "change": estimate(paired(values, dense_values)),
         "accuracy": over_seeds(at(place, "accuracy")),
         "loss": over_seeds(at(place, "loss")),
-        "latency_ms": over_seeds(at(place, "latency_ms.median")),
-        "latency_span": _span(
-            over_seeds(at(place, f"latency_ms.{end}")) for end in ("low", "high")
-        ),
+        **_latency(lambda figure: over_seeds(at(place, figure)), points),
+        "unsteady": any(is_unsteady(point, metric) for point in points),
+        "forms": _forms(_point(report, "dense") for report in reports),
     }
     for figure in ("macs", "params"):
         found[figure] = over_seeds(at(place, figure))
@@ -185,6 +231,24 @@ def _configuration(
             value / dense[seed] for seed, value in ours.items() if value is not None and dense[seed]
         )
     return found
+
+
+def _latency(
+    over: Callable[[str], dict[str, Any] | None], points: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """over: the estimate of a point's figure over seeds."""
+    timed = [point for point in points if point.get("latency_ms")]
+    return {
+        "latency_ms": over("latency_ms.median"),
+        "latency_ratio": over("latency_ratio.median"),
+        "latency_span": _span(over(f"latency_ratio.{end}") for end in ("low", "high")),
+        "steady": bool(timed) and all(map(is_steady, timed)),
+        "steady_ms": bool(timed) and all(is_steady(point, "latency_ms") for point in timed),
+    }
+
+
+def _forms(points: Iterable[Mapping[str, Any]]) -> set[tuple[Any, Any]]:
+    return {(point.get("macs"), point.get("params")) for point in points}
 
 
 def _point(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:

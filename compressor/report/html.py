@@ -194,6 +194,14 @@ def _fronts(summary: Mapping[str, Any]) -> str:
         if known:
             names = ", ".join(name for name, _ in known)
             lines.append(f"<li>against {words}, cheapest first: {escape(names)}</li>")
+    unsteady = [
+        describe(entry["fields"])
+        for entry in summary["configurations"]
+        if entry["latency_ms"] and not entry["steady"]
+    ]
+    if unsteady and lines:
+        text = f"unsteady latency, no part in its front: {', '.join(unsteady)}"
+        lines.append(f"<li>{escape(text)}</li>")
     if not lines:
         return ""
     note = (

@@ -15,7 +15,7 @@ _NOT_FIGURES = ("schema_version", "command", "config", "stages", "kept", "widths
 _NOT_FIGURES += ("environment", "seed")
 # Figures of which less is better; of any other more is.
 _COSTS = ("loss", "macs", "params", "size_bytes", "seconds", "latency_ms", "error", "flip_rate")
-_COSTS += ("parity",)
+_COSTS += ("parity", "latency_ratio")
 # Figures that describe how something was measured
 _SETTINGS = ("batch_size", "threads", "picked_epoch", "last_epoch", "images")
 _UNITS = {"latency_ms": "ms", "seconds": "s", "size_bytes": "bytes", "macs": "MACs"}

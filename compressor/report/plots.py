@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressor.report import sweep_figures
-from compressor.report.configurations import INERT, configured, describe
+from compressor.report.configurations import INERT, configured, describe, is_cost, one_form
 from compressor.report.members import number
 
 # What is drawn, in the order of the page
@@ -25,7 +25,7 @@ def draw(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     drawn: dict[str, dict[str, Any] | None] = {
         "summary.png": _tradeoff(summary, "macs", "MACs of one image", "MACs"),
         "summary_latency.png": _tradeoff(
-            summary, "latency_ms", "latency of a batch, ms", "measured latency"
+            summary, "latency_ms", _latency_title(summary), "measured latency"
         ),
         "summary_axis.png": _axis(summary),
         "summary_differences.png": _differences(summary),
@@ -43,15 +43,18 @@ def _tradeoff(
 ) -> dict[str, Any] | None:
     """The metric against a cost; None where the cost is the metric, or no member has both."""
     metric = summary["metric"]
-    if metric.figure.split(".")[0] == cost:
+    if is_cost(metric, cost):
         return None
     panels: dict[str, list[dict[str, Any]]] = {}
     named = [(entry["series"], entry) for entry in summary["configurations"]]
     named += [(sweep_figures.DENSE, entry) for entry in summary["dense"].values()]
+    by_ratio = _by_ratio(summary)
     for label, entry in named:
         if entry["value"] and entry[cost]:
             spot = {"label": label, "x": entry[cost], "y": entry["value"]}
             spot["front"] = cost in entry["front"]
+            if cost == "latency_ms":
+                spot |= _latency_spot(entry, by_ratio)
             panels.setdefault(entry["problem"], []).append(spot)
     if not panels:
         return None
@@ -64,6 +67,31 @@ def _tradeoff(
         # along one numeric axis a method's points are a curve; along two they are not
         join=len(_numeric(summary)) == 1,
     )
+
+
+def _by_ratio(summary: Mapping[str, Any]) -> bool:
+    """Whether latencies are drawn as ratios: all have one, and to one dense network."""
+    every = [*summary["configurations"], *summary["dense"].values()]
+    timed = [entry for entry in every if entry["latency_ms"]]
+    return one_form(every) and all(entry["latency_ratio"] for entry in timed)
+
+
+def _latency_title(summary: Mapping[str, Any]) -> str:
+    by_ratio = _by_ratio(summary)
+    return "latency, share of the dense network's" if by_ratio else "latency of a batch, ms"
+
+
+def _latency_spot(entry: Mapping[str, Any], by_ratio: bool) -> dict[str, Any]:
+    """Where a latency is drawn: its ratio where all have one dense network, its interval along."""
+    ratio, median = entry["latency_ratio"], entry["latency_ms"]["mean"]
+    steady = entry["steady"] and (by_ratio or entry["steady_ms"])
+    if ratio is None or entry["latency_span"] is None:  # of a release that had no ratio
+        x = {"mean": median, "interval": None}
+        return {"x": x, "span": None, "steady": False}
+    scale = 1.0 if by_ratio else median / ratio["mean"]
+    low, high = entry["latency_span"]
+    x = {"mean": scale * ratio["mean"], "interval": None}
+    return {"x": x, "span": (scale * low, scale * high), "steady": steady}
 
 
 def _numeric(summary: Mapping[str, Any]) -> list[str]:

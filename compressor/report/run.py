@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import RunError
-from compressor.report import feeding, figures, label_figures, sensitivity, sentences
+from compressor.report import feeding, figures, label_figures, latencies, sensitivity, sentences
 from compressor.report.drawing import scale
 from compressor.report.files import publish
 
@@ -175,7 +175,10 @@ def _series(report: Mapping[str, Any], figure: str) -> dict[str, float]:
 
 
 def _rows(report: Mapping[str, Any], short: bool) -> list[list[str]]:
-    """The cells of the points' table: point, accuracy, loss, MACs, params, size, latency."""
+    """The cells of the points' table: point, accuracy, loss, MACs, params, size, latency.
+
+    short: the latency's ratio stands beside its milliseconds, else in a cell of its own.
+    """
     dense = next(iter(report["points"].values()))
     rows = []
     for name, point in report["points"].items():
@@ -185,7 +188,7 @@ def _rows(report: Mapping[str, Any], short: bool) -> list[list[str]]:
             exact = si(value, 3) if short or value is None else f"{value:,}"
             cells.append(exact + _ratio(value, first, point is dense))
         cells.append(_bytes(point.get("size_bytes"), 3 if short else 4))
-        cells.append(_latency(point, dense, short))
+        cells += _latency(point, short)
         if short:
             # every blank inside a cell is one of the 80 columns
             cells[3:6] = [re.sub(r"(?<=\d) (?=[a-zA-Z])", "", cell) for cell in cells[3:6]]
@@ -199,16 +202,22 @@ def _bytes(value: float | None, digits: int) -> str:
     return f"{si(value, digits)}B" if value >= 1000 else f"{value} B"
 
 
-def _latency(point: Mapping[str, Any], dense: Mapping[str, Any], short: bool) -> str:
-    spread = point.get("latency_ms")
+def _latency(point: Mapping[str, Any], short: bool) -> list[str]:
+    spread, ratio = point.get("latency_ms"), point.get("latency_ratio")
+    median, span = (ratio["median"], (ratio["low"], ratio["high"])) if ratio else (None, None)
+    steady, steady_ms = latencies.is_steady(point), latencies.is_steady(point, "latency_ms")
     if not spread:
-        return "-"
-    median, low, high = (
-        significant(spread[name], 3 if short else 4) for name in ("median", "low", "high")
-    )
-    first = dense.get("latency_ms")
-    ratio = _ratio(spread["median"], first["median"] if first else None, short or point is dense)
-    return f"{median} ({low}-{high}){ratio}"
+        text = "-"
+    elif short:
+        text = significant(spread["median"], 3)
+    else:
+        text, low, high = (significant(spread[name]) for name in ("median", "low", "high"))
+        text = f"{text} ({low}-{high})"
+    if short:
+        return [latencies.short_cell(text, median, span, steady, steady_ms)]
+    return [
+        latencies.millisecond_cell(text, steady_ms), latencies.ratio_cell(median, span, steady)
+    ]  # fmt: skip
 
 
 def _ratio(value: float | None, first: float | None, is_first: bool) -> str:
@@ -221,7 +230,8 @@ def _digits(value: float | None) -> str:
 
 def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) -> str:
     parts = ["# Run report", f"```\n{report.get('command', '')}\n```", sentences.conclusion(report)]
-    heads = ["point", "accuracy", "loss", "MACs", "parameters", "size", "latency ms"]
+    heads = ["point", "accuracy", "loss", "MACs", "parameters", "size"]
+    heads += ["latency ms (10th-90th percentile)", "latency ratio"]
     parts.append(markdown_table(heads, _rows(report, short=False)))
     notes = [
         "Accuracy and loss are those of the test part, measured on the reloaded saved networks; "

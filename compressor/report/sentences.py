@@ -6,6 +6,8 @@ Each takes the report and returns a sentence, or "" where there is nothing to sa
 from collections.abc import Mapping
 from typing import Any
 
+from compressor.report import latencies
+
 
 def conclusion(report: Mapping[str, Any]) -> str:
     points = list(report["points"].values())
@@ -37,14 +39,30 @@ def kept(report: Mapping[str, Any]) -> str:
 
 
 def latency(report: Mapping[str, Any]) -> str:
-    spread = next((p["latency_ms"] for p in report["points"].values() if p.get("latency_ms")), None)
+    points = report["points"]
+    spread = next((p["latency_ms"] for p in points.values() if p.get("latency_ms")), None)
     if spread is None:
         return ""
     earlier = "; measured by another run before" if report.get("latency_reused") else ""
-    return (
-        f"Latency: median (10th-90th percentile) at batch {spread['batch_size']}, "
-        f"{spread['threads']} thread{'' if spread['threads'] == 1 else 's'}{earlier}."
+    text = (
+        f"Latency at batch {spread['batch_size']}, {spread['threads']} "
+        f"thread{'' if spread['threads'] == 1 else 's'}: the ratio to the dense network, paired in "
+        "rounds of turns, with its 95 % interval; milliseconds are that network's median times it"
+        f"{earlier}."
     )
+    timed = {name: point for name, point in points.items() if point.get("latency_ms")}
+    ratio = [name for name, point in timed.items() if not latencies.is_steady(point)]
+    if ratio:
+        text += (
+            f" The ratio of {', '.join(ratio)} is unsteady: nothing can be concluded from it; "
+            f"{latencies.AGAIN}."
+        )
+    if any(not latencies.is_steady(point, "latency_ms") for point in timed.values()):
+        text += (
+            f" Milliseconds that are unsteady ({latencies.ROUGH}) are those of a busy machine: "
+            "another session would find others."
+        )
+    return text
 
 
 def labels(report: Mapping[str, Any]) -> str:

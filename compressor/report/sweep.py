@@ -15,6 +15,7 @@ from compressor.report import comparisons, metrics, plots, reuse, tables
 from compressor.report.configurations import configurations, dense_networks, mark_fronts
 from compressor.report.files import publish
 from compressor.report.html import page
+from compressor.report.latencies import is_steady
 from compressor.report.markdown import markdown
 from compressor.report.members import members
 
@@ -125,6 +126,11 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     flat = {} if "seed" in row["swept"] else {"seed": report.get("seed")}
     flat |= row["figures"]
+    for name, point in report["points"].items():
+        for figure in ("latency_ms", "latency_ratio"):
+            if point.get(figure):
+                # whether anything may be concluded from it
+                flat[f"{name}.{figure}.steady"] = str(is_steady(point, figure)).lower()
     for stage in report.get("stages", ()):
         # a stage of a further round has the name of the first one: its point tells them apart
         name = stage["name"] if f"{stage['name']}.reused" not in flat else stage.get("point", "")

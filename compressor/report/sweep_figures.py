@@ -1,7 +1,8 @@
 """The figures of a sweep: accuracy against costs and against a swept number, and differences.
 
 Every function takes plain numbers and returns {"png": bytes, "svg": text for a page}. A spot is
-{"label", "x", "y": estimates, "front": bool}; estimates as in statistics.py.
+{"label", "x", "y": estimates, "front": bool}; estimates as in statistics.py. That of a latency has
+"span", the interval of its x, and "steady": an unsteady one is drawn open, and joined to no other.
 """
 
 import math
@@ -75,6 +76,10 @@ def tradeoff(
             if len(panels) > 1:
                 axes.set_title(name)
         notes = _interval_notes(every)
+        if any(spot.get("span") for spot in every):
+            notes.append("bars along the cost: 95 % interval of the paired ratio")
+        if any(not spot.get("steady", True) for spot in every):
+            notes.append("open: unsteady latency")
         if any(spot["front"] for spot in every):
             notes.append("rings: Pareto front")
         if moved:
@@ -172,7 +177,10 @@ def _points(
                 capsize=3,
                 **{f"{name}err": scaled},
             )
+    _spans(axes, spots, x, factor, color)
+    unsteady = [i for i, spot in enumerate(spots) if not spot.get("steady", True)]
     joined = join and not is_dense and len({spot["x"]["mean"] for spot in spots}) == len(spots)
+    joined = joined and not unsteady
     axes.plot(
         x,
         y,
@@ -186,6 +194,36 @@ def _points(
         linewidth=1.2,
         zorder=3,
     )
+    if unsteady:
+        axes.plot(
+            [x[i] for i in unsteady],
+            [y[i] for i in unsteady],
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            color="white",
+            zorder=4,
+        )
+
+
+def _spans(
+    axes: "Axes", spots: Sequence[Mapping[str, Any]], x: Sequence[float], factor: float, color: str
+) -> None:
+    """The intervals of latencies, from the place where each spot is drawn."""
+    for spot, place in zip(spots, x, strict=True):
+        if spot.get("span"):
+            own = spot["x"]["mean"] / factor
+            low, high = (place + end / factor - own for end in spot["span"])
+            steady = spot["steady"]
+            axes.plot(
+                [low, high],
+                [spot["y"]["mean"]] * 2,
+                color=color,
+                linewidth=1.1,
+                linestyle="-" if steady else (0, (2, 2)),
+                marker="|",
+                markersize=6,
+            )
 
 
 def _front(

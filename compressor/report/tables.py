@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compressor.report.configurations import COSTS, configured
+from compressor.report import latencies
+from compressor.report.configurations import configured
+from compressor.report.latencies import AGAIN
 from compressor.report.members import DEFAULT
 from compressor.report.metrics import Metric
 from compressor.report.run import si, significant
@@ -20,6 +22,7 @@ WORDS = {
     "single": "one seed",
     "even": "no spread",
     "absent": "no partner",
+    "unsteady": "unsteady",
 }
 
 
@@ -45,8 +48,7 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         head = _change_head(f"against {summary['baseline'].name}", metric)
         heads.append(head)
         against = _one_partner(summary["comparisons"])
-    latency_head = "ms" if short else "latency ms"
-    heads += ["MACs", latency_head] if short else ["MACs", "params", latency_head, "loss"]
+    heads += ["MACs", "ms"] if short else ["MACs", "params", "latency ms", "latency ratio", "loss"]
     rows = []
     for entry in summary["configurations"]:
         cells = {**(entry["fields"] or {"configuration": "all members"}), "n": _count(entry, short)}
@@ -59,9 +61,10 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
             cells["MACs" if name == "macs" else name] = _with_ratio(
                 entry[name], entry[f"{name}_ratio"], short
             ) + _mark(entry, name)
-        latency = entry["latency_ms"]
-        text = significant(latency["mean"], 3 if short else 4) if latency else "-"
-        cells[latency_head] = text + _mark(entry, "latency_ms")
+        if short:
+            cells["ms"] = _short_latency(entry) + _mark(entry, "latency_ms")
+        else:
+            cells["latency ms"], cells["latency ratio"] = _latency(entry)
         rows.append([cells.get(name, "-") for name in heads])
     return Table(heads, rows, len(fields) or 1)
 
@@ -95,10 +98,9 @@ def dense(summary: Mapping[str, Any]) -> Table:
         for cost in ("macs", "params"):
             cells.append(f"{entry[cost]['mean']:,.0f}" if entry[cost] else "-")
         cells[3] += _mark(entry, "macs")
-        latency = entry["latency_ms"]
-        cells.append((significant(latency["mean"]) if latency else "-") + _mark(entry, COSTS[1]))
+        cells += _latency(entry)
         rows.append(cells)
-    return Table([*heads, "latency ms"], rows)
+    return Table([*heads, "latency ms", "latency ratio"], rows)
 
 
 def failed(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -134,7 +136,8 @@ def members(summary: Mapping[str, Any]) -> Table:
         known = None if value is None else {"mean": value, "interval": None}
         cells.append(estimate_text(known, metric))
         for name in costs.values():
-            cells.append(si(found.get(name)) if "latency" not in name else _ms(found.get(name)))
+            value = found.get(name)
+            cells.append(_ms(value, report) if "latency" in name else si(value))
         acted = [stage for stage in report.get("stages", ()) if not stage.get("skipped")]
         reused = sum(bool(stage["reused"]) for stage in acted)
         cells.append(f"{reused} of {len(acted)}" if acted else "-")
@@ -177,9 +180,34 @@ def legend(summary: Mapping[str, Any]) -> str:
         parts.append("n = 1 has no interval: one seed shows no difference.")
     if any(entry["front"] for entry in found):
         parts.append(f"{FRONT}: on the Pareto front: {front_words(summary)}.")
+    parts += _latency_legend([*found, *summary["dense"].values()])
     if sum(entry["repeated"] for entry in found):
         parts.append("Members that repeat a seed of their configuration count as one.")
     return " ".join(parts)
+
+
+def _latency_legend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How to read latencies, and what of them is unsteady."""
+    timed = [entry for entry in entries if entry["latency_ms"]]
+    if not timed:
+        return []
+    parts = [
+        "Latency: the ratio to the dense network that took turns with it, with its 95 % interval; "
+        "the milliseconds are that network's median times it."
+    ]
+    old = [entry for entry in timed if not entry["latency_ratio"]]
+    if old:
+        parts.append(f"Latencies of a release that took no ratio count for nothing: {AGAIN}.")
+    if any(entry["latency_ratio"] and not entry["steady"] for entry in timed):
+        parts.append(
+            f"Unsteady: the interval is wider than ±15 %, nothing is concluded from it; {AGAIN}."
+        )
+    if any(entry["steady"] and not entry["steady_ms"] for entry in timed):
+        parts.append(
+            f"Milliseconds that are unsteady ({latencies.ROUGH}) are those of a busy machine; "
+            "their ratios stand."
+        )
+    return parts
 
 
 def front_words(summary: Mapping[str, Any]) -> str:
@@ -189,7 +217,10 @@ def front_words(summary: Mapping[str, Any]) -> str:
         f"{better} {summary['metric'].title} at no greater cost"
     )
     if any("latency_ms" in entry["front"] for entry in summary["configurations"]):
-        words += " (latencies within each other's 10th to 90th percentile count as equal)"
+        words += (
+            " (latencies within each other's 95 % interval count as equal, unsteady ones take no "
+            "part)"
+        )
     return words
 
 
@@ -344,8 +375,30 @@ def _mark(entry: Mapping[str, Any], cost: str) -> str:
     return FRONT if cost in entry["front"] else ""
 
 
-def _ms(value: float | None) -> str:
-    return "-" if value is None else significant(value)
+def _ms(value: float | None, report: Mapping[str, Any]) -> str:
+    final = report.get("points", {}).get("final", {})
+    steady = latencies.is_steady(final) and latencies.is_steady(final, "latency_ms")
+    return "-" if value is None else latencies.millisecond_cell(significant(value), steady)
+
+
+def _latency(entry: Mapping[str, Any]) -> list[str]:
+    """Milliseconds, and the ratio to the dense network with its interval."""
+    known, ratio = entry["latency_ms"], entry["latency_ratio"]
+    text = significant(known["mean"]) if known else "-"
+    cell = latencies.ratio_cell(
+        ratio["mean"] if ratio else None, entry["latency_span"], entry["steady"]
+    )
+    return [
+        latencies.millisecond_cell(text, entry["steady_ms"]), cell + _mark(entry, "latency_ms")
+    ]  # fmt: skip
+
+
+def _short_latency(entry: Mapping[str, Any]) -> str:
+    known, ratio = entry["latency_ms"], entry["latency_ratio"]
+    text = significant(known["mean"], 3) if known else "-"
+    median = ratio["mean"] if ratio else None
+    span = entry["latency_span"]
+    return latencies.short_cell(text, median, span, entry["steady"], entry["steady_ms"])
 
 
 def _saved(seconds: float, unknown: int, reused: int) -> str:

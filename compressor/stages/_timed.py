@@ -29,12 +29,12 @@ from compressor.stages._budget import TIMED, at_share, tolerance, unreachable
 from compressor.stages._options import SelectOptions
 from compressor.surgery import Group, Plan, Structure
 
-VERSION = 1
+VERSION = 2
 ROUNDS = 8  # candidates that are timed at most
 AIM = 0.03  # of the latency that is asked for: near enough to stop
 _SAMPLES = 64  # members of a family that stand for it in a key
 
-Timer = Callable[[Mapping[str, int]], dict[str, float]]
+Timer = Callable[[Mapping[str, int]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class Bench:
         start = copy.deepcopy(self.net).cpu()
         dense = start if self.original is None else copy.deepcopy(self.original).cpu()
 
-        def timed(counts: Mapping[str, int]) -> dict[str, float]:
+        def timed(counts: Mapping[str, int]) -> dict[str, Any]:
             keep = {name: torch.arange(count) for name, count in counts.items()}
             plan = surgery.plan_cut(structure, keep)
             small = surgery.replay(copy.deepcopy(start), plan)
             found = latency.in_turns(dense, small, self.spec.input_size, self.machine, self.note)
             self.note(
-                f"latency: {found['small']:.3g} ms of {found['dense']:.3g} ms with "
-                f"{structure.macs(counts):,} MACs"
+                f"latency: {found['share']:.3f} of the dense one ({found['small']:.3g} ms of "
+                f"{found['dense']:.3g} ms) with {structure.macs(counts):,} MACs"
             )
             return found
 
@@ -113,10 +113,12 @@ def solve(
 ) -> dict[str, Any]:
     """The widths whose measured latency is options.budget's share of the dense one.
 
-    timed: widths -> milliseconds of the "dense" network and of the "small" one, in turns.
+    timed: widths -> as `latency.in_turns`: the paired ratio of the "small" network to the "dense"
+    one is the "share".
     dense: the dense network's MACs, where this one has been cut before.
-    Returns {"counts": group -> channels kept, "share", "macs": of the dense network's, "dense",
-    "small": milliseconds, "points": all that was measured}.
+    Returns {"counts": group -> channels kept, "share", "interval", "macs": of the dense network's,
+    "dense", "small": milliseconds, "points": all that was measured}. An unsteady ratio is refused
+    by `timed`.
     """
     share = options.budget[1]
     points: list[dict[str, Any]] = []
@@ -125,12 +127,7 @@ def solve(
 
     def measure(counts: dict[str, int]) -> dict[str, Any]:
         found = timed(counts)
-        point = {
-            "macs": structure.macs(counts) / dense,
-            "share": found["small"] / found["dense"],
-            **found,
-            "counts": counts,
-        }
+        point = {"macs": structure.macs(counts) / dense, **found, "counts": counts}
         points.append(point)
         return point
 
@@ -158,7 +155,7 @@ def solve(
             f"nearest has {best['share']:.3f} of the dense latency; lower prune.round_to, or give "
             "machine.latency_seconds more on a machine that is busy"
         )
-    told = [{name: point[name] for name in ("macs", "share", "dense", "small")} for point in points]
+    told = [{name: point[name] for name in point if name != "counts"} for point in points]
     return {**best, "points": told}
 
 

@@ -271,7 +271,7 @@ def _aim(case: Case, dense: Original) -> Aim:
         dense.net,
     )  # fmt: skip
     found = bench.widths(case.structure, case.groups, here, family)
-    told = {name: found[name] for name in ("share", "macs", "dense", "small", "points")}
+    told = {name: found[name] for name in found if name != "counts"}
     notes["latency"] = {**told, **latency.facts(context.machine)}
     return Aim(found["counts"], {"latency": found["share"]}, notes)
 

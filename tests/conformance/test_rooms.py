@@ -12,6 +12,7 @@ ALLOWED = {
     "surgery": set(),
     "taps": set(),
     "measure": set(),
+    "timing": set(),
     "models": set(),
     "data": set(),
     "prune": {"surgery", "taps"},
@@ -31,6 +32,11 @@ ALLOWED = {
     "source_code": set(),
     "instantiation": {"source_code"},
     "changed_code": {"cache", "manifest"},
+    "latency": {
+        *("artefact", "cache", "environment", "instantiation", "locks", "manifest", "measure"),
+        *("surgery", "timing", "experiment", "stages"),  # the last two for their types alone
+    },
+    "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
     "checks": {"instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),

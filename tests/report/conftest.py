@@ -8,6 +8,13 @@ import pytest
 DENSE = {"accuracy": 0.98, "loss": 0.08, "macs": 1_000_000, "params": 20_000, "size_bytes": 81_920}
 
 
+def ratio(median, low=None, high=None, steady=True):
+    """A latency's ratio to the dense network; by default 2 % to either side."""
+    ends = {"low": 0.98 * median if low is None else low}
+    ends["high"] = 1.02 * median if high is None else high
+    return {"median": median, **ends, "steady": steady}
+
+
 def point(accuracy, macs=500_000, params=10_000, latency=6.0):
     return {
         "accuracy": accuracy,
@@ -21,7 +28,9 @@ def point(accuracy, macs=500_000, params=10_000, latency=6.0):
             "high": latency + 1.25,
             "batch_size": 1,
             "threads": 2,
+            "steady": True,
         },
+        "latency_ratio": ratio(latency / 12.0),
     }
 
 

@@ -1,13 +1,16 @@
 import errno
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from compressor import members
 from compressor.report import plots
-from compressor.report.command import main
+from compressor.report_command import main
 
 
 @pytest.fixture(autouse=True)
@@ -112,9 +115,25 @@ def test_readers_see_whole_files_only(folder, monkeypatch):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_a_sweep_that_still_runs_is_not_timed(folder, capsys):
+    status = {"state": "running", "host": socket.gethostname(), "pid": os.getppid()}
+    status["birth"] = members._birth(os.getppid())
+    (folder / "1" / "status.json").write_text(json.dumps(status))
+    assert main([str(folder), "--measure"]) == 2
+    assert "still runs: latency is measured when all members" in capsys.readouterr().err
+
+
+def test_reports_that_say_too_little_to_be_timed_are_one_line(folder, capsys):
+    before = (folder / "0" / "report.json").read_text()
+    assert main([str(folder), "--measure"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "report.json lacks its config or its points: run the command" in line
+    assert (folder / "0" / "report.json").read_text() == before
+
+
 def test_help_is_answered_without_drawing():
     code = (
-        "import sys; from compressor.report.command import main\n"
+        "import sys; from compressor.report_command import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'matplotlib', 'scipy', 'rich', 'numpy'} & sys.modules.keys()"
@@ -122,4 +141,8 @@ def test_help_is_answered_without_drawing():
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
     )
-    assert "--baseline" in done.stdout and "final.accuracy" in done.stdout
+    assert (
+        "--baseline" in done.stdout
+        and "--measure" in done.stdout
+        and "final.accuracy" in done.stdout
+    )

@@ -1,11 +1,17 @@
 import itertools
+import json
 
 import pytest
 
 from compressor.errors import UsageError
-from compressor.report import comparisons, metrics
+from compressor.report import comparisons, metrics, plots, sweep
 from compressor.report.configurations import configurations, dense_networks, mark_fronts
 from compressor.report.members import members
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    monkeypatch.setattr(plots, "draw", lambda summary: {})
 
 
 @pytest.fixture
@@ -179,6 +185,101 @@ def test_fronts_include_the_dense_networks_and_keep_problems_apart(a_sweep):
         ("b", "thinet", ["macs", "latency_ms"]),
     ]
     assert [entry["front"] for entry in dense.values()] == [["macs", "latency_ms"], []]
+
+
+def with_latency(folder, member, median, low, high, steady=True, steady_ms=True):
+    path = folder / member / "report.json"
+    report = json.loads(path.read_text())
+    report["points"]["final"]["latency_ratio"] = {
+        "median": median, "low": low, "high": high, "steady": steady,
+    }  # fmt: skip
+    report["points"]["final"]["latency_ms"] |= {"median": 12 * median, "steady": steady_ms}
+    path.write_text(json.dumps(report))
+
+
+def judged(folder, metric=None, baseline=None):
+    rows, fields = members(folder)
+    metric = metrics.choose(metric, [row["figures"] for row in rows])
+    found = configurations(rows, fields, metric)
+    dense = dense_networks(found, metric)
+    mark_fronts(found, dense, metric)
+    chosen = comparisons.choose(baseline, found)
+    compared = comparisons.compare(found, chosen, metric)
+    return {entry["fields"]["prune"]: entry for entry in found}, dense, compared
+
+
+def test_an_unsteady_latency_takes_no_part_in_a_front(a_sweep):
+    folder = a_sweep(
+        (["prune=thinet"], {"accuracy": 0.97, "ratio": 0.5, "dense": 0.98}),
+        (["prune=apoz"], {"accuracy": 0.96, "ratio": 0.5, "dense": 0.98}),
+        (["prune=random"], {"accuracy": 0.95, "ratio": 0.5, "dense": 0.98}),
+    )
+    with_latency(folder, "0", 0.2, 0.05, 4.0, steady=False, steady_ms=False)
+    with_latency(folder, "1", 0.5, 0.49, 0.51, steady_ms=False)
+    # it would be beaten by the first one's 0.2, of which nothing is known, and is not by itself
+    with_latency(folder, "2", 0.4, 0.39, 0.41)
+    found, dense, _ = judged(folder)
+    assert [found[name]["front"] for name in ("thinet", "apoz", "random")] == [
+        ["macs"], ["latency_ms"], ["latency_ms"],
+    ]  # fmt: skip
+    assert [entry["front"] for entry in dense.values()] == [["macs", "latency_ms"]]
+
+
+def test_dense_is_not_the_fastest_because_all_else_is_unsteady(a_sweep):
+    folder = a_sweep((["prune=thinet"], {"accuracy": 0.97}), (["prune=apoz"], {"accuracy": 0.96}))
+    for member in ("0", "1"):
+        path = folder / member / "report.json"
+        report = json.loads(path.read_text())
+        report["points"]["dense"]["latency_ratio"] |= {"low": 1.0, "high": 1.0}
+        path.write_text(json.dumps(report))
+        with_latency(folder, member, 7.0, 0.5, 9.0, steady=False)
+    found, dense, _ = judged(folder)
+    assert [entry["front"] for entry in dense.values()] == [["macs"]]
+    sweep.summarise(folder)
+    assert "against measured latency" not in (folder / "report.html").read_text()
+
+
+def test_ratios_within_each_others_interval_are_one_cost(a_sweep):
+    folder = a_sweep((["prune=thinet"], {"accuracy": 0.97}), (["prune=apoz"], {"accuracy": 0.96}))
+    with_latency(folder, "0", 0.50, 0.48, 0.52)
+    with_latency(folder, "1", 0.49, 0.47, 0.51)
+    assert judged(folder)[0]["apoz"]["front"] == []
+    with_latency(folder, "1", 0.45, 0.44, 0.46)
+    assert judged(folder)[0]["apoz"]["front"] == ["latency_ms"]
+
+
+def test_no_verdict_rests_on_an_unsteady_latency(a_sweep):
+    pairs = [
+        ([f"prune={prune}", f"seed={seed}"], {"method": prune, "seed": seed})
+        for prune in ("random", "thinet", "apoz")
+        for seed in (0, 1)
+    ]
+    folder = a_sweep(*pairs)
+    for member, median in enumerate((0.60, 0.61, 0.50, 0.52, 0.3, 0.31)):
+        steady = member < 4
+        with_latency(folder, str(member), median, 0.98 * median, 1.02 * median, steady, steady)
+    name = "final.latency_ratio.median"
+    found, _, (apoz, thinet) = judged(folder, name)
+    assert (apoz["kind"], thinet["kind"]) == ("unsteady", "better")
+    assert not any("latency_ms" in entry["front"] for entry in found.values())
+    assert apoz["text"] == "apoz against random: the latency is unsteady, no verdict"
+    summary = sweep.summarise(folder, metric=name)
+    assert "unsteady" in (folder / "summary.md").read_text()
+    assert summary["headline"]
+
+
+def test_a_latency_of_an_older_release_is_no_ground_for_a_conclusion(a_sweep):
+    folder = a_sweep((["prune=thinet"], {}), (["prune=apoz"], {"accuracy": 0.9}))
+    for member in ("0", "1"):
+        path = folder / member / "report.json"
+        report = json.loads(path.read_text())
+        for point in report["points"].values():
+            del point["latency_ratio"], point["latency_ms"]["steady"]
+        path.write_text(json.dumps(report))
+    found, dense, _ = judged(folder)
+    assert not any("latency_ms" in e["front"] for e in (*found.values(), *dense.values()))
+    sweep.summarise(folder)
+    assert "of a release that took no ratio" in (folder / "summary.md").read_text()
 
 
 def test_a_metric_that_no_member_has_lists_those_that_exist(a_report):

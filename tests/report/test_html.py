@@ -80,9 +80,10 @@ def test_the_page_says_what_the_sweep_shows(a_sweep, monkeypatch):
 def test_the_report_is_written_without_torch(a_sweep):
     folder = a_sweep((["prune=thinet", "seed=0"], {}), (["prune=random", "seed=0"], {}))
     code = (
-        "import sys; from pathlib import Path; from compressor.report import command, run, sweep; "
+        "import sys; from pathlib import Path; from compressor import report_command; "
+        "from compressor.report import run, sweep; "
         "assert not {'matplotlib', 'scipy', 'rich'} & sys.modules.keys(); "
-        f"assert command.main([{str(folder)!r}]) == 0; "
+        f"assert report_command.main([{str(folder)!r}]) == 0; "
         "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)

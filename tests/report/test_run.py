@@ -44,7 +44,7 @@ def test_the_report_states_figures_exactly_and_against_dense(tmp_path, a_run):
     )
     assert (
         "| final | 0.9700 | 0.0300 | 500,000 0.50x | 10,000 0.50x | 41.92 kB "
-        "| 6 (5.5-7.25) 0.50x |" in text
+        "| 6 (5.5-7.25) | 0.500 [0.490, 0.510] |" in text
     )
     assert "| `layer2.0.conv1` | 32 | 16 | 50.0% |" in text
     assert "Kept: 168 of 336 channels; 9 of 9 layers listed were cut" in text
@@ -70,13 +70,13 @@ def test_trainings_without_epochs_and_uncut_networks_leave_their_figures_out(tmp
     report = a_run(tmp_path, epochs=0)
     report["widths"], report["ratio"], report["kept"] = {}, None, {}
     for point in report["points"].values():
-        point["latency_ms"] = None
+        point["latency_ms"] = point["latency_ratio"] = None
     (tmp_path / "report.json").write_text(json.dumps(report))
     run.write(tmp_path)
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["points.png"]
     text = (tmp_path / "report.md").read_text()
     assert "Kept: every channel" in text and "## Kept channels" not in text
-    assert text.count("| - |") == len(report["points"])
+    assert text.count("| - | - |") == len(report["points"]) and "Latency" not in text
 
 
 def test_further_rounds_and_odd_history_cells_are_drawn(tmp_path, a_run):
@@ -102,13 +102,32 @@ def test_the_terminal_table_fits_80_columns(a_report, tmp_path):
     row = next(line for line in lines if line.startswith("final"))
     assert row.split() == [
         "final", "0.9700", "0.0300", "1.82G", "0.45x", "12.4M", "0.48x",
-        "41.9kB", "116", "(110-131)",
+        "41.9kB", "116", "0.50x±2%",
     ]  # fmt: skip
     text = " ".join(" ".join(lines).split())
     assert "ratio removed 0.5, asked 0.5" in text
     assert "Time: train 61.5 s, compress 2.2 s, recalibrate reused, finetune 2 min 10 s" in text
     assert "3 min 20 s in all" in text
     assert "[kd]" in text
+
+
+def test_an_unsteady_latency_is_called_so_wherever_it_stands(tmp_path, a_run):
+    report = a_run(tmp_path)
+    final, compressed = (report["points"][name] for name in ("final", "compressed"))
+    final["latency_ratio"] |= {"median": 0.7, "low": 0.3, "high": 2.5, "steady": False}
+    final["latency_ms"]["steady"] = compressed["latency_ms"]["steady"] = False
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    run.write(tmp_path, draw=False)
+    text = (tmp_path / "report.md").read_text()
+    assert "| 6 (5.5-7.25) unsteady | 0.700 [0.300, 2.500] unsteady |" in text
+    # milliseconds may be unsteady where the ratio is not
+    assert "| 6 (5.5-7.25) unsteady | 0.500 [0.490, 0.510] |" in text
+    assert "The ratio of final is unsteady: nothing can be concluded from it" in text
+    printed_ = printed(run.table(report))
+    rows = [line.split() for line in printed_.splitlines()]
+    assert next(row for row in rows if row[:1] == ["final"])[-2:] == ["6", "unsteady"]
+    assert next(row for row in rows if row[:1] == ["compressed"])[-2:] == ["~6", "0.50x±2%"]
+    assert max(map(len, printed_.splitlines())) <= 80
 
 
 def test_sizes_read_with_units():

@@ -66,6 +66,8 @@ def test_the_csv_has_a_row_a_member_with_every_figure(a_sweep):
     assert quarter["member"] == "1" and quarter["status"] == "done" and quarter["error"] == ""
     assert quarter["final.accuracy"] == "0.975" and quarter["final.macs"] == "750000"
     assert quarter["dense.latency_ms.median"] == "12.0" and quarter["dense.params"] == "20000"
+    assert quarter["final.latency_ratio.median"] == "0.5"
+    assert quarter["final.latency_ratio.steady"] == quarter["dense.latency_ms.steady"] == "true"
     assert quarter["recalibrate.reused"] == "true" and quarter["train.reused"] == "false"
     assert quarter["train.seconds"] == "61.5" and quarter["seconds"] == "200.0"
     assert quarter["ratio.achieved"] == "0.25" and quarter["seed"] == "0"
@@ -118,6 +120,32 @@ def test_the_terminal_table_names_configurations_and_failures(a_sweep):
     assert "0.9700 ± 0.0000" in text and "500k 0.50x" in text
     assert "Failed: member 2 (prune=x): prune.ratio=2 is no fraction | of channels" in text
     assert "report.html, summary.csv, summary.md in" in text
+
+
+def test_every_table_and_figure_of_a_sweep_says_what_is_unsteady(a_sweep, drawn):
+    folder = a_sweep(
+        (["prune=thinet"], {"accuracy": 0.97}), (["prune=apoz"], {"accuracy": 0.96}),
+        (["prune=random"], {"accuracy": 0.95}),
+    )  # fmt: skip
+    path = folder / "0" / "report.json"
+    report = json.loads(path.read_text())
+    report["points"]["final"]["latency_ratio"] |= {"low": 0.2, "high": 1.7, "steady": False}
+    report["points"]["final"]["latency_ms"]["steady"] = False
+    path.write_text(json.dumps(report))
+    summary = sweep.summarise(folder)
+    text = (folder / "summary.md").read_text()
+    assert "| 6 unsteady | 0.500 [0.200, 1.700] unsteady |" in text
+    assert "| 6 | 0.500 [0.490, 0.510]* |" in text  # apoz, which is cheaper than nothing unsteady
+    assert "Unsteady: the interval is wider than ±15 %, nothing is concluded" in text
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(sweep.table(summary))
+    shown = console.export_text()
+    assert "6 unsteady" in shown and "6 0.50x±2%" in shown
+    page = (folder / "report.html").read_text()
+    assert "unsteady latency, no part in its front: thinet" in page
+    assert "6 unsteady" in page.split("All 3 members")[1]
+    assert "open: unsteady latency" in page and "bars along the cost: 95 % interval" in page
+    assert read_csv(folder / "summary.csv")[2]["final.latency_ratio.steady"] == "false"
 
 
 def test_one_seed_prefers_nothing(a_sweep):

@@ -1,9 +1,11 @@
+import random
 from types import SimpleNamespace
 
+import doubles
 import pytest
 import torch
 
-from compressor import latency, surgery
+from compressor import latency, measure, surgery
 from compressor.artefact import Spec
 from compressor.cache import Cache
 from compressor.errors import RunError, UsageError
@@ -26,7 +28,7 @@ def search(share, of_macs, **options):
     def timed(counts):
         macs = STRUCTURE.macs(counts) / STRUCTURE.macs({})
         seen.append(macs)
-        return {"dense": 1.0, "small": of_macs(macs)}
+        return doubles.timed(of_macs(macs))
 
     return solve(STRUCTURE, groups, options, by_ratio(groups, options), timed), seen
 
@@ -82,7 +84,7 @@ def test_widths_are_measured_once_on_a_machine(tmp_path, monkeypatch):
     def in_turns(dense, small, input_size, machine, note):
         calls.append(1)
         params = [sum(p.numel() for p in net.parameters()) for net in (dense, small)]
-        return {"dense": 1.0, "small": 0.3 + 0.7 * params[1] / params[0]}
+        return doubles.timed(0.3 + 0.7 * params[1] / params[0])
 
     monkeypatch.setattr(latency, "in_turns", in_turns)
     spec = Spec("compressor.models.resnet20", {}, (3, 16, 16), 10)
@@ -102,3 +104,16 @@ def test_widths_are_measured_once_on_a_machine(tmp_path, monkeypatch):
     assert len(calls) > before
     with pytest.raises(UsageError, match="latency_seconds=0 forbids"):
         widths(seconds=0)
+
+
+def test_an_unsteady_ratio_decides_nothing_and_is_not_remembered(tmp_path, monkeypatch):
+    noise = random.Random(0)
+    monkeypatch.setattr(measure, "forward_ms", lambda net, images: noise.lognormvariate(0, 2))
+    spec = Spec("compressor.models.resnet20", {}, (3, 16, 16), 10)
+    options = SelectOptions(budget=("latency", 0.6))
+    groups = choose(STRUCTURE, options)
+    machine = SimpleNamespace(latency_seconds=0.001, latency_batch_size=1)
+    bench = Bench(NET, spec, surgery.EMPTY_PLAN, Cache(tmp_path), machine, lambda line: None)
+    with pytest.raises(RunError, match="budget.latency cannot be decided.*prune.budget.macs"):
+        bench.widths(STRUCTURE, groups, options, by_ratio(groups, options))
+    assert not list(tmp_path.glob("*/widths.json"))

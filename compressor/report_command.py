@@ -1,7 +1,7 @@
 """compress-report: the report of a sweep from its folder, while it runs or years later.
 
 Exit codes as compress-run's: 0 done, 1 a failure (a folder that cannot be written), 2 the command
-is wrong, 130 interrupted. Reads files only.
+is wrong, 130 interrupted. Reads files only, but for --measure.
 """
 
 import argparse
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from compressor.report import sweep
 
         folder = Path(options.folder)
+        if options.measure:
+            _measure(folder, options.trust)
         summary = sweep.summarise(folder, baseline=options.baseline, metric=options.metric)
         Console().print(sweep.table(summary))
         sys.stdout.flush()
@@ -43,6 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("compress-report: interrupted; the same command starts again", file=sys.stderr)
         return 130
     return 0
+
+
+def _measure(folder: Path, trust: Sequence[str]) -> None:
+    """Time the networks anew; the one thing here that takes torch and more than files."""
+    from compressor.report.members import members
+
+    members(folder)  # refuses a folder without any, before torch is imported
+    from compressor import multirun, sweep_latency
+
+    if trust:
+        multirun.admit_users_folder()
+    sweep_latency.again(folder, lambda line: print(line, flush=True), trust)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
         "--metric",
         help="the figure they are compared by, such as final.loss or compressed.accuracy "
         "(default: final.accuracy)",
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="first time the networks of all finished members again, in turns, for at most 10 "
+        "minutes; on a machine that is idle",
+    )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="of --measure: a class of your own that a network may be built of, such as "
+        "my_package.MyNet; may be repeated",
     )
     return parser
 
