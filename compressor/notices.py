@@ -26,7 +26,7 @@ _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep 
 def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
-        *_uncut(plan), *_untrained(plan), *_unread_prune(plan), *_clamped(run),
+        *_uncut(plan), *_untrained(plan), *_unread_prune(plan), *_in_part(plan), *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
     ]  # fmt: skip
 
@@ -111,6 +111,11 @@ def _unread_prune(plan: "RunPlan") -> list[str]:
         f"prune.normalize=lamp does nothing beside prune.allocation={allocation}: it makes the "
         "scores of layers comparable for prune.allocation=global"
     ]
+
+
+def _in_part(plan: "RunPlan") -> list[str]:
+    """Layers that are told of in prune.skip and prune.ratios by a name that holds a part of them."""
+    return compress.in_part(plan.run.blank(), plan.run.config["prune"]) if _cuts(plan) else []
 
 
 def _unread_noise(experiment: "Experiment") -> list[str]:

@@ -22,6 +22,7 @@ from compressor.stages._budget import check as check_budget
 from compressor.stages._budget import reach, solve
 from compressor.stages._case import Case
 from compressor.stages._counts import choose, running
+from compressor.stages._counts import in_part as told_in_part
 from compressor.stages._options import SelectOptions
 from compressor.stages._original import Original, check_widths, figures_of
 from compressor.stages._refit import NOTHING_CUT, refit
@@ -153,6 +154,11 @@ def preview(
         "frozen": _frozen(structure),
         "decided": "" if uniform else options.allocation,
     }
+
+
+def in_part(dense: Blank, prune: Mapping[str, Any]) -> list[str]:
+    """What the plan says of names in prune.skip and prune.ratios that hold a part of a layer."""
+    return told_in_part(dense.structure, SelectOptions.split(Schedule.rest(prune))[0])
 
 
 def _check_compares(

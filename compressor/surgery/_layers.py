@@ -72,7 +72,11 @@ def convolution(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]
         repeated = vector.repeat_interleave(times)
         trace.marks.depthwise.append(vector)
         _slot(trace, weight, 0, vector if transposed else repeated, "follower")
-        trace.records[name, 0].role = "follower"
+        axes = trace.alias(weight).axes
+        if 0 in axes:
+            trace.records[name, axes[0][0]].role = "follower"
+        else:
+            trace.spread.setdefault(name, []).append(repeated)
         _bias(trace, bias, repeated, base, "follower")
         trace.set_ids(out, repeated, 1)
         return
