@@ -114,7 +114,7 @@ def _unread_prune(plan: "RunPlan") -> list[str]:
 
 
 def _in_part(plan: "RunPlan") -> list[str]:
-    """Layers that are told of in prune.skip and prune.ratios by a name that holds a part of them."""
+    """Names in prune.skip and prune.ratios that hold a part of some layer's channels."""
     return compress.in_part(plan.run.blank(), plan.run.config["prune"]) if _cuts(plan) else []
 
 

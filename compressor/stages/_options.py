@@ -138,8 +138,7 @@ def named(group: Group, name: str) -> bool:
 def only_in_part(group: Group, name: str) -> bool:
     """Whether some producers of a group that is `named` so lie elsewhere."""
     return name != group.name and not all(
-        any(inside(path, name) for path in (slot.module, *slot.callers))
-        for slot in group.producers
+        any(inside(path, name) for path in (slot.module, *slot.callers)) for slot in group.producers
     )
 
 

@@ -19,7 +19,7 @@ from compressor.stages import Context, Given, Machine, Outcome
 from compressor.stages._allocate import Family, by_curve, by_ratio, by_threshold
 from compressor.stages._blank import Blank
 from compressor.stages._budget import check as check_budget
-from compressor.stages._budget import reach, solve
+from compressor.stages._budget import check_widths_known, reach, solve
 from compressor.stages._case import Case
 from compressor.stages._counts import choose, running
 from compressor.stages._counts import in_part as told_in_part
@@ -35,7 +35,7 @@ from compressor.stages._statistics import collect, gates_of, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Structure
 
-VERSION = 3
+VERSION = 4
 # Batch statistics over a few values are ill-conditioned; large images have many positions each.
 PARITY_IMAGES, PARITY_LARGE, LARGE = 4, 2, 128
 TARGET = "target"  # the role of the network that a refit aims at, where it is not the given one
@@ -140,6 +140,7 @@ def preview(
         counts = bench().widths(structure, groups, options, family)["counts"]
     else:
         counts = solve(structure, groups, options, family)
+        check_widths_known(structure, groups, options, counts)
     uniform = options.allocation == "uniform"
     if uniform and all(counts[group.name] == group.size for group in groups):
         raise UsageError(

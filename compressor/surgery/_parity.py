@@ -208,9 +208,7 @@ def _changes(
     _zero_removed(masked, read, plan.by_slot)
     try:
         error = _error(masked, small, inputs)
-        return error > TOLERANCE and (
-            _exact_error(masked, small, inputs, error) > TOLERANCE_DOUBLE
-        )
+        return error > TOLERANCE and (_exact_error(masked, small, inputs, error) > TOLERANCE_DOUBLE)
     except RunError:  # it does not run
         return True
 

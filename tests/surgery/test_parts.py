@@ -94,9 +94,7 @@ def test_a_weight_that_two_modules_share_names_both():
 
 
 def test_an_activation_behind_a_channel_shuffle_has_the_order_that_it_runs_in():
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.ChannelShuffle(2), nn.ReLU(), nn.Conv2d(8, 4, 1)
-    )
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ChannelShuffle(2), nn.ReLU(), nn.Conv2d(8, 4, 1))
     x = torch.randn(2, 3, 8, 8)
     structure = analyse(net, (x,))
     (group,), (activation,) = structure.groups, structure.groups[0].activations
