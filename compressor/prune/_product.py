@@ -99,6 +99,11 @@ def product(module: nn.Module, x: Tensor) -> Product:
     return Product(weight, x, sizes, groups, before, stride, dilation, around, mode, transposed)
 
 
+def told(path: str) -> str:
+    """A module's path in a sentence."""
+    return f"'{path}'" if path else "the network itself"
+
+
 def require_readable(net: nn.Module, slot: Slot, group: str) -> None:
     """Refuse a reader of a group of which `product` cannot tell what it computes."""
     skip = f"leave it out with prune.skip=[{group}]"
@@ -108,7 +113,7 @@ def require_readable(net: nn.Module, slot: Slot, group: str) -> None:
             continue
         if not isinstance(module, _ConvNd):
             raise UsageError(
-                f"rows can be drawn of conv and linear layers, and '{path}', which reads "
+                f"rows can be drawn of conv and linear layers, and {told(path)}, which reads "
                 f"'{group}' with '{slot.parameter}', is a {type(module).__name__}; {skip}"
             )
         try:

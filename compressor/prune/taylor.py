@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import UsageError
 from compressor.prune import Gate, Ranking, by_score
+from compressor.prune._product import told
 from compressor.surgery import Group
 
 
@@ -38,7 +39,7 @@ class Taylor:
                 if not isinstance(module, nn.Linear | _ConvNd):
                     raise UsageError(
                         f"prune=taylor puts factors in front of conv and linear layers, and "
-                        f"'{path}', which reads with '{slot.parameter}', is a "
+                        f"{told(path)}, which reads with '{slot.parameter}', is a "
                         f"{type(module).__name__}; leave it out with prune.skip=[{group.name}]"
                     )
         return (Gate("gate", _observe),)

@@ -29,7 +29,7 @@ from compressor.stages._budget import TIMED, at_share, tolerance, unreachable
 from compressor.stages._options import SelectOptions
 from compressor.surgery import Group, Plan, Structure
 
-VERSION = 1
+VERSION = 2
 ROUNDS = 8  # candidates that are timed at most
 AIM = 0.03  # of the latency that is asked for: near enough to stop
 _SAMPLES = 64  # members of a family that stand for it in a key

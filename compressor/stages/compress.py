@@ -293,12 +293,14 @@ def _family(case: Case, options: SelectOptions) -> Family:
 
 def _notes(case: Case, aim: Aim, done: Selection, plan: Plan, dense: Original) -> dict[str, Any]:
     """plan: with what earlier rounds cut; widths and ratio are those of the dense network too."""
-    kept, options = plan.kept, case.options
+    kept, options = plan.by_slot, case.options
     widths = {}
     for group in dense.structure.groups:
         for slot in group.producers:
-            if slot.parameter.endswith(".weight") and slot.module in kept:
-                widths[slot.module] = [len(slot.classes), len(kept[slot.module])]
+            left = kept.get((slot.parameter, slot.dim))
+            if left is not None and not slot.parameter.endswith("bias"):
+                # a kernel of the network itself stands for it
+                widths[slot.module or slot.parameter] = [len(slot.classes), len(left)]
     notes = {
         "widths": widths,
         "budget": dict([options.budget]) if options.budget else None,

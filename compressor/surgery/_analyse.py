@@ -191,7 +191,9 @@ def _spread(
         over = trace.spread.get(name, ())
         place = seen[name]
         seen[name] += 1
-        numbers = grouping.group_of[grouping.roots[over[place]]] if place < len(over) else None
+        numbers = (
+            grouping.group_of[grouping.roots[over[place].vector]] if place < len(over) else None
+        )
         found.append((name, cost, numbers))
     return found
 

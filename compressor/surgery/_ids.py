@@ -79,6 +79,14 @@ class Site:
     leaf: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The ids of the channels that a kernel makes by `times` from each channel that it reads."""
+
+    vector: Tensor
+    times: int
+
+
 def varying(ids: Tensor) -> tuple[list[int], Tensor]:
     """Dimensions along which the ids differ, and the ids narrowed to size 1 along all others."""
     dims = []

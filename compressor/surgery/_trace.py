@@ -21,6 +21,7 @@ from compressor.surgery._ids import (
     Marks,
     Record,
     Site,
+    Spread,
     execute,
     operator_name,
     tensors_in,
@@ -33,8 +34,8 @@ class Tracer(TorchDispatchMode):
 
     dense: the trace of the same network before a cut. It settles what one channel leaves open: a
     grouped layer with one channel per group looks depthwise, a split in pieces of one like none.
-    spread: kernels that are expanded over all channels -> the ids of those channels, which stand
-    along none of their dimensions, call by call.
+    spread: kernels that are expanded over all channels, which stand along none of their dimensions
+    -> over which ones, call by call.
     """
 
     def __init__(self, net: nn.Module, dense: Tracer | None = None):
@@ -45,7 +46,7 @@ class Tracer(TorchDispatchMode):
         self.splits: dict[int, int] = {}
         self.moves = 0
         self.norms: list[bool] = []
-        self.spread: dict[str, list[Tensor]] = {}
+        self.spread: dict[str, list[Spread]] = {}
         self.count = 0
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.events: list[Event] = []

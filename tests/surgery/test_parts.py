@@ -47,6 +47,20 @@ def test_kernels_that_are_buffers_are_counted_and_cut_as_parameters_are(counted,
     assert (structure.macs(widths), structure.params(widths)) == counted(small, 3, 32, 32)
 
 
+def test_a_kernel_that_is_repeated_so_many_times_freezes_what_it_smooths(halves):
+    class Fixed(Kernels):
+        def smooth(self, x, **more):
+            return F.conv2d(x, self.blur.repeat(16, 1, 1, 1), groups=x.shape[1], **more)
+
+        def forward(self, x):
+            x = self.smooth(self.a(x).relu())
+            return self.fc(self.b(F.conv2d(x, self.W).relu()).mean((2, 3)))
+
+    structure = analyse(Fixed(), (torch.zeros(2, 3, 16, 16),))
+    assert [group.name for group in structure.groups] == ["W", "b"]
+    assert {part.channels for part in structure.frozen} == {16, 5}
+
+
 class Counting(nn.Module):
     """Divides what `second` reads by the root of its number of channels."""
 
