@@ -144,6 +144,15 @@ def test_a_projection_shortcut_is_found_by_where_it_lies_and_not_by_its_name():
     assert projections(net) == ["2.onto.weight", "4.onto.weight"]
 
 
+def test_the_projections_of_torchvisions_networks_are_found():
+    models = pytest.importorskip("torchvision.models")
+    found = projections(models.regnet_y_400mf(), 32)
+    assert found == [f"trunk_output.block{n}.block{n}-0.proj.0.weight" for n in (1, 2, 3, 4)]
+    found = projections(models.resnet18(), 32)
+    assert found == [f"layer{n}.0.downsample.0.weight" for n in (2, 3, 4)]
+    assert projections(models.mobilenet_v2(), 32) == []
+
+
 class Pyramid(nn.Module):
     """Lateral convolutions onto one stream, and an inverted block with a gate: no projection."""
 
