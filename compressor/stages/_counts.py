@@ -39,8 +39,9 @@ def in_part(structure: Structure, options: SelectOptions) -> list[str]:
     for name in options.skip:
         more = [g for g in groups if named(g, name) and only_in_part(g, name)]
         found += [f"prune.skip=[{name}] also leaves {_whole(g, name)} as it is" for g in more]
+    cut = [g for g in groups if not any(named(g, name) for name in options.skip)]
     for name, ratio in options.ratios.items():
-        more = [g for g in groups if named(g, name) and only_in_part(g, name)]
+        more = [g for g in cut if named(g, name) and only_in_part(g, name)]
         found += [
             f"prune.ratios: the {ratio:g} of '{name}' holds for all of {_whole(g, name)}"
             for g in more

@@ -96,16 +96,16 @@ class SelectOptions:
     def ratio_of(self, group: Group) -> float | None:
         """The ratio that `ratios` gives this group.
 
-        By its own name, else by the longest that it lies in as a whole; of those that it lies in
-        only in part the smallest ratio counts.
+        By its own name, else the smallest of what the longest name says that it lies in as a whole,
+        and of what all names say that it lies in only in part: none of them is cut more than told.
         """
         if group.name in self.ratios:
             return self.ratios[group.name]
         fitting = [name for name in self.ratios if named(group, name)]
         whole = [name for name in fitting if not only_in_part(group, name)]
-        if whole:
-            return self.ratios[max(whole, key=len)]
-        return min((self.ratios[name] for name in fitting), default=None)
+        counting = [name for name in fitting if name not in whole]
+        counting += [max(whole, key=len)] if whole else []
+        return min((self.ratios[name] for name in counting), default=None)
 
     @classmethod
     def split(cls, tree: Mapping[str, Any]) -> tuple["SelectOptions", dict[str, Any]]:

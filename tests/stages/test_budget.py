@@ -298,6 +298,8 @@ def test_of_two_names_that_hold_a_part_each_the_smaller_ratio_counts():
     assert counts["layer1.0.conv1"] == 12 and counts["layer1.1.conv1"] == 4
     named = ratios(structure, scope="all", ratios={"layer1": 0.25, "conv1": 0.75})
     assert named["conv1"] == 4
+    stage = ratios(structure, scope="all", ratios={"layer2": 0.5, "layer2.0": 0.0})
+    assert [stage[f"layer2.{name}"] for name in ("0.conv1", "0.conv2", "1.conv1")] == [32, 32, 16]
 
 
 def test_the_plan_tells_of_names_that_hold_a_part_of_a_layer():
