@@ -281,6 +281,7 @@ class _CostRun(TorchDispatchMode):
         tensors = [*net.named_buffers(), *net.named_parameters()]
         self._names = {t.untyped_storage()._cdata: name for name, t in tensors}
         self._wide = {name for name, t in tensors if t.ndim > 1}
+        self._learned = {name for name, _ in net.named_parameters()}
         self._derived: list[Tensor] = []
 
     def run(self, inputs: tuple[Tensor, ...]) -> None:
@@ -305,7 +306,8 @@ class _CostRun(TorchDispatchMode):
         self.operator = operator_name(func)
         out = execute(func, args, kwargs)
         names = [self._names.get(t.untyped_storage()._cdata) for t in args if isinstance(t, Tensor)]
-        weights = [n for n in names if n in self._wide]
+        # a parameter times a buffer, as a mask, is the parameter's
+        weights = sorted((n for n in names if n in self._wide), key=self._constant)
         if func.overloadpacket in flop_registry:
             cost = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
             self.macs.append((weights[0] if weights else None, cost))
@@ -314,3 +316,6 @@ class _CostRun(TorchDispatchMode):
                 self._names.setdefault(tensor.untyped_storage()._cdata, weights[0])
                 self._derived.append(tensor)  # held, lest another storage get its number
         return out
+
+    def _constant(self, name: str) -> bool:
+        return name not in self._learned
