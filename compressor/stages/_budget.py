@@ -44,7 +44,7 @@ def solve(
         raise UsageError(unreachable(options, low, high))
     family = family or by_ratio(groups, options)
     counts = at_share(structure, groups, options, family, name, share)
-    figure = getattr(structure, name)
+    figure = _figures(structure)[name]
     near = (tolerance(options) - 1e-6) * figure({})  # `check` divides, which rounds
     return _search(counts, figure, share * figure({}), near, _grids(groups, options))
 
@@ -58,7 +58,7 @@ def at_share(
     share: float,
 ) -> dict[str, int]:
     """The widths whose MACs or parameters (name) are this share of the dense network's."""
-    figure = getattr(structure, name)
+    figure = _figures(structure)[name]
     return _meet(groups, options, family, figure, share * figure({}))
 
 
@@ -68,8 +68,11 @@ def reach(
     """The shares of the dense MACs and parameters that these layers leave at least and at most."""
     family = by_ratio(groups, options)
     least, most = family(1.0), family(0.0)
-    figures = {"macs": structure.macs, "params": structure.params}
-    return {n: (f(least) / f({}), f(most) / f({})) for n, f in figures.items()}
+    return {n: (f(least) / f({}), f(most) / f({})) for n, f in _figures(structure).items()}
+
+
+def _figures(structure: Structure) -> dict[str, Callable[[Mapping[str, int]], int]]:
+    return {"macs": structure.macs, "params": structure.params}
 
 
 def check_widths_known(
@@ -89,7 +92,7 @@ def check_widths_known(
     if options.allocation != "uniform" and not all_seen:
         return
     name, share = options.budget
-    figure = getattr(structure, name)
+    figure = _figures(structure)[name]
     got = figure(counts) / figure({})
     if abs(got - share) > tolerance(options):
         raise UsageError(
