@@ -27,7 +27,7 @@ def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
         *_changed_code(plan), *_uncut(plan), *_untrained(plan), *_unread_prune(plan),
-        *_clamped(run),
+        *_in_part(plan), *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
         *run.data.notices,
     ]  # fmt: skip
@@ -120,6 +120,11 @@ def _unread_prune(plan: "RunPlan") -> list[str]:
         f"prune.normalize=lamp does nothing beside prune.allocation={allocation}: it makes the "
         "scores of layers comparable for prune.allocation=global"
     ]
+
+
+def _in_part(plan: "RunPlan") -> list[str]:
+    """Names in prune.skip and prune.ratios that hold a part of some layer's channels."""
+    return compress.in_part(plan.run.blank(), plan.run.config["prune"]) if _cuts(plan) else []
 
 
 def _unread_noise(experiment: "Experiment") -> list[str]:

@@ -23,6 +23,10 @@ def folder(tmp_path_factory):
         (["noise=instance", "noise.mode=bernoulli"], "noise.mode=bernoulli does nothing beside n"),
         (["noise=pixels", "noise.rate=0.1"], "noise.rate=0.1 does nothing beside noise=pixels"),
         (
+            ["prune.scope=all", "prune.skip=[layer1]"],
+            "prune.skip=[layer1] also leaves 'conv1', whose channels run through 'layer1' (they",
+        ),
+        (
             ["prune.normalize=lamp"],
             "prune.normalize=lamp does nothing beside prune.allocation=",
         ),

@@ -8,9 +8,6 @@ from torch import Tensor
 from compressor.errors import UsageError
 from compressor.surgery import Group, Slot
 
-# Names that torchvision, timm and this package give to the projection on a residual shortcut.
-_SHORTCUT = ("downsample", "shortcut")
-
 
 def judged(group: Group, weights: Mapping[str, Tensor], option: str) -> list[Slot]:
     """The filters by which a group's channels are judged. option: of `prune`, for the refusal."""
@@ -22,7 +19,7 @@ def judged(group: Group, weights: Mapping[str, Tensor], option: str) -> list[Slo
         )
     if group.kind == "stream":
         # Li et al., section 3.3: where a stage's output is pruned, its projection shortcut decides.
-        return [slot for slot in filters if _is_shortcut(slot.module)] or filters
+        return [slot for slot in filters if slot.shortcut] or filters
     # Later producers are gates (squeeze-and-excitation), which follow what they multiply.
     return filters[:1]
 
@@ -52,7 +49,3 @@ def mean(score: Tensor, slot: Slot, size: int) -> Tensor:
     """(size,) float64 mean of a score over the positions of each class."""
     classes = slot.classes.cpu()
     return total(score, slot, size) / torch.bincount(classes[classes >= 0], minlength=size)
-
-
-def _is_shortcut(module: str) -> bool:
-    return any(part.startswith(_SHORTCUT) for part in module.split("."))

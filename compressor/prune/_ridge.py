@@ -5,14 +5,13 @@ outputs that it should give, A^T A and Y^T A add up over batches. The ridge pull
 weights that are there, not towards zero; the mean is not pulled.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from compressor.prune._rows import Rows, gram, patches
+from compressor.prune._rows import Rows, fan_in, gram, patches
 
 # Inputs of one filter: 8192 make a matrix of half a gigabyte. The first linear layer of an ImageNet
 # VGG has 25,088.
@@ -66,7 +65,7 @@ class System:
 
 def fits(module: nn.Module) -> bool:
     """Whether the matrix of this layer's inputs is of a size to be had."""
-    return math.prod(module.weight.shape[1:]) <= WIDEST
+    return fan_in(module) <= WIDEST
 
 
 def observe(module: nn.Module, x: Tensor, rows: Rows, y: Tensor | None) -> dict[str, Tensor]:
@@ -74,7 +73,7 @@ def observe(module: nn.Module, x: Tensor, rows: Rows, y: Tensor | None) -> dict[
 
     Returns "gram" (G, D + 1, D + 1) and, with y, "cross" (G, F, D + 1) and "square" (G, F).
     """
-    width = math.prod(module.weight.shape[1:])
+    width = fan_in(module)
     total: dict[str, Tensor] = {}
     counts = torch.bincount(rows.image, minlength=len(x))
     images = max(1, _NUMBERS // max(1, width * int(counts.max())))

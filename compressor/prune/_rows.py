@@ -4,6 +4,7 @@ Only the sampled patches are read, so the cost does not depend on the size of th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from compressor.errors import UsageError
+from compressor.prune._product import Product, product
+from compressor.surgery import Slot
 
 _ROWS = 2048  # rows per float32 product: its rounding stays below 1e-6 of the diagonal
 _CHUNK = 65536  # numbers per working set: 256 kB stay in a core's second-level cache
@@ -29,11 +31,6 @@ class Rows:
     """(R, D) output position in each of the D spatial (linear: middle) dimensions."""
 
 
-def readable(module: nn.Module) -> bool:
-    """Whether `contributions` knows this kind of layer."""
-    return isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and not module.transposed)
-
-
 def draw(module: nn.Module, x: Tensor, samples: int, generator: torch.Generator) -> Rows:
     """`samples` random (filter, location) pairs for every image of the batch.
 
@@ -41,7 +38,8 @@ def draw(module: nn.Module, x: Tensor, samples: int, generator: torch.Generator)
     takes the same numbers of the generator in whichever batch it comes, so rows do not depend on
     the batch size.
     """
-    sizes = [module.weight.shape[0], *_places(module, x)]
+    found = product(module, x)
+    sizes = [found.weight.shape[0], *found.sizes]
     uniform = torch.rand(len(x) * samples, len(sizes), dtype=torch.float64, generator=generator).to(
         x.device
     )
@@ -53,24 +51,26 @@ def draw(module: nn.Module, x: Tensor, samples: int, generator: torch.Generator)
 def contributions(module: nn.Module, x: Tensor, rows: Rows) -> Tensor:
     """x_c of ThiNet's eq. (4): each input channel's share of sampled outputs, bias left out.
 
-    module: conv (any stride, padding, dilation, groups) or linear, with input x: (N, C, *spatial)
-    or (N, *, C). Returns (R, weight.shape[1]) float32, whose row sums are the layer's output minus
-    bias. In a grouped conv a filter sees its own group only: column i is the group's i-th channel.
+    module: conv (any stride, padding, dilation, groups), transposed conv or linear, with input
+    x: (N, C, *spatial) or (N, *, C). Returns (R, C / groups) float32, whose row sums are the
+    layer's output minus bias. In a grouped conv a filter sees its own group only: column i is the
+    group's i-th channel.
     """
-    x, weight = x.detach().float(), module.weight.detach().float()
-    if isinstance(module, nn.Linear):
+    found = product(module, x)
+    x, weight, groups = found.x.detach().float(), found.weight.detach().float(), found.groups
+    if found.linear:
         middle = x.shape[1:-1]
         place = _flat(torch.cat([rows.image[:, None], rows.location], 1), (len(x), *middle))
         return x.reshape(-1, x.shape[-1])[place] * weight[rows.filter]
-    x, left = _padded(module, x)
-    sites, inside = _patches(module, x.shape[2:], left, rows.location)
-    per_filter = module.out_channels // module.groups
-    if sites.shape[1] == 1 and module.groups == 1:
+    x, left = _padded(found, x)
+    sites, inside = _patches(found, x.shape[2:], left, rows.location)
+    per_filter = len(weight) // groups
+    if sites.shape[1] == 1 and groups == 1:
         values = x.flatten(2)[rows.image, :, sites[:, 0]]
         return values * weight.flatten(1)[rows.filter] * inside
     size = math.prod(x.shape[2:])
-    pixels = x.flatten(2).transpose(1, 2).reshape(len(x) * size * module.groups, -1)
-    source = (rows.image[:, None] * size + sites) * module.groups
+    pixels = x.flatten(2).transpose(1, 2).reshape(len(x) * size * groups, -1)
+    source = (rows.image[:, None] * size + sites) * groups
     source += (rows.filter // per_filter)[:, None]
     taps = weight.flatten(2).transpose(1, 2)
     # One more row of zeros stands for every tap that falls into the padding.
@@ -85,7 +85,7 @@ def places(module: nn.Module, x: Tensor, samples: int, generator: torch.Generato
 
     x: the layer's input. Where there are no more positions than that, each is taken once.
     """
-    sizes = _places(module, x)
+    sizes = product(module, x).sizes
     total = math.prod(sizes)
     if total <= samples:
         flat = torch.arange(total).repeat(len(x))
@@ -113,28 +113,48 @@ def patches(module: nn.Module, x: Tensor, rows: Rows) -> Tensor:
     Columns run over the K kernel positions, and within each over the group's C channels:
     `kernel` brings the weight into the same order.
     """
-    x = x.detach().float()
-    if isinstance(module, nn.Linear):
+    of = product(module, x)
+    x = of.x.detach().float()
+    if of.linear:
         return x[(rows.image, *rows.location.unbind(1))][None]
-    x, left = _padded(module, x)
-    sites, inside = _patches(module, x.shape[2:], left, rows.location)
+    x, left = _padded(of, x)
+    sites, inside = _patches(of, x.shape[2:], left, rows.location)
     size = math.prod(x.shape[2:])
     pixels = x.movedim(1, -1).reshape(len(x) * size, x.shape[1])
     found = pixels.index_select(0, (rows.image[:, None] * size + sites).flatten())
     found.mul_(inside.flatten()[:, None])
-    found = found.view(len(sites), sites.shape[1], module.groups, -1)
+    found = found.view(len(sites), sites.shape[1], of.groups, -1)
     return found.permute(2, 0, 1, 3).flatten(2)
 
 
-def kernel(weight: Tensor, groups: int) -> Tensor:
+def kernel(weight: Tensor, groups: int, transposed: bool = False) -> Tensor:
     """(G, F / G, K * C): a layer's weight in the order of `patches`' columns."""
     weight = weight.detach().unflatten(0, (groups, -1))
+    weight = weight.transpose(1, 2) if transposed else weight
     return weight.flatten(3).transpose(2, 3).flatten(2) if weight.dim() > 3 else weight
 
 
-def from_kernel(columns: Tensor, shape: torch.Size) -> Tensor:
+def from_kernel(columns: Tensor, shape: torch.Size, transposed: bool = False) -> Tensor:
     """The inverse of `kernel`: a weight of this shape."""
-    return columns.unflatten(2, (-1, shape[1])).transpose(2, 3).reshape(shape)
+    width = shape[0] // len(columns) if transposed else shape[1]
+    columns = columns.unflatten(2, (-1, width)).transpose(2, 3)
+    return (columns.transpose(1, 2) if transposed else columns).reshape(shape)
+
+
+def fan_in(module: nn.Module) -> int:
+    """How many numbers one filter of a conv or linear layer multiplies."""
+    shape = module.weight.shape
+    if isinstance(module, _ConvNd) and module.transposed:
+        return shape[0] // module.groups * math.prod(shape[2:])
+    return math.prod(shape[1:])
+
+
+def of_one_group(slot: Slot, along: Tensor, groups: int) -> Tensor:
+    """Of something along a consumer's slot the part that one of its convolution groups reads.
+
+    A transposed convolution lists the inputs of all groups, which are alike, one after the other.
+    """
+    return along[: len(along) // groups] if slot.dim == 0 else along
 
 
 def blocks(classes: Tensor, size: int, width: int) -> Tensor:
@@ -179,36 +199,26 @@ def gram(rows: Tensor) -> Tensor:
     return total.triu() + total.triu(1).T
 
 
-def _places(module: nn.Module, x: Tensor) -> list[int]:
-    """Output size in every dimension that has positions."""
-    if isinstance(module, nn.Linear):
-        return list(x.shape[1:-1])
-    pads = module._reversed_padding_repeated_twice
-    sizes = []
-    for d, length in enumerate(x.shape[2:]):
-        before, behind = pads[-2 * d - 2], pads[-2 * d - 1]
-        reach = module.dilation[d] * (module.kernel_size[d] - 1) + 1
-        sizes.append((length + before + behind - reach) // module.stride[d] + 1)
-    return sizes
-
-
-def _padded(module: _ConvNd, x: Tensor) -> tuple[Tensor, list[int]]:
+def _padded(of: Product, x: Tensor) -> tuple[Tensor, Sequence[int]]:
     """The input and how much zero padding lies before its first position, per dimension."""
-    pads = list(module._reversed_padding_repeated_twice)
-    if module.padding_mode != "zeros":
-        return F.pad(x, pads, mode=module.padding_mode), [0] * (x.dim() - 2)
-    return x, pads[-2::-2]
+    if of.mode == "zeros":
+        return x, of.before
+    return F.pad(x, of.pads, mode=of.mode), [0] * len(of.before)
 
 
 def _patches(
-    module: _ConvNd, shape: torch.Size, left: list[int], location: Tensor
+    of: Product, shape: torch.Size, left: Sequence[int], location: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Flat input position of every tap of every row, and whether it is inside. Both (R, K)."""
     axes = []
     for d in range(len(shape)):
-        offset = torch.arange(module.kernel_size[d], device=location.device)
-        start = location[:, d] * module.stride[d] - left[d]
-        axes.append(start[:, None] + module.dilation[d] * offset)
+        offset = of.dilation[d] * torch.arange(of.weight.shape[2 + d], device=location.device)
+        if of.transposed:
+            # input i gives to the outputs i * stride - padding + offset
+            away = location[:, d, None] + left[d] - offset
+            axes.append(torch.where(away % of.stride[d] == 0, away // of.stride[d], -1))
+        else:
+            axes.append((location[:, d] * of.stride[d] - left[d])[:, None] + offset)
     sites = torch.zeros(len(location), 1, dtype=torch.long, device=location.device)
     inside = torch.ones_like(sites, dtype=torch.bool)
     for axis, length in zip(axes, shape, strict=True):
@@ -242,11 +252,3 @@ def _flat(index: Tensor, shape: tuple[int, ...]) -> Tensor:
     for d, length in enumerate(shape):
         flat = flat * length + index[:, d]
     return flat
-
-
-def require_readable(module: nn.Module, name: str, group: str) -> None:
-    if not readable(module):
-        raise UsageError(
-            f"rows can be drawn of conv and linear layers, and '{name}' is a "
-            f"{type(module).__name__}; leave it out with prune.skip=[{group}]"
-        )

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import RunError, UsageError
 from compressor.prune import Observer, Ranking, by_score
@@ -38,9 +39,8 @@ class APoZ:
         self.eps = eps
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
-        tap = self._tap(group, net)
-        linear = isinstance(net.get_submodule(group.producers[0].module), nn.Linear)
-        measure = partial(_observe, group=group, eps=self.eps, dim=-1 if linear else 1)
+        tap, classes, dim = self._tap(group, net)
+        measure = partial(_observe, group=group, classes=classes, eps=self.eps, dim=dim)
         return (Observer("zeros", tap, measure),)
 
     def rank(
@@ -53,8 +53,12 @@ class APoZ:
         share = statistics["zeros/zeros"] / statistics["zeros/count"].clamp(min=1)
         return by_score(1 - share.cpu())
 
-    def _tap(self, group: Group, net: nn.Module) -> Tap:
-        """Where the first activation after the producer can be read."""
+    def _tap(self, group: Group, net: nn.Module) -> tuple[Tap, Tensor, int]:
+        """Where the first activation after the producer can be read.
+
+        Also the class of every channel there, which a shuffle in between may have moved, and along
+        which dimension the channels lie.
+        """
         skip = f"leave it out with prune.skip=[{group.name}]"
         if group.kind == "stream":
             raise UsageError(
@@ -70,11 +74,13 @@ class APoZ:
                 f"'{group.name}' has none; set prune.eps (say 0.01) or {skip}"
             )
         if first.leaf:
-            return Tap(first.module, "output", first.call)
+            return Tap(first.module, "output", first.call), first.classes, first.dim
         for slot in group.consumers:
             # A pooling in between would hide zeros, so only the operator itself may be last.
-            if slot.after == first.op:
-                return Tap(slot.module, "input")
+            reader = net.get_submodule(slot.callers[0])
+            if slot.after == first.op and isinstance(reader, nn.Linear | _ConvNd):
+                dim = -1 if isinstance(reader, nn.Linear) else 1
+                return Tap(slot.callers[0], "input"), slot.classes, dim
         raise UsageError(
             f"prune=apoz cannot read the '{first.op}' that '{first.module}' calls as a function "
             f"behind '{group.name}'; make it a module, such as nn.ReLU(), or {skip}"
@@ -101,28 +107,21 @@ def _observe(
     generator: torch.Generator,
     *,
     group: Group,
+    classes: Tensor,
     eps: float | None,
     dim: int,
 ) -> dict[str, Tensor]:
     zeros, count = _zeros(x, eps, dim)
-    classes = _classes(group, len(zeros), module).to(x.device)
+    copies, rest = divmod(len(zeros), len(classes))
+    if rest:
+        raise RunError(
+            f"a {type(module).__name__} behind '{group.name}' has {len(zeros)} channels where "
+            f"{len(classes)} were traced; leave it out with prune.skip=[{group.name}]"
+        )
+    # a grouped convolution's weight speaks of one group's inputs
+    classes = classes.repeat(copies).to(x.device)
     mine = classes >= 0
     sums = torch.zeros(2, group.size, dtype=torch.float64, device=x.device)
     values = torch.stack([zeros[mine], torch.full_like(zeros[mine], count)])
     sums.index_add_(1, classes[mine], values)
     return {"zeros": sums[0], "count": sums[1]}
-
-
-def _classes(group: Group, channels: int, module: nn.Module) -> Tensor:
-    """Class of each channel of an activation: that of the layer around it with as many channels."""
-    for slot in (*group.producers, *group.followers):
-        if len(slot.classes) == channels:
-            return slot.classes
-    for slot in group.consumers:
-        copies, rest = divmod(channels, len(slot.classes))
-        if rest == 0:
-            return slot.classes.repeat(copies)
-    raise RunError(
-        f"a {type(module).__name__} behind '{group.name}' has {channels} channels, as no layer of "
-        f"its group has; leave it out with prune.skip=[{group.name}]"
-    )

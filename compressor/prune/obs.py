@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from compressor.prune import Observer, Ranking, Target, part, thinet
 from compressor.prune._eliminate import Problem, eliminate, problem
+from compressor.prune._product import own_weight, plain, require_readable
 from compressor.prune._ridge import fits, system
 from compressor.prune._ridge import observe as equations
-from compressor.prune._rows import blocks, kernel, places, require_readable
+from compressor.prune._rows import blocks, kernel, of_one_group, places
 from compressor.surgery import Group, Slot
 from compressor.taps import Tap
 
@@ -46,12 +47,13 @@ class OBS:
         found = []
         measure = partial(observe, positions=self.positions)
         for slot in group.consumers:
-            module = net.get_submodule(slot.module)
-            require_readable(module, slot.module, group.name)
-            tap = Tap(slot.module, "input")
-            if fits(module):
-                found.append(Observer(f"refit:{slot.parameter}", tap, measure, paired=True))
-        # what is too wide for that is judged as if one factor per channel were refitted
+            require_readable(net, slot, group.name)
+            for path in slot.callers:
+                module, tap = net.get_submodule(path), Tap(path, "input")
+                if fits(module) and plain(module) and own_weight(module):
+                    found.append(Observer(f"refit:{slot.parameter}", tap, measure, paired=True))
+        # what is too wide for that, or multiplies with another weight than its parameter, is judged
+        # as if one factor per channel were refitted
         rows = thinet.observers(group, net, self.positions)
         taken = {observer.tap for observer in found}
         return (*found, *(observer for observer in rows if observer.tap not in taken))
@@ -78,8 +80,10 @@ class OBS:
         sums = part(statistics, f"refit:{slot.parameter}/")
         if not sums:
             return thinet.rescale_problem(part(statistics, f"rows:{slot.parameter}/"))
-        start = kernel(weights[slot.parameter], len(sums["gram"]))
+        groups = len(sums["gram"])
+        start = kernel(weights[slot.parameter], groups, transposed=slot.dim == 0)
         one = system(sums, start, self.ridge, intercept=True)
-        columns = blocks(slot.classes.cpu(), size, start.shape[2])
+        classes = of_one_group(slot, slot.classes.cpu(), groups)
+        columns = blocks(classes, size, start.shape[2])
         energy = float(one.square.sum())
         return problem(one.matrix, one.cross, columns, 1 / energy if energy > 0 else 1.0)

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import UsageError
 from compressor.prune import Gate, Ranking, by_score
+from compressor.prune._product import told
 from compressor.surgery import Group
 
 
@@ -33,13 +34,14 @@ class Taylor:
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Gate, ...]:
         for slot in group.consumers:
-            module = net.get_submodule(slot.module)
-            if not isinstance(module, nn.Linear | _ConvNd):
-                raise UsageError(
-                    f"prune=taylor puts factors in front of conv and linear layers, and "
-                    f"'{slot.module}' is a {type(module).__name__}; leave it out with "
-                    f"prune.skip=[{group.name}]"
-                )
+            for path in slot.callers:
+                module = net.get_submodule(path)
+                if not isinstance(module, nn.Linear | _ConvNd):
+                    raise UsageError(
+                        f"prune=taylor puts factors in front of conv and linear layers, and "
+                        f"{told(path)}, which reads with '{slot.parameter}', is a "
+                        f"{type(module).__name__}; leave it out with prune.skip=[{group.name}]"
+                    )
         return (Gate("gate", _observe),)
 
     def rank(

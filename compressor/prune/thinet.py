@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from compressor.errors import UsageError
 from compressor.prune import Observer, Ranking, part
 from compressor.prune._eliminate import Problem, eliminate, problem
-from compressor.prune._rows import Rows, by_class, contributions, draw, gram, require_readable
+from compressor.prune._product import groups_of, require_readable
+from compressor.prune._rows import Rows, by_class, contributions, draw, gram, of_one_group
 from compressor.surgery import Group
 from compressor.taps import Tap
 
@@ -95,12 +96,17 @@ def observe(
 
 
 def observers(group: Group, net: nn.Module, samples: int = 10) -> tuple[Observer, ...]:
-    """One per consumer of the group; the key is "rows:" and the consumer's weight."""
+    """One per layer that reads the group; the key is "rows:" and the weight that it reads with.
+
+    Layers that share a weight have one key: their rows add up.
+    """
     found = []
     for slot in group.consumers:
-        require_readable(net.get_submodule(slot.module), slot.module, group.name)
-        measure = partial(observe, samples=samples, classes=slot.classes, size=group.size)
-        found.append(Observer(f"rows:{slot.parameter}", Tap(slot.module, "input"), measure))
+        require_readable(net, slot, group.name)
+        for path in slot.callers:
+            classes = of_one_group(slot, slot.classes, groups_of(net.get_submodule(path)))
+            measure = partial(observe, samples=samples, classes=classes, size=group.size)
+            found.append(Observer(f"rows:{slot.parameter}", Tap(path, "input"), measure))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compressor import surgery
 from compressor.stages._options import SelectOptions
 from compressor.stages._refit import Refit, layers
-from compressor.stages._rescale import apply_rescale, stays
+from compressor.stages._rescale import apply_rescale, columns_left
 from compressor.stages._statistics import MEMORY_LIMIT, gather, judging
 from compressor.surgery import Group, Structure
 
@@ -40,7 +40,7 @@ def refitting(
     What they read of the kept channels is what the dense network gives them, so that one pass
     serves every number of channels.
     """
-    slots = {slot.module: slot for slot in group.consumers}
+    slots = {path: slot for slot in group.consumers for path in slot.callers}
     with judging(net):
         images, calls, _ = gather(net, batches, memory_limit)
         names = [name for name in layers(net, [group], calls) if name in slots]
@@ -51,9 +51,7 @@ def refitting(
     def repair(small: nn.Module, kept: Tensor) -> None:
         work.net = small
         for name, slot in ((name, slots[name]) for name in names):
-            left = stays(slot, kept)
-            width = sums[name]["gram"].shape[1] - 1
-            work.solve(name, sums[name], left.repeat(width // len(left)))
+            work.solve(name, sums[name], columns_left(slot, kept, sums[name]["gram"]))
 
     return repair
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from compressor import surgery
 from compressor.errors import UsageError
-from compressor.stages._options import SelectOptions, named
+from compressor.stages._options import SelectOptions, named, only_in_part
 from compressor.surgery import Group, Structure
 
 
 def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
     """The groups in scope, without the skipped ones.
 
-    A name in skip is a group's, a producer's, or a module that contains the whole group.
+    A name in skip is a group's, or a module that makes or passes on some of its channels, or
+    contains such a one: what runs through a protected layer is not cut.
     """
     groups = structure.select(options.scope)
     for name in options.ratios:
@@ -29,6 +30,32 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
     if not left:
         raise UsageError(_nothing(structure, options))
     return left
+
+
+def in_part(structure: Structure, options: SelectOptions) -> list[str]:
+    """A line for every name in skip and ratios that is told of more than lies in it."""
+    found = []
+    groups = structure.select(options.scope)
+    for name in options.skip:
+        more = [g for g in groups if named(g, name) and only_in_part(g, name)]
+        found += [f"prune.skip=[{name}] also leaves {_whole(g, name)} as it is" for g in more]
+    cut = [g for g in groups if not any(named(g, name) for name in options.skip)]
+    for name, ratio in options.ratios.items():
+        more = [g for g in cut if named(g, name) and only_in_part(g, name)]
+        found += [
+            f"prune.ratios: the {ratio:g} of '{name}' holds for all of {_whole(g, name)}"
+            for g in more
+            if options.ratio_of(g) == ratio
+        ]
+    return found
+
+
+def _whole(group: Group, name: str) -> str:
+    """A group of which only a part lies in the module `name`."""
+    made = dict.fromkeys(slot.module or slot.parameter for slot in group.producers)
+    return (
+        f"'{group.name}', whose channels run through '{name}' (they are made by {_few(list(made))})"
+    )
 
 
 def _nothing(structure: Structure, options: SelectOptions) -> str:
@@ -62,7 +89,9 @@ def running(groups: Sequence[Group], calls: Mapping[str, int]) -> tuple[Group, .
     What only a head for training reads (GoogLeNet, Inception) cannot be judged, costs nothing where
     the network is used, and stays as it is.
     """
-    return tuple(g for g in groups if any(calls[slot.module] for slot in g.consumers))
+    return tuple(
+        g for g in groups if any(calls[path] for slot in g.consumers for path in slot.callers)
+    )
 
 
 def uniform(

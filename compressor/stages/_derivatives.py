@@ -96,7 +96,8 @@ def _entrances(groups: Mapping[str, Group]) -> dict[str, list[tuple[str, Slot]]]
     found: dict[str, list[tuple[str, Slot]]] = {}
     for name, group in groups.items():
         for slot in group.consumers:
-            found.setdefault(slot.module, []).append((name, slot))
+            for path in slot.callers:
+                found.setdefault(path, []).append((name, slot))
     return found
 
 

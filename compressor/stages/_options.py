@@ -94,11 +94,18 @@ class SelectOptions:
         return self.min_channels or 1
 
     def ratio_of(self, group: Group) -> float | None:
-        """The ratio that `ratios` gives this group, by its own or the longest name that fits."""
+        """The ratio that `ratios` gives this group.
+
+        By its own name, else the smallest of what the longest name says that it lies in as a whole,
+        and of what all names say that it lies in only in part: none of them is cut more than told.
+        """
         if group.name in self.ratios:
             return self.ratios[group.name]
         fitting = [name for name in self.ratios if named(group, name)]
-        return self.ratios[max(fitting, key=len)] if fitting else None
+        whole = [name for name in fitting if not only_in_part(group, name)]
+        counting = [name for name in fitting if name not in whole]
+        counting += [max(whole, key=len)] if whole else []
+        return min((self.ratios[name] for name in counting), default=None)
 
     @classmethod
     def split(cls, tree: Mapping[str, Any]) -> tuple["SelectOptions", dict[str, Any]]:
@@ -123,9 +130,21 @@ class SelectOptions:
 
 
 def named(group: Group, name: str) -> bool:
-    """Whether `name` is the group's, one of its producers', or a module's that contains it all."""
-    makers = [group.name, *(slot.module for slot in group.producers)]
-    return name in makers or all(maker.startswith(f"{name}.") for maker in makers)
+    """Whether `name` is the group's, or one of its producers or followers is or lies in `name`."""
+    places = {path for s in (*group.producers, *group.followers) for path in (s.module, *s.callers)}
+    return name == group.name or any(inside(path, name) for path in places)
+
+
+def only_in_part(group: Group, name: str) -> bool:
+    """Whether some producers of a group that is `named` so lie elsewhere."""
+    return name != group.name and not all(
+        any(inside(path, name) for path in (slot.module, *slot.callers)) for slot in group.producers
+    )
+
+
+def inside(path: str, name: str) -> bool:
+    """Whether `name` is the module at this path, or one that contains it."""
+    return path == name or path.startswith(f"{name}.")
 
 
 def _budget(given: Mapping[str, float | None], ratio: float) -> tuple[str, float] | None:

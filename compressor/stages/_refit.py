@@ -24,21 +24,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
 
 from compressor.errors import RunError
 from compressor.prune import Target
+from compressor.prune._product import own_weight, plain
 from compressor.prune._ridge import fits, observe, system
 from compressor.prune._rows import from_kernel, kernel, outputs, places
 from compressor.seeding import generator
 from compressor.stages._options import SelectOptions
 from compressor.stages._statistics import MEMORY_LIMIT, Enough, gather, judging, stopping
-from compressor.surgery import Group, Plan
+from compressor.surgery import Group, Plan, output_dim
 from compressor.taps import Tap, tapped
 
 Kept = Mapping[tuple[str, int], Sequence[int]]
 NOTHING_CUT: Kept = MappingProxyType({})
-_PLAIN = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)}
 
 
 def layers(net: nn.Module, groups: Sequence[Group], calls: Mapping[str, int]) -> list[str]:
@@ -47,17 +46,20 @@ def layers(net: nn.Module, groups: Sequence[Group], calls: Mapping[str, int]) ->
     Behind it every layer sees inputs that are no longer the dense network's, whether channels of
     its own are cut or not. calls: how often each module runs in one forward, in order. Left out are
     layers that never run in eval mode, that compute with something else than a weight of their own,
-    and those that are too wide.
+    or share it, and those that are too wide.
     """
     owners = Counter(id(p) for _, p in net.named_parameters(remove_duplicate=False))
-    readers = {slot.module for group in groups for slot in group.consumers}
+    slots = [slot for group in groups for slot in group.slots]
+    readers = {path for group in groups for slot in group.consumers for path in slot.callers}
+    elsewhere = {slot.module for slot in slots if slot.callers != (slot.module,)}
     found: list[str] = []
+    begun = False
     for name in calls:
+        begun = begun or name in readers
         module = net.get_submodule(name)
-        plain = type(module).forward in _PLAIN and not parametrize.is_parametrized(module)
-        if not plain or owners[id(module.weight)] > 1 or not fits(module):
+        if not begun or not (plain(module) and own_weight(module)):
             continue
-        if found or name in readers:
+        if owners[id(module.weight)] == 1 and name not in elsewhere and fits(module):
             found.append(name)
     return found
 
@@ -142,13 +144,26 @@ class Refit:
 
     def _given(self, name: str, values: Tensor) -> Tensor:
         """Of the layer's outputs in the dense network (last dimension) those that were given."""
-        kept = self.earlier.get((f"{name}.weight", 0))
-        return values if kept is None else values[..., list(kept)]
+        kept = self.earlier.get(self._made(name))
+        return values if kept is None else self._of_each(name, values)[..., list(kept)].flatten(-2)
 
     def _left(self, name: str, values: Tensor) -> Tensor:
         """Of those the ones that the layer still has."""
-        alive = self.alive.get((f"{name}.weight", 0))
-        return values if alive is None else values[..., alive.to(values.device)]
+        alive = self.alive.get(self._made(name))
+        if alive is None:
+            return values
+        return self._of_each(name, values)[..., alive.to(values.device)].flatten(-2)
+
+    def _made(self, name: str) -> tuple[str, int]:
+        """The dimension of the layer's weight that makes its outputs."""
+        return f"{name}.weight", output_dim(self.net.get_submodule(name))
+
+    def _of_each(self, name: str, values: Tensor) -> Tensor:
+        """Outputs (last dimension) as the weight lists them: a transposed convolution's only once
+        for all its groups.
+        """
+        module = self.net.get_submodule(name)
+        return values.unflatten(-1, (module.groups if output_dim(module) else 1, -1))
 
     def target(self, name: str, call: int) -> Target | None:
         """Of the call-th call of this layer in a pass, for the outputs that it still has."""
@@ -225,7 +240,8 @@ class Refit:
                 "cross": sums["cross"][:, :, columns.to(gram.device)],
                 "square": sums["square"],
             }
-        start = kernel(module.weight, len(sums["gram"])).to(sums["gram"])
+        transposed = output_dim(module) == 1
+        start = kernel(module.weight, len(sums["gram"]), transposed).to(sums["gram"])
         norm = self._norm_as_dense(name)
         norm = norm if module.bias is None else None
         one = system(sums, start, self.ridge, intercept=module.bias is not None or norm is not None)
@@ -236,7 +252,7 @@ class Refit:
                 "activations, or raise prune.ridge"
             )
         self.residual[name] = one.residual(weight)
-        module.weight.copy_(from_kernel(weight, module.weight.shape))
+        module.weight.copy_(from_kernel(weight, module.weight.shape, transposed))
         if module.bias is not None:
             module.bias.copy_(one.intercept(weight).flatten())
         elif norm is not None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from compressor.errors import RunError
 from compressor.prune import thinet
+from compressor.prune._rows import of_one_group
 from compressor.stages._statistics import mine
 from compressor.surgery import Group, Slot
 
@@ -73,6 +74,15 @@ def scale(net: nn.Module, parameter: str, dim: int, factors: Tensor) -> None:
     shape = [1] * weight.dim()
     shape[dim] = -1
     weight.mul_(factors.to(weight).view(shape))
+
+
+def columns_left(slot: Slot, kept: Tensor, gram: Tensor) -> Tensor:
+    """(D,) bool: of the columns of a layer's normal equations those that a cut leaves.
+
+    gram: (G, D + 1, D + 1) of the G groups of the convolution that reads the slot.
+    """
+    left = of_one_group(slot, stays(slot, kept), len(gram))
+    return left.repeat((gram.shape[1] - 1) // len(left))
 
 
 def stays(slot: Slot, kept: Tensor) -> Tensor:

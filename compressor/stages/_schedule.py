@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from compressor.errors import UsageError
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import SelectOptions, inside
 
 Layers = Sequence[tuple[str, int, int]]
 """(group, its channels in the dense network, those that it keeps), from the front."""
@@ -152,7 +152,7 @@ class Schedule:
     def _tuning(self, layer: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         own = self.layer_finetune or {}
-        fitting = [name for name in own if _inside(layer, name)]
+        fitting = [name for name in own if inside(layer, name)]
         for key, values in self.between.items():
             if not key.startswith("prune.layer_finetune."):
                 found.update(values)
@@ -160,7 +160,7 @@ class Schedule:
 
     def _check_named(self, turns: Sequence[str]) -> None:
         for name in self.layer_finetune or {}:
-            if not any(_inside(turn, name) for turn in turns[:-1]):
+            if not any(inside(turn, name) for turn in turns[:-1]):
                 raise UsageError(
                     f"prune.layer_finetune names '{name}', after which no other is cut (after the "
                     f"last comes finetune itself); choose among {', '.join(turns[:-1])}"
@@ -203,11 +203,6 @@ def _layer_by_layer(
         raise UsageError("no layer would lose a channel: raise prune.ratio or lower prune.budget")
     targets[-1]["budget"] = final["budget"]
     return targets
-
-
-def _inside(layer: str, name: str) -> bool:
-    """Whether `name` is the layer's or a part's that contains it."""
-    return layer == name or layer.startswith(f"{name}.")
 
 
 def _budget(tree: Mapping[str, Any]) -> dict[str, float]:

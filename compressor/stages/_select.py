@@ -34,7 +34,7 @@ def judge(
     seed: int,
 ) -> dict[str, Ranking]:
     """Rank every group. net: the network whose weights are judged."""
-    weights = net.state_dict()
+    weights = tensors(net)
     return {g.name: rank(g, selector, mine(g, statistics), weights, seed) for g in groups}
 
 
@@ -47,6 +47,14 @@ def prefixes(
         if counts[group.name] < group.size:
             keep[group.name] = rankings[group.name].keep(counts[group.name])
     return Selection(keep, dict(rankings))
+
+
+def tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, those too that are saved with no network."""
+    named = [
+        *net.named_buffers(remove_duplicate=False), *net.named_parameters(remove_duplicate=False)
+    ]  # fmt: skip
+    return {name: tensor.detach() for name, tensor in named}
 
 
 def rank(

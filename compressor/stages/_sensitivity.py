@@ -26,6 +26,7 @@ from compressor.stages import Context
 from compressor.stages._alone import Repair, alone, refitting, rescaling
 from compressor.stages._case import Case
 from compressor.stages._options import SelectOptions
+from compressor.stages._select import tensors
 from compressor.surgery import Group, Structure
 
 VERSION = 2
@@ -152,10 +153,11 @@ def without(
         yield alone(net, structure, group, kept, repair)
         return
     before: dict[str, Tensor] = {}
+    weights = tensors(net)
     try:
         with torch.no_grad():
             for slot in group.consumers:
-                weight = net.get_parameter(slot.parameter)
+                weight = weights[slot.parameter]
                 before.setdefault(slot.parameter, weight.detach().clone())
                 gone = (slot.classes >= 0) & ~torch.isin(slot.classes, kept)
                 weight.index_fill_(slot.dim, gone.nonzero()[:, 0].to(weight.device), 0)
@@ -163,7 +165,7 @@ def without(
     finally:
         with torch.no_grad():
             for name, weight in before.items():
-                net.get_parameter(name).copy_(weight)
+                weights[name].copy_(weight)
 
 
 def scorer(context: Context, images: int) -> Callable[[nn.Module], tuple[float, float]]:

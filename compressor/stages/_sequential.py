@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from compressor import surgery
 from compressor.errors import RunError
@@ -14,8 +15,8 @@ from compressor.prune import Gate, Observer, Selector, part
 from compressor.stages._derivatives import Loss, differentiate
 from compressor.stages._options import SelectOptions
 from compressor.stages._refit import NOTHING_CUT, Kept, Refit, layers
-from compressor.stages._rescale import factors_of, scale, stays
-from compressor.stages._select import Selection, rank
+from compressor.stages._rescale import columns_left, factors_of, scale, stays
+from compressor.stages._select import Selection, rank, tensors
 from compressor.stages._statistics import (
     MEMORY_LIMIT,
     Enough,
@@ -27,7 +28,7 @@ from compressor.stages._statistics import (
     readers_of,
     stopping,
 )
-from compressor.surgery import Group, Slot
+from compressor.surgery import Activation, Group, Slot
 from compressor.taps import Tap, tapped
 
 
@@ -71,7 +72,7 @@ def sequential(
             cutter.refitting(work)
         run: list[Group] = []
         for group in groups:
-            if joined and _one_pass(group, calls) and not cutter.gated(group):
+            if joined and _one_pass(net, group, calls) and not cutter.gated(group):
                 run.append(group)
                 continue
             cutter.in_one_pass(run, images)
@@ -103,6 +104,8 @@ class _Cutter:
         self.counts, self.reconstruct = counts, reconstruct
         self.totals = Totals(seed)
         self.alive: dict[tuple[str, int], Tensor] = {}
+        self.passing: dict[int, Tensor] = {}
+        """Site of an activation -> which of its channels are left."""
         self.done = Selection({}, {})
         self.work: Refit | None = None
         self.out_of_order = False
@@ -124,11 +127,18 @@ class _Cutter:
             alive = self.alive.get((slot.parameter, slot.dim))
             return slot if alive is None else replace(slot, classes=slot.classes[alive])
 
+        def active(activation: Activation) -> Activation:
+            alive = self.passing.get(activation.site)
+            if alive is None:
+                return activation
+            return replace(activation, classes=activation.classes[alive])
+
         return replace(
             group,
             producers=tuple(map(current, group.producers)),
             followers=tuple(map(current, group.followers)),
             consumers=tuple(map(current, group.consumers)),
+            activations=tuple(map(active, group.activations)),
         )
 
     def in_one_pass(self, groups: Sequence[Group], images: Sequence[Tensor]) -> None:
@@ -139,7 +149,7 @@ class _Cutter:
         watch: dict[str, tuple[Observer, ...]] = {}
         deciders = {}
         for group in groups:
-            entrance = Tap(group.consumers[0].module, "input")
+            entrance = Tap(group.consumers[0].callers[0], "input")
             observers = self.observers(group)
             watch[group.name] = tuple(o for o in observers if o.tap != entrance)
             here = tuple(o for o in observers if o.tap == entrance)
@@ -211,7 +221,7 @@ class _Cutter:
             # what lies behind this group's consumers is judged on the repaired network; a last pass
             # then sees what is cut in front of them later
             self.out_of_order = True
-            mine = {slot.module for slot in group.consumers}
+            mine = {path for slot in group.consumers for path in slot.callers}
             for name in (name for name in self.work.names if name in mine):
                 self.work.in_own_pass(name)
 
@@ -219,15 +229,13 @@ class _Cutter:
         """From the sums that the selector asked for, where there are any, else from the input."""
         module = self.net.get_submodule(slot.module)
         if sums and len(sums["gram"]) == getattr(module, "groups", 1):
-            left = stays(slot, kept)
-            width = sums["gram"].shape[1] - 1
-            self.work.solve(slot.module, sums, left.repeat(width // len(left)))
+            self.work.solve(slot.module, sums, columns_left(slot, kept, sums["gram"]))
         else:
             self.work.here(slot.module, module, x)
 
     def cut(self, group: Group, statistics: Mapping[str, Tensor]) -> Tensor:
         """Rank, cut and rescale one group. Returns the kept class ids."""
-        now, weights = self.now(group), self.net.state_dict()
+        now, weights = self.now(group), tensors(self.net)
         ranking = rank(now, self.selector, statistics, weights, self.seed)
         kept = ranking.keep(self.counts[group.name])
         self.done.rankings[group.name] = ranking
@@ -239,6 +247,9 @@ class _Cutter:
             place = (slot.parameter, slot.dim)
             left = stays(slot, kept)
             self.alive[place] = left & self.alive.get(place, torch.ones_like(left))
+        for one in group.activations:
+            left = (one.classes < 0) | torch.isin(one.classes, kept)
+            self.passing[one.site] = left & self.passing.get(one.site, torch.ones_like(left))
         if self.reconstruct == "rescale":
             for slot in now.consumers:
                 factors, left = factors_of(now, slot, kept, statistics)
@@ -261,11 +272,12 @@ def _narrowed(module: nn.Module, x: Tensor, slot: Slot, kept: Tensor) -> Tensor:
     return narrow.contiguous(memory_format=torch.channels_last) if channels_last else narrow
 
 
-def _one_pass(group: Group, calls: Mapping[str, int]) -> bool:
+def _one_pass(net: nn.Module, group: Group, calls: Mapping[str, int]) -> bool:
     """Whether everything that makes this group's channels has run when its consumer is reached."""
     return (
         group.interior
         and len(group.consumers) == 1
-        and all(calls.get(slot.module, 0) == 1 for slot in group.slots)
+        and isinstance(net.get_submodule(group.consumers[0].callers[0]), nn.Linear | _ConvNd)
+        and all(len(slot.callers) == 1 == calls.get(slot.callers[0], 0) for slot in group.slots)
         and all(bool((slot.classes >= 0).all()) for slot in group.slots)
     )

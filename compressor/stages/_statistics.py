@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError, UsageError
 from compressor.prune import Gate, Observer, Selector, Target, part, thinet
+from compressor.prune._product import own_weight
 from compressor.seeding import generator
 from compressor.stages._derivatives import Loss, differentiate
 from compressor.surgery import Group
@@ -85,14 +86,15 @@ class Totals:
         self.seed, self.target = seed, target
         self.sums: dict[str, dict[str, Tensor]] = {}
         self.generators: dict[tuple[str, str], torch.Generator] = {}
-        self.calls: Counter[tuple[str, str]] = Counter()
+        self.calls: Counter[tuple[str, str, Tap]] = Counter()
 
     def add(self, group: str, observer: Observer, module: nn.Module, x: Tensor) -> None:
         place = (group, observer.key)
         if place not in self.generators:
             self.generators[place] = generator(self.seed, "observe", *place)
-        more = (self.target(observer.tap.module, self.calls[place]),) if observer.paired else ()
-        self.calls[place] += 1
+        call = (*place, observer.tap)
+        more = (self.target(observer.tap.module, self.calls[call]),) if observer.paired else ()
+        self.calls[call] += 1
         found = observer.measure(module, x, self.generators[place], *more)
         self.put(group, observer.key, found)
 
@@ -127,11 +129,19 @@ def observers_of(
     net: nn.Module, group: Group, selector: Selector, reconstruct: str
 ) -> tuple[Observer | Gate, ...]:
     """The selector's, and the rows that rescaling needs if the selector has none."""
-    found = {observer.key: observer for observer in selector.observers(group, net)}
-    if reconstruct == "rescale":
-        for observer in thinet.observers(group, net):
-            found.setdefault(observer.key, observer)
-    return tuple(found.values())
+    found = selector.observers(group, net)
+    if reconstruct != "rescale":
+        return tuple(found)
+    keys = {observer.key for observer in found}
+    more = [one for one in thinet.observers(group, net) if one.key not in keys]
+    for path in (path for slot in group.consumers for path in slot.callers):
+        if not own_weight(net.get_submodule(path)):
+            raise UsageError(
+                f"prune.reconstruct=rescale scales the weight of '{path}', which that layer "
+                "changes before it multiplies with it; take prune.reconstruct=none or "
+                f"prune.skip=[{group.name}]"
+            )
+    return (*found, *more)
 
 
 def gates_of(

@@ -19,9 +19,10 @@ from compressor.stages import Context, Given, Machine, Outcome
 from compressor.stages._allocate import Family, by_curve, by_ratio, by_threshold
 from compressor.stages._blank import Blank
 from compressor.stages._budget import check as check_budget
-from compressor.stages._budget import reach, solve
+from compressor.stages._budget import check_widths_known, reach, solve
 from compressor.stages._case import Case
 from compressor.stages._counts import choose, running
+from compressor.stages._counts import in_part as told_in_part
 from compressor.stages._options import SelectOptions
 from compressor.stages._original import Original, check_widths, figures_of
 from compressor.stages._refit import NOTHING_CUT, refit
@@ -34,7 +35,7 @@ from compressor.stages._statistics import collect, gates_of, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Structure
 
-VERSION = 3
+VERSION = 4
 # Batch statistics over a few values are ill-conditioned; large images have many positions each.
 PARITY_IMAGES, PARITY_LARGE, LARGE = 4, 2, 128
 TARGET = "target"  # the role of the network that a refit aims at, where it is not the given one
@@ -139,6 +140,7 @@ def preview(
         counts = bench().widths(structure, groups, options, family)["counts"]
     else:
         counts = solve(structure, groups, options, family)
+        check_widths_known(structure, groups, options, counts)
     uniform = options.allocation == "uniform"
     if uniform and all(counts[group.name] == group.size for group in groups):
         raise UsageError(
@@ -153,6 +155,11 @@ def preview(
         "frozen": _frozen(structure),
         "decided": "" if uniform else options.allocation,
     }
+
+
+def in_part(dense: Blank, prune: Mapping[str, Any]) -> list[str]:
+    """What the plan says of names in prune.skip and prune.ratios that hold a part of a layer."""
+    return told_in_part(dense.structure, SelectOptions.split(Schedule.rest(prune))[0])
 
 
 def _check_compares(
@@ -286,12 +293,14 @@ def _family(case: Case, options: SelectOptions) -> Family:
 
 def _notes(case: Case, aim: Aim, done: Selection, plan: Plan, dense: Original) -> dict[str, Any]:
     """plan: with what earlier rounds cut; widths and ratio are those of the dense network too."""
-    kept, options = plan.kept, case.options
+    kept, options = plan.by_slot, case.options
     widths = {}
     for group in dense.structure.groups:
         for slot in group.producers:
-            if slot.parameter.endswith(".weight") and slot.module in kept:
-                widths[slot.module] = [len(slot.classes), len(kept[slot.module])]
+            left = kept.get((slot.parameter, slot.dim))
+            if left is not None and not slot.parameter.endswith("bias"):
+                # a kernel of the network itself stands for it
+                widths[slot.module or slot.parameter] = [len(slot.classes), len(left)]
     notes = {
         "widths": widths,
         "budget": dict([options.budget]) if options.budget else None,

@@ -144,10 +144,11 @@ def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outc
 def scratch_b_epochs(epochs: int, macs_full: int, macs_small: int, cap: float | None = None) -> int:
     """Epochs that cost a cut network as much as `epochs` cost the dense one (arXiv:1810.05270).
 
+    Never fewer than `epochs`, which a network that costs more than the other one gets.
     MACs are those of convolutions and linear layers; the authors' counter has batch norms, ReLUs
     and pooling too. cap: so many times `epochs` at most, 2 in their ImageNet runs.
     """
-    grown = epochs * macs_full // macs_small
+    grown = max(epochs, epochs * macs_full // macs_small)
     return grown if cap is None else min(grown, int(epochs * cap))
 
 

@@ -8,7 +8,14 @@ from compressor.surgery._analyse import analyse
 from compressor.surgery._cut import cut_group, replay
 from compressor.surgery._parity import check_parity, check_state
 from compressor.surgery._plan import EMPTY_PLAN, Cut, Plan, keep_count, plan_cut
-from compressor.surgery._structure import Activation, Frozen, Group, Slot, Structure
+from compressor.surgery._structure import (
+    Activation,
+    Frozen,
+    Group,
+    Slot,
+    Structure,
+    output_dim,
+)
 
 __all__ = [
     "EMPTY_PLAN",
@@ -24,6 +31,7 @@ __all__ = [
     "check_state",
     "cut_group",
     "keep_count",
+    "output_dim",
     "plan_cut",
     "replay",
 ]

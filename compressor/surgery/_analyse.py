@@ -33,15 +33,17 @@ def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
     dense = meta_copy(net)
     shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
     trace = _traced(dense, example_inputs)
+    calls = _costs(dense, example_inputs)
     for _ in range(MAX_TRIALS):
         grouping = Grouping(trace)
         groups = grouping.groups()
         structure = Structure(groups, grouping.report())
-        macs = _trial(net, structure, grouping, example_inputs, turn=0)
-        if macs is not None and _need_second(structure):
-            macs = _trial(net, structure, grouping, example_inputs, turn=1)
-        if macs is not None:
+        runs = _trial(net, structure, grouping, example_inputs, turn=0)
+        if runs and _need_second(structure):
+            runs = _trial(net, structure, grouping, example_inputs, turn=1)
+        if runs:
             parameters = [name for name, _ in dense.named_parameters()]
+            macs = _spread(calls, grouping)
             return Structure(groups, structure.frozen, tally(groups, shapes, parameters, macs))
     raise RunError(
         f"after {MAX_TRIALS} trials some cut of this network still fails on the meta device; "
@@ -83,12 +85,25 @@ def _traced(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Tracer:
     try:
         trace.run(_meta_inputs(example_inputs, TRACE_BATCH))
     except Exception as error:  # whatever the user's forward raises
-        raise RunError(
-            f"cannot trace the network: module '{trace.module}' ({_class_of(net, trace.module)}), "
-            f"operator '{trace.operator}': {_first_line(error)}; a forward pass must not read "
-            "values of tensors"
-        ) from error
+        raise _untraceable(net, trace.module, trace.operator, error) from error
     return trace
+
+
+def _costs(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[tuple[str | None, int]]:
+    """(weight, MACs) of every matrix product of the dense network in eval mode, in order."""
+    costs = _CostRun(net.eval())
+    try:
+        costs.run(_meta_inputs(example_inputs, 1))
+    except Exception as error:  # whatever the user's forward raises
+        raise _untraceable(net, costs.stack[-1], costs.operator, error) from error
+    return costs.macs
+
+
+def _untraceable(net: nn.Module, module: str, operator: str, error: Exception) -> RunError:
+    return RunError(
+        f"cannot trace the network: module '{module}' ({_class_of(net, module)}), operator "
+        f"'{operator}': {_first_line(error)}; a forward pass must not read values of tensors"
+    )
 
 
 def _class_of(net: nn.Module, path: str) -> str:
@@ -104,8 +119,8 @@ def _trial(
     grouping: Grouping,
     example_inputs: tuple[Tensor, ...],
     turn: int,
-) -> list[tuple[str | None, int]] | None:
-    """Cut a meta copy and run it in both modes: dense MACs per call, or None after freezing more.
+) -> bool:
+    """Cut a meta copy and run it in both modes. False: it does not run, and more is frozen now.
 
     The train-mode run is traced again: every class must meet the same classes as in the dense
     network. A size or an index that stands in Python code shows here, with or without an error.
@@ -124,7 +139,7 @@ def _trial(
     except Exception as error:
         guilty = _guilty(grouping, again, plan.by_slot)
         _freeze_failing(grouping, again.stack, again.operator, error, guilty)
-        return None
+        return False
     wrong = _disagreement(grouping, Grouping(again), plan.by_slot)
     if wrong:
         for number in wrong:
@@ -134,14 +149,14 @@ def _trial(
                 "after a cut its channels meet others: an index or a size stands in Python code",
                 structure.groups[number].producers[0].module,
             )
-        return None
+        return False
     costs = _CostRun(small.eval())
     try:
         costs.run(_meta_inputs(example_inputs, 1))
     except Exception as error:
         _freeze_failing(grouping, costs.stack, costs.operator, error, set())
-        return None
-    return _dense_macs(costs.macs, grouping.trace, plan.by_slot)
+        return False
+    return True
 
 
 def _need_second(structure: Structure) -> bool:
@@ -167,18 +182,20 @@ def _trial_classes(size: int, number: int, turn: int, generator: torch.Generator
     return torch.randperm(size - 2, generator=generator)[:count].sort().values + 1
 
 
-def _dense_macs(
-    macs: list[tuple[str | None, int]], trace: Tracer, kept: Mapping
-) -> list[tuple[str | None, int]]:
-    """Undo the trial's cut: a layer's MACs are proportional to each dimension of its weight."""
-    dense = []
-    for name, cost in macs:
-        if name is not None:
-            for dim, size in enumerate(trace.shape(name)):
-                if (name, dim) in kept:
-                    cost = cost // len(kept[name, dim]) * size
-        dense.append((name, cost))
-    return dense
+def _spread(
+    calls: list[tuple[str | None, int]], grouping: Grouping
+) -> list[tuple[str | None, int, Tensor | None]]:
+    """(weight, MACs, numbers of the groups of the channels over which the weight is expanded)."""
+    trace, seen, found = grouping.trace, Counter[str | None](), []
+    for name, cost in calls:
+        over = trace.spread.get(name, ())
+        place = seen[name]
+        seen[name] += 1
+        numbers = (
+            grouping.group_of[grouping.roots[over[place].vector]] if place < len(over) else None
+        )
+        found.append((name, cost, numbers))
+    return found
 
 
 def _freeze_failing(
@@ -250,7 +267,10 @@ def _disagreement(dense: Grouping, small: Grouping, kept: Mapping) -> set[int]:
 
 
 class _CostRun(TorchDispatchMode):
-    """MACs of every matrix product of one forward pass, with the name of its weight."""
+    """MACs of every matrix product of one forward pass, with the name of its weight.
+
+    A weight is a parameter or a buffer: smoothing kernels are no parameters.
+    """
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -258,8 +278,10 @@ class _CostRun(TorchDispatchMode):
         self.macs: list[tuple[str | None, int]] = []
         self.operator = ""
         self.stack = [""]
-        self._names = {p.untyped_storage()._cdata: name for name, p in net.named_parameters()}
-        self._wide = {name for name, p in net.named_parameters() if p.ndim > 1}
+        tensors = [*net.named_buffers(), *net.named_parameters()]
+        self._names = {t.untyped_storage()._cdata: name for name, t in tensors}
+        self._wide = {name for name, t in tensors if t.ndim > 1}
+        self._learned = {name for name, _ in net.named_parameters()}
         self._derived: list[Tensor] = []
 
     def run(self, inputs: tuple[Tensor, ...]) -> None:
@@ -284,7 +306,8 @@ class _CostRun(TorchDispatchMode):
         self.operator = operator_name(func)
         out = execute(func, args, kwargs)
         names = [self._names.get(t.untyped_storage()._cdata) for t in args if isinstance(t, Tensor)]
-        weights = [n for n in names if n in self._wide]
+        # a parameter times a buffer, as a mask, is the parameter's
+        weights = sorted((n for n in names if n in self._wide), key=self._constant)
         if func.overloadpacket in flop_registry:
             cost = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
             self.macs.append((weights[0] if weights else None, cost))
@@ -293,3 +316,6 @@ class _CostRun(TorchDispatchMode):
                 self._names.setdefault(tensor.untyped_storage()._cdata, weights[0])
                 self._derived.append(tensor)  # held, lest another storage get its number
         return out
+
+    def _constant(self, name: str) -> bool:
+        return name not in self._learned

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compressor.surgery._ids import components
 from compressor.surgery._kinds import Kinds
+from compressor.surgery._shortcuts import shortcuts
 from compressor.surgery._structure import Activation, Frozen, Group, Slot
 from compressor.surgery._trace import Tracer
 
@@ -81,6 +82,8 @@ class Grouping:
         roles: list[dict[str, list[str]]] = [{"producer": [], "consumer": []} for _ in range(count)]
         place = {"producer": "producers", "bias": "producers", "consumer": "consumers"}
         shared: dict[int, dict[int, Tensor]] = {}
+        kinds, mixing = Kinds(self), self.flag(self.trace.marks.mixing)
+        projections = shortcuts(self.trace)
         for (name, dim), record in self.trace.records.items():
             by_group = shared.get(id(record.vector))
             if by_group is None:
@@ -89,22 +92,26 @@ class Grouping:
                 module = name.rpartition(".")[0]
                 after = record.after if record.role == "consumer" else ""
                 slots[number][place.get(record.role, "followers")].append(
-                    Slot(name, dim, classes, module, after)
-                )
+                    Slot(
+                        name, dim, classes, module, after, tuple(record.callers),
+                        name in projections and record.role == "producer",
+                    )
+                )  # fmt: skip
                 if record.role in ("producer", "consumer"):
                     roles[number][record.role].append(name)
         active: dict[int, list[Activation]] = {}
-        for site in self.trace.sites:
-            numbers = self.group_of[self.roots[site.vector]]
-            for number in torch.unique(numbers[numbers >= 0]).tolist():
+        for place_of, site in enumerate(self.trace.sites):
+            for number, classes in self._classes(self.roots[site.vector]).items():
                 active.setdefault(number, []).append(
-                    Activation(site.op, site.module, site.call, site.leaf)
+                    Activation(
+                        site.op, site.module, site.call, site.leaf, classes, site.dim or 0, place_of
+                    )
                 )
-        kinds, mixing = Kinds(self), self.flag(self.trace.marks.mixing)
         taken: dict[str, int] = {}
         found = []
         for number, parts in enumerate(slots):
-            module = parts["producers"][0].module
+            # a weight of the network itself stands for it
+            module = parts["producers"][0].module or parts["producers"][0].parameter
             taken[module] = taken.get(module, 0) + 1
             kind = kinds.of(self.members[number], roles[number])
             found.append(

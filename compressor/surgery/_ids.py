@@ -42,11 +42,15 @@ class Alias:
 
 @dataclass(eq=False)
 class Record:
-    """Ids seen along one dimension of one parameter; role: producer, bias, consumer, follower."""
+    """Ids seen along one dimension of one parameter; role: producer, bias, consumer, follower.
+
+    callers: paths of the modules in whose forward it was used.
+    """
 
     vector: Tensor
     role: str
     after: str
+    callers: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,16 @@ class Site:
     module: str
     call: int
     vector: Tensor
+    dim: int | None = None
     leaf: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The ids of the channels that a kernel makes by `times` from each channel that it reads."""
+
+    vector: Tensor
+    times: int
 
 
 def varying(ids: Tensor) -> tuple[list[int], Tensor]:
@@ -115,7 +128,10 @@ def operator_name(func) -> str:
 
 @dataclass(eq=False)
 class Marks:
-    """Vectors of ids that met something which decides the kind of their group."""
+    """Vectors of ids that met something which decides the kind of their group.
+
+    add: two for every addition, in the order of execution.
+    """
 
     add: list[Tensor] = field(default_factory=list)
     join: list[Tensor] = field(default_factory=list)

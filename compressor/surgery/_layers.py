@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from compressor.surgery._derived import adopt
+from compressor.surgery._ids import Spread
 
 if TYPE_CHECKING:
     from compressor.surgery._trace import Tracer
@@ -54,6 +55,10 @@ def convolution(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]
     source, weight, bias = args[0], args[1], args[2]
     transposed, groups = bool(args[6]), int(args[8])
     out = outs[0]
+    if source.shape[1] % groups or out.shape[1] % groups:  # the meta device lets it pass
+        raise RuntimeError(
+            f"a convolution of {groups} groups has {source.shape[1]} inputs, {out.shape[1]} outputs"
+        )
     if not transposed:
         adopt(trace, weight, source)
     if not _named(trace, weight):
@@ -72,7 +77,14 @@ def convolution(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]
         repeated = vector.repeat_interleave(times)
         trace.marks.depthwise.append(vector)
         _slot(trace, weight, 0, vector if transposed else repeated, "follower")
-        trace.records[name, 0].role = "follower"
+        axes = trace.alias(weight).axes
+        if 0 in axes:
+            trace.records[name, axes[0][0]].role = "follower"
+        else:
+            calls = trace.spread.setdefault(name, [])
+            if trace.dense is not None and times != trace.dense.spread[name][len(calls)].times:
+                trace.freeze(vector, base, "it is expanded over a number that stands in Python")
+            calls.append(Spread(repeated, times))
         _bias(trace, bias, repeated, base, "follower")
         trace.set_ids(out, repeated, 1)
         return

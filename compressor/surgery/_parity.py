@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError
 from compressor.surgery._cut import replay
-from compressor.surgery._plan import Plan
-from compressor.surgery._structure import Structure
+from compressor.surgery._plan import Plan, plan_cut
+from compressor.surgery._structure import Group, Structure, output_dim
 from compressor.surgery._trace import as_tree
 
 TOLERANCE = 1e-5
@@ -42,8 +42,12 @@ def check_parity(
     masked = _copy_sharing(dense, {name for name, _ in read})
     _zero_removed(masked, read, kept)
     with _exact_arithmetic():
-        error = _compare(masked.eval(), small.eval(), plan, inputs, "eval", mixing)
-        _compare(masked.train(), small.train(), plan, inputs, "train", mixing)
+        try:
+            error = _compare(masked.eval(), small.eval(), plan, inputs, "eval", mixing)
+            _compare(masked.train(), small.train(), plan, inputs, "train", mixing)
+        except RunError as refusal:
+            advice = _advice(dense, structure, kept, inputs, masked.training)
+            raise RunError(f"{refusal}; {advice}") from refusal
         del masked
         _optimizer_step(copy.deepcopy(small), inputs)
     return error
@@ -96,7 +100,7 @@ def check_state(dense: nn.Module, small: nn.Module) -> None:
 
 
 def _zero_removed(net: nn.Module, read: set[tuple[str, int]], kept: dict) -> None:
-    tensors = dict(net.named_parameters())
+    tensors = {**dict(net.named_buffers()), **dict(net.named_parameters())}
     with torch.no_grad():
         for name, dim in read:
             gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
@@ -151,18 +155,62 @@ def _compare(
     error = _error(masked, small, inputs)
     if mixing or error <= TOLERANCE:
         return error
-    exact = error
-    if inputs[0].device.type != "mps":
-        # ill-conditioned arithmetic (batch norm over few values) is no wrong cut: look closer
-        double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
-        exact = _error(copy.deepcopy(masked).double(), copy.deepcopy(small).double(), double)
+    exact = _exact_error(masked, small, inputs, error)
     if exact <= TOLERANCE_DOUBLE:
         return error if mode == "train" else min(error, exact)
     layer = _first_difference(masked, small, plan, inputs)
     raise RunError(
         f"after the cut the network computes something else in {mode} mode (relative error "
-        f"{error:.1e}), first seen in layer '{layer}'; leave it out with prune.skip"
+        f"{error:.1e}), first seen in layer '{layer}'"
     )
+
+
+def _exact_error(masked: nn.Module, small: nn.Module, inputs: tuple, error: float) -> float:
+    """The error in float64: ill-conditioned arithmetic (a batch norm over few values) is no wrong
+    cut. error: what it is without.
+    """
+    if inputs[0].device.type == "mps":
+        return error
+    double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+    return _error(copy.deepcopy(masked).double(), copy.deepcopy(small).double(), double)
+
+
+def _advice(
+    dense: nn.Module, structure: Structure, kept: dict, inputs: tuple[Tensor, ...], training: bool
+) -> str:
+    """What to skip: the groups whose cut alone changes the network.
+
+    Where a difference shows says little: what depends on the number of channels does so at the
+    layer that reads them.
+    """
+    guilty = []
+    for group in structure.groups:
+        slot = group.producers[0]
+        if (slot.parameter, slot.dim) not in kept:
+            continue
+        classes = torch.unique(slot.classes[list(kept[slot.parameter, slot.dim])])
+        classes = classes[classes >= 0]
+        if 0 < len(classes) < group.size and _changes(
+            dense, group, plan_cut(structure, {group.name: classes}), inputs, training
+        ):
+            guilty.append(group.name)
+    if not guilty:
+        return "no cut of one layer alone does that: cut fewer layers with prune.skip"
+    return f"the cut of {' and of '.join(guilty)} does that: type prune.skip=[{','.join(guilty)}]"
+
+
+def _changes(
+    dense: nn.Module, group: Group, plan: Plan, inputs: tuple[Tensor, ...], training: bool
+) -> bool:
+    read = {(slot.parameter, slot.dim) for slot in group.consumers}
+    small = replay(_copy_sharing(dense, set()), plan).train(training)
+    masked = _copy_sharing(dense, {name for name, _ in read}).train(training)
+    _zero_removed(masked, read, plan.by_slot)
+    try:
+        error = _error(masked, small, inputs)
+        return error > TOLERANCE and (_exact_error(masked, small, inputs, error) > TOLERANCE_DOUBLE)
+    except RunError:  # it does not run
+        return True
 
 
 def _error(masked: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]) -> float:
@@ -172,8 +220,7 @@ def _error(masked: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]) -> f
     except Exception as error:  # whatever a user's forward raises at a size it did not expect
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(
-            f"the cut network does not run in layer '{_failing(small, inputs)}': {line}; "
-            "leave it out with prune.skip"
+            f"the cut network does not run in layer '{_failing(small, inputs)}': {line}"
         ) from error
     worst = 0.0
     for left, right in zip(before, after, strict=True):
@@ -228,8 +275,8 @@ def _first_difference(masked: nn.Module, small: nn.Module, plan: Plan, inputs: t
     for path, before in seen[0].items():
         after = seen[1].get(path)
         dim = before.ndim - 1 if isinstance(masked.get_submodule(path), nn.Linear) else 1
-        kept = plan.by_slot.get((f"{path}.weight", 0))
-        if kept is not None:
+        kept = plan.by_slot.get((f"{path}.weight", output_dim(masked.get_submodule(path))))
+        if kept is not None and len(kept) <= before.shape[dim]:
             before = before.index_select(dim, torch.tensor(kept, device=before.device))
         if after is None or before.shape != after.shape:
             return path

@@ -231,6 +231,7 @@ def keep_count(
 
     channels counts positions (channels per group of a grouped layer); round_to then acts as
     round_to / gcd(round_to, groups). Rounded to the nearest multiple, ties up, at most channels.
+    All of them may stay whatever their number.
     """
     if not 0 <= ratio < 1:
         raise UsageError(f"prune.ratio={ratio} must lie in [0, 1): the fraction removed")
@@ -238,7 +239,7 @@ def keep_count(
         raise UsageError(f"prune.round_to={round_to} must be a positive integer or null")
     # the small term keeps 100 * (1 - 0.9) at 10, which floating point makes 9.999...
     count = max(min_channels, math.floor(channels * (1 - ratio) + 1e-6))
-    if round_to is not None:
+    if round_to is not None and count < channels:
         step = round_to // math.gcd(round_to, groups)
         count = max(step, (2 * count + step) // (2 * step) * step)
     return min(count, channels)

@@ -81,7 +81,7 @@ def follow(trace: Tracer, func, args: tuple, kwargs: dict, out) -> None:
         pass_on(trace, base, pointwise, made_of, outs)
     _note_after(trace, base, tensors, tracked, outs)
     if base in NONLINEAR and outs and (ids := trace.ids(outs[0])) is not None:
-        trace.site(SHORT.get(base, base), ids.vector, outs[0])
+        trace.site(SHORT.get(base, base), ids, outs[0])
 
 
 def _note_after(trace: Tracer, base: str, tensors: list, tracked: list, outs: list) -> None:
@@ -140,6 +140,11 @@ def _move(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> N
         pieces = int(args[1]) ** 2  # that many neighbouring channels become one
         vector = trace.aligned(ids.vector.view(-1, pieces).t().reshape(-1), pieces)
         trace.set_ids(outs[0], vector, ids.dim)
+        return
+    if base.endswith("channel_shuffle") and ids.dim == 1:
+        pieces = int(args[1])  # position p of every piece is one class, as where a view splits them
+        trace.aligned(ids.vector, pieces)
+        trace.set_ids(outs[0], ids.vector.view(pieces, -1).t().reshape(-1), ids.dim)
         return
     for out, moved in zip(outs, _execute(func, base, args, kwargs, ids), strict=True):
         dims, least = varying(moved)

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import UsageError
+
+
+def output_dim(module: nn.Module) -> int:
+    """The dimension of a layer's weight that makes its output channels."""
+    return int(isinstance(module, _ConvNd) and module.transposed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +22,10 @@ class Slot:
     """One dimension of one tensor of the network that is indexed by a group's classes.
 
     classes: (size of that dimension,) int64, class id in [0, group.size) or -1 (not of the group).
+    module: path of the module that holds the tensor; callers: paths of those in whose forward it
+    is used, several where modules share it, by default `module` alone.
     after: for consumers, the last operator that its input went through ("relu", "view", ...).
+    shortcut: for producers, whether it is the projection on the shortcut of a residual block.
     """
 
     parameter: str
@@ -24,20 +33,31 @@ class Slot:
     classes: Tensor
     module: str
     after: str = ""
+    callers: tuple[str, ...] = ()
+    shortcut: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.callers:
+            object.__setattr__(self, "callers", (self.module,))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """A nonlinearity that the group's channels pass.
 
     op: aten name; module: path in whose forward it ran; call: which call of this module (0-based);
     leaf: the output of that module call is the activation itself.
+    classes: (channels,) int64 of its output along `dim`, as in a slot: the order here, which is
+    another than the producer's behind a channel shuffle. site: its number among all activations.
     """
 
     op: str
     module: str
     call: int
     leaf: bool
+    classes: Tensor
+    dim: int = 1
+    site: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +93,8 @@ class Frozen:
 class Costs:
     """Sizes as an integer linear function of what is kept, and MACs and parameters from them.
 
-    axes: one per cut dimension of a tensor; index 0 is a dummy of size 1.
+    axes: one per cut dimension of a tensor, and one per call of a kernel that is expanded over
+    channels; index 0 is a dummy of size 1.
     sizes = base - loss @ removed, with removed (groups,) classes.
     Each MAC or parameter term is a factor times the sizes of up to three axes.
     """
@@ -150,12 +171,13 @@ def tally(
     groups: tuple[Group, ...],
     shapes: Mapping[str, torch.Size],
     parameters: list[str],
-    macs: list[tuple[str | None, int]],
+    macs: list[tuple[str | None, int, Tensor | None]],
 ) -> Costs:
     """Costs from the groups' slots.
 
-    shapes: of every parameter and buffer; parameters: names counted once each; macs: (weight, MACs
-    of the dense call) pairs, weight None for what no cut changes.
+    shapes: of every parameter and buffer; parameters: names counted once each; macs: of every call
+    in the dense network the weight (None for what no cut changes), its MACs, and where the weight
+    is expanded over channels the number of each channel's group (-1: of none), else None.
     """
     index: dict[tuple[str, int], int] = {}
     rows = []
@@ -167,18 +189,26 @@ def tally(
             if number_of is None:
                 number_of = counted[id(slot.classes)] = int((slot.classes >= 0).sum())
             rows.append((axis, number, number_of // group.size))
-    base = torch.ones(len(index) + 1, dtype=torch.int64)
+    expanded = [numbers for _, _, numbers in macs if numbers is not None]
+    base = torch.ones(len(index) + 1 + len(expanded), dtype=torch.int64)
     for (name, dim), axis in index.items():
         base[axis] = shapes[name][dim]
-    loss = torch.zeros(len(index) + 1, len(groups), dtype=torch.int64)
+    loss = torch.zeros(len(base), len(groups), dtype=torch.int64)
     for axis, number, times in rows:
         loss[axis, number] += times
+    over: dict[int, int] = {}
+    for axis, numbers in enumerate(expanded, len(index) + 1):
+        over[id(numbers)] = axis
+        base[axis] = len(numbers)
+        for number in torch.unique(numbers[numbers >= 0]).tolist():
+            loss[axis, number] = int((numbers == number).sum()) // groups[number].size
 
-    def terms(pairs: list[tuple[str | None, int]]) -> tuple[Tensor, Tensor]:
+    def terms(entries: list[tuple[str | None, int, Tensor | None]]) -> tuple[Tensor, Tensor]:
         factors, axes = [], []
-        for name, cost in pairs:
+        for name, cost, numbers in entries:
             dims = [] if name is None else range(len(shapes[name]))
             found = [index[name, dim] for dim in dims if (name, dim) in index]
+            found += [] if numbers is None else [over[id(numbers)]]
             for axis in found:
                 cost //= int(base[axis])
             factors.append(cost)
@@ -187,5 +217,5 @@ def tally(
             axes, dtype=torch.int64
         ).reshape(-1, 3)
 
-    entries = [(name, shapes[name].numel()) for name in parameters]
+    entries = [(name, shapes[name].numel(), None) for name in parameters]
     return Costs(base, loss, *terms(macs), *terms(entries))

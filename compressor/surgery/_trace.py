@@ -21,6 +21,7 @@ from compressor.surgery._ids import (
     Marks,
     Record,
     Site,
+    Spread,
     execute,
     operator_name,
     tensors_in,
@@ -33,6 +34,8 @@ class Tracer(TorchDispatchMode):
 
     dense: the trace of the same network before a cut. It settles what one channel leaves open: a
     grouped layer with one channel per group looks depthwise, a split in pieces of one like none.
+    spread: kernels that are expanded over all channels, which stand along none of their dimensions
+    -> over which ones, call by call.
     """
 
     def __init__(self, net: nn.Module, dense: Tracer | None = None):
@@ -43,6 +46,7 @@ class Tracer(TorchDispatchMode):
         self.splits: dict[int, int] = {}
         self.moves = 0
         self.norms: list[bool] = []
+        self.spread: dict[str, list[Spread]] = {}
         self.count = 0
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.events: list[Event] = []
@@ -225,6 +229,8 @@ class Tracer(TorchDispatchMode):
         if old is None:
             first = vector if whole and vector is not None else self.fresh(size)
             old = self.records[key] = Record(first, role, after)
+        if self.module not in old.callers:
+            old.callers.append(self.module)
         part = old.vector if whole else old.vector[positions]
         if vector is not None:
             self.unite(part, vector)
@@ -263,10 +269,11 @@ class Tracer(TorchDispatchMode):
     def passing(self, vector: Tensor) -> None:
         self.passes.setdefault(self.module, {})[id(vector)] = vector
 
-    def site(self, op: str, vector: Tensor, out: Tensor) -> None:
+    def site(self, op: str, ids: Ids, out: Tensor) -> None:
         """Call after `set_after`: a later in-place operator on `out` forgets the site."""
         self._site_of[id(out)] = len(self.sites)
-        self.sites.append(Site(op, self.module, self._calls.get(self.module, 0), vector))
+        call = self._calls.get(self.module, 0)
+        self.sites.append(Site(op, self.module, call, ids.vector, ids.dim))
 
 
 def as_tree(value):

@@ -1,11 +1,16 @@
 from collections import OrderedDict
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
+from compressor import surgery
 from compressor.errors import RunError, UsageError
 from compressor.prune.apoz import APoZ, apoz
+from compressor.stages import _sequential
+from compressor.stages._options import SelectOptions
+from compressor.stages._statistics import collect
 from compressor.surgery import Activation, Group, Slot
 from compressor.taps import Tap, tapped
 
@@ -25,7 +30,7 @@ def group_for(
 ):
     classes = torch.arange(size)
     if activations is None:
-        activations = (Activation(op, "act" if leaf else "", 0, leaf),)
+        activations = (Activation(op, "act" if leaf else "", 0, leaf, classes),)
     return Group(
         "conv", size, (Slot("conv.weight", 0, classes, "conv"),),
         (Slot("head.weight", 1, classes, "head", after),), (), kind == "interior", kind, False,
@@ -94,7 +99,7 @@ def test_among_dead_channels_the_lowest_index_goes_first():
 
 
 def test_a_shared_activation_module_is_read_at_its_own_call():
-    activations = (Activation("relu", "act", 2, True),)
+    activations = (Activation("relu", "act", 2, True, torch.arange(3)),)
     (observer,) = APoZ().observers(group_for(activations=activations), small_net(nn.ReLU()))
     assert observer.tap == Tap("act", "output", 2)
 
@@ -143,20 +148,76 @@ def test_positions_of_a_grouped_conv_are_counted_together():
     net = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 4, 1), act=nn.ReLU()))
     net.conv.weight.data.zero_()
     net.conv.bias.data = torch.tensor([1.0, -1, 1, 1])
-    slot = Slot("conv.weight", 0, torch.tensor([0, 1, 0, 1]), "conv")
-    activations = (Activation("relu", "act", 0, True),)
+    classes = torch.tensor([0, 1, 0, 1])
+    slot = Slot("conv.weight", 0, classes, "conv")
+    activations = (Activation("relu", "act", 0, True, classes),)
     group = Group("conv", 2, (slot,), (), (), True, "interior", False, activations)
     sums = statistics(net, group, [torch.ones(3, 1, 2, 2)])
     assert sums["zeros/zeros"].tolist() == [0, 12]
     assert sums["zeros/count"].tolist() == [24, 24]
 
 
-def test_channels_that_no_layer_of_the_group_has_are_an_error():
+def test_other_channels_than_the_traced_ones_are_an_error():
     net = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 3, 1), act=nn.Sequential(nn.Conv2d(3, 5, 1))))
     with pytest.raises(RunError, match="has 5 channels"):
-        statistics(net, group_for(activations=(Activation("relu", "act", 0, True),)), [HALVES])
+        statistics(net, group_for(), [HALVES])
 
 
 def test_a_threshold_that_counts_nothing_is_refused():
     with pytest.raises(UsageError, match="prune.eps=0"):
         APoZ(eps=0)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_behind_a_channel_shuffle_the_dead_channels_go_and_not_those_that_stood_in_their_place(
+    sequential,
+):
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ChannelShuffle(2), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(),
+    ).eval()  # fmt: skip
+    net[0].bias.data = torch.tensor([5.0, -5, 5, -5]).repeat(2)
+    net[0].weight.data *= 0.1
+    x = torch.rand(4, 3, 5, 5)
+    structure = surgery.analyse(net, (x,))
+    (group,) = structure.groups
+    dead = {int(group.producers[0].classes[channel]) for channel in (1, 3)}
+    if sequential:
+        cut = _sequential.sequential(
+            deepcopy(net), [group], APoZ(), {group.name: 2}, SelectOptions(), [x], 0
+        )
+        kept = cut.keep[group.name]
+    else:
+        sums = {
+            name.removeprefix(f"{group.name}/"): value
+            for name, value in collect(net, [group], APoZ(), "none", [x], 0).items()
+        }
+        assert (sums["zeros/zeros"] / sums["zeros/count"]).sort().values.tolist() == [0, 0, 1, 1]
+        kept = APoZ().rank(group, sums, {}, None).keep(2)
+    assert dead.isdisjoint(kept.tolist())
+    small = surgery.replay(deepcopy(net), surgery.plan_cut(structure, {group.name: kept}))
+    torch.testing.assert_close(small(x), net(x))
+
+
+class Joined(nn.Module):
+    """One activation behind two groups of channels, and each of them before."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(10, 2, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.head(self.act(torch.cat([self.a(x), self.b(x)], 1))).flatten(1)
+
+
+def test_an_activation_behind_a_concatenation_is_read_after_an_earlier_cut_of_a_part_of_it():
+    net = Joined().eval()
+    net.a.weight.data.zero_()
+    net.b.weight.data.zero_()
+    net.a.bias.data = torch.tensor([1.0, -1, -1, 1])
+    net.b.bias.data = torch.tensor([1.0, 1, -1, 1, -1, -1])
+    x = torch.rand(2, 3, 4, 4)
+    groups = surgery.analyse(net, (x,)).groups
+    counts = {"a": 2, "b": 3}
+    cut = _sequential.sequential(deepcopy(net), groups, APoZ(), counts, SelectOptions(), [x], 0)
+    assert {name: keep.tolist() for name, keep in cut.keep.items()} == {"a": [0, 3], "b": [0, 1, 3]}

@@ -11,7 +11,8 @@ def group_of(*slots, size, kind="interior"):
 
 
 def slot_of(name, classes):
-    return Slot(f"{name}.weight", 0, torch.as_tensor(classes), name)
+    shortcut = name.startswith("downsample")
+    return Slot(f"{name}.weight", 0, torch.as_tensor(classes), name, shortcut=shortcut)
 
 
 def order(group, weights):

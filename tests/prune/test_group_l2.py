@@ -5,6 +5,7 @@ from torch import nn
 
 from compressor import surgery
 from compressor.prune.group_l2 import GroupL2, group_l2
+from compressor.stages import _select
 from compressor.surgery import Group, Slot
 
 
@@ -68,3 +69,19 @@ def test_of_equal_channels_the_lowest_index_goes_first():
 
 def test_it_needs_no_data():
     assert GroupL2().observers(None, None) == ()
+
+
+def test_a_kernel_that_is_a_buffer_counts_also_where_it_is_saved_with_no_network():
+    class Smooth(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("kernel", torch.tensor([1.0, 3, 2]).view(3, 1, 1, 1), False)
+
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.kernel, groups=x.shape[1])
+
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), Smooth(), nn.Conv2d(3, 2, 1))
+    for layer in (net[0], net[2]):
+        nn.init.ones_(layer.weight)
+    (group,) = surgery.analyse(net, (torch.zeros(2, 1, 4, 4),)).groups
+    assert _select.judge(net, [group], GroupL2(), {}, 0)["0"].order.tolist() == [1, 2, 0]

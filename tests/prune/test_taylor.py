@@ -40,5 +40,5 @@ def test_the_smallest_effect_goes_first_and_of_equals_the_lowest_index():
 def test_a_reader_that_is_neither_conv_nor_linear_is_refused_by_name():
     net = nn.Sequential(nn.Identity(), nn.Bilinear(3, 3, 2))
     slot = Slot("1.weight", 1, torch.arange(3), "1")
-    with pytest.raises(UsageError, match=r"'1' is a Bilinear.*prune.skip=\[0\]"):
+    with pytest.raises(UsageError, match=r"'1', .* '1.weight', is a Bilinear.*prune.skip=\[0\]"):
         Taylor().observers(group_of(slot), net)

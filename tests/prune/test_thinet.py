@@ -292,8 +292,8 @@ def test_no_consumer_dominates_by_its_scale():
 
 
 def test_a_consumer_that_cannot_be_read_is_named():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 6, 3))
-    with pytest.raises(UsageError, match="'1' is a ConvTranspose2d.*prune.skip=.0."):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Bilinear(8, 8, 3))
+    with pytest.raises(UsageError, match="'1', which reads '0' with '1.weight', is a Bil.*skip=.0"):
         thinet.observers(consumer_group("1.weight", 8), net)
 
 

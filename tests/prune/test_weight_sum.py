@@ -48,7 +48,10 @@ def test_a_grouped_conv_averages_the_positions_of_all_groups():
 
 
 def stream(weights):
-    slots = [Slot(name, 0, torch.arange(2), name.removesuffix(".weight")) for name in weights]
+    slots = [
+        Slot(name, 0, torch.arange(2), name.removesuffix(".weight"), shortcut="downsample" in name)
+        for name in weights
+    ]
     return group_of(slots, 2, "stream")
 
 

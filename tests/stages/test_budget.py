@@ -3,12 +3,15 @@ import torch
 from torch import nn
 
 from compressor import surgery
+from compressor.artefact import Spec
 from compressor.errors import RunError, UsageError
 from compressor.models.resnet_cifar import resnet20, resnet56
-from compressor.stages import _budget
+from compressor.stages import _budget, compress
+from compressor.stages._blank import blank
 from compressor.stages._budget import reach, solve
-from compressor.stages._counts import choose, uniform
+from compressor.stages._counts import choose, in_part, uniform
 from compressor.stages._options import SelectOptions
+from compressor.tasks.classification import Classification
 
 
 def structure_of(net, size):
@@ -224,3 +227,91 @@ def test_ratios_name_layers_and_stay_in_range(small):
         choose(small, SelectOptions(ratios={"layer9": 0.5}))
     with pytest.raises(UsageError, match="'layer1' the ratio 1"):
         SelectOptions(ratios={"layer1": 1})
+
+
+# --- steps of several channels --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halved():
+    return structure_of(resnet20(10, (3, 8, 8), width=0.5), (3, 8, 8))
+
+
+def test_a_budget_that_several_layers_meet_together_is_found(halved):
+    # moves of one layer end at 0.7223; by enumeration of all widths 0.6974 is the nearest
+    options = SelectOptions(round_to=8, budget=("params", 0.7))
+    counts = solve(halved, choose(halved, options), options)
+    assert abs(halved.params(counts) / halved.params({}) - 0.7) <= 0.02
+    assert all(count % 8 == 0 for count in counts.values())
+
+
+def test_all_channels_of_a_layer_may_stay_though_they_are_no_multiple():
+    net = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in ((3, 9), (9, 20))),
+        nn.Flatten(), nn.Linear(20 * 16, 4),
+    )  # fmt: skip
+    structure = structure_of(net, (3, 4, 4))
+    assert ratios(structure, round_to=8, ratios={"0": 0})["0.0"] == 9
+    for share in (0.99, 0.93, 0.82, 0.76):
+        options = SelectOptions(round_to=8, budget=("params", share))
+        counts = solve(structure, choose(structure, options), options)
+        assert counts["0.0"] in (8, 9) and counts["1.0"] in (8, 16, 20)
+        assert abs(structure.params(counts) / structure.params({}) - share) <= 0.02
+
+
+def test_a_budget_between_coarse_steps_is_refused_by_the_plan(halved):
+    options = {
+        "budget": {"macs": 0.97},
+        "round_to": 16,
+        "skip": ["layer3.0", "layer3.1"],
+        "min_channels": 16,
+    }
+    spec = Spec("compressor.models.resnet20", {"width": 0.5}, (3, 8, 8), 10, "classification")
+    dense = blank(spec, (), Classification())
+    prune = {"_target_": "compressor.prune.weight_sum.WeightSum", **options}
+    with pytest.raises(UsageError, match=r"prune.budget.macs=0.97 cannot be met: .* keep 0\.9428"):
+        compress.preview(dense, prune)
+    # nor by a threshold, which can choose among the same widths
+    with pytest.raises(UsageError, match="cannot be met"):
+        compress.preview(dense, {**prune, "allocation": "global"})
+
+
+# --- names that hold a part of a layer ------------------------------------------------------------
+
+
+def test_what_runs_through_a_protected_part_is_not_cut():
+    structure = structure_of(resnet20(10, (3, 8, 8)), (3, 8, 8))
+    skipped = SelectOptions(scope="all", skip=["layer1"])
+    groups = [group.name for group in choose(structure, skipped)]
+    assert "conv1" not in groups and not any(name.startswith("layer1.") for name in groups)
+    # a batch norm's channels are those that it passes on
+    beside = SelectOptions(scope="all", skip=["layer1.1.bn2"])
+    assert "conv1" not in [group.name for group in choose(structure, beside)]
+    counts = ratios(structure, scope="all", ratios={"layer1": 0.0})
+    assert counts["conv1"] == 16 and counts["layer1.0.conv1"] == 16
+
+
+def test_of_two_names_that_hold_a_part_each_the_smaller_ratio_counts():
+    structure = structure_of(resnet20(10, (3, 8, 8)), (3, 8, 8))
+    counts = ratios(structure, scope="all", ratios={"layer1.0": 0.25, "layer1.1": 0.75})
+    assert counts["conv1"] == 12
+    assert counts["layer1.0.conv1"] == 12 and counts["layer1.1.conv1"] == 4
+    named = ratios(structure, scope="all", ratios={"layer1": 0.25, "conv1": 0.75})
+    assert named["conv1"] == 4
+    stage = ratios(structure, scope="all", ratios={"layer2": 0.5, "layer2.0": 0.0})
+    assert [stage[f"layer2.{name}"] for name in ("0.conv1", "0.conv2", "1.conv1")] == [32, 32, 16]
+
+
+def test_the_plan_tells_of_names_that_hold_a_part_of_a_layer():
+    structure = structure_of(resnet20(10, (3, 8, 8)), (3, 8, 8))
+    made = "(they are made by conv1, layer1.0.conv2, layer1.1.conv2, layer1.2.conv2)"
+    whole = f"'conv1', whose channels run through 'layer1' {made}"
+    skipped = SelectOptions(scope="all", skip=["layer1", "layer2"])
+    assert in_part(structure, skipped) == [f"prune.skip=[layer1] also leaves {whole} as it is"]
+    shares = SelectOptions(scope="all", ratios={"layer1": 0.25, "layer3": 0.5, "conv1": 0.5})
+    assert in_part(structure, shares) == []  # the group's own name counts
+    shares = SelectOptions(scope="all", ratios={"layer1": 0.25})
+    assert in_part(structure, shares) == [
+        f"prune.ratios: the 0.25 of 'layer1' holds for all of {whole}"
+    ]
+    assert in_part(structure, SelectOptions(skip=["layer1"])) == []  # nothing else is in scope

@@ -22,6 +22,11 @@ def test_the_epochs_of_scratch_b_are_those_of_the_paper():
     assert scratch_b_epochs(7, 100, 100) == 7
 
 
+def test_the_same_computing_is_never_fewer_epochs_than_the_dense_training_has():
+    assert scratch_b_epochs(160, 100, 200) == 160
+    assert scratch_b_epochs(160, 100, 200, cap=1) == 160
+
+
 @pytest.fixture(scope="module")
 def cut():
     """spec, plan and the cut network, trained a little."""

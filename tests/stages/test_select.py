@@ -60,7 +60,7 @@ def groups_of_cnn():
                 (Slot(f"{nxt}.weight", 1, into, nxt, "relu" if i < 2 else "view"),),
                 tuple(Slot(f"bn{i}.{p}", 0, c, f"bn{i}")
                       for p in ("weight", "bias", "running_mean", "running_var")),
-                True, "interior", False, (Activation("relu", f"act{i}", 0, True),),
+                True, "interior", False, (Activation("relu", f"act{i}", 0, True, c, 1, i),),
             )
         )  # fmt: skip
     return tuple(groups)
