@@ -34,8 +34,10 @@ def observe(
 
 
 class OBS:
-    """ridge: pull towards the present weights, as a fraction of the mean diagonal.
+    """ridge: pull towards the present weights, as a fraction of every input's own energy.
 
+    The refit that follows pulls by the mean energy. In the selection's cost that would stand for
+    what a channel does: one that never speaks but is read by large weights would be dear.
     positions: output positions drawn per image, each of which gives a row for every filter.
     """
 
@@ -79,7 +81,7 @@ class OBS:
         if not sums:
             return thinet.rescale_problem(part(statistics, f"rows:{slot.parameter}/"))
         start = kernel(weights[slot.parameter], len(sums["gram"]))
-        one = system(sums, start, self.ridge, intercept=True)
+        one = system(sums, start, self.ridge, intercept=True, by_input=True)
         columns = blocks(slot.classes.cpu(), size, start.shape[2])
         energy = float(one.square.sum())
         return problem(one.matrix, one.cross, columns, 1 / energy if energy > 0 else 1.0)

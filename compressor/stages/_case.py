@@ -28,7 +28,7 @@ from compressor.stages._structures import structure_of
 from compressor.stages.noise import CLEAN
 from compressor.surgery import Group, Structure
 
-VERSION = 2
+VERSION = 3
 # Images in a batch of the statistics: a constant, because the rows that are drawn depend on it.
 BATCH = 128
 

@@ -28,7 +28,7 @@ from compressor.stages._case import Case
 from compressor.stages._options import SelectOptions
 from compressor.surgery import Group, Structure
 
-VERSION = 2
+VERSION = 3
 
 
 def table(case: Case) -> dict[str, Any]:

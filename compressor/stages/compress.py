@@ -34,7 +34,7 @@ from compressor.stages._statistics import collect, gates_of, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Structure
 
-VERSION = 3
+VERSION = 4
 # Batch statistics over a few values are ill-conditioned; large images have many positions each.
 PARITY_IMAGES, PARITY_LARGE, LARGE = 4, 2, 128
 TARGET = "target"  # the role of the network that a refit aims at, where it is not the given one
