@@ -47,14 +47,6 @@ class System:
         """(G, F, D) float64."""
         return solve(self.matrix, self.cross.mT).mT
 
-    def columns(self, kept: Tensor) -> "System":
-        """The same rows where only these inputs are left."""
-        kept = kept.to(self.matrix.device)
-        return System(
-            self.matrix[:, kept][:, :, kept], self.cross[:, :, kept], self.square,
-            self.inputs[:, kept], self.outputs, self.ridge[:, kept], self.start[:, :, kept],
-        )  # fmt: skip
-
     def intercept(self, weight: Tensor) -> Tensor:
         """(G, F) what to add so that the means agree."""
         return self.outputs - (weight @ self.inputs[:, :, None])[:, :, 0]
