@@ -1,6 +1,8 @@
 """The benchmarks start, and the costs that take turns are those of the steps themselves."""
 
 import runpy
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +28,45 @@ def test_a_script_says_what_it_does(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPTS / name), run_name="__main__")
     assert not ended.value.code and "usage" in capsys.readouterr().out
+
+
+def test_the_numerical_rooms_are_there_and_a_setting_that_fails_is_in_the_table(
+    monkeypatch, capsys
+):
+    script = runpy.run_path(str(SCRIPTS / "test_processors"))
+    assert all((SCRIPTS.parent / room).exists() for room in script["ROOMS"])
+    seen = []
+
+    def run(tests, setting, more):
+        seen.append((bool(tests), setting, more))
+        return "MKL_CBWR" not in setting, "9 passed in 1.00s (1 s in all)"
+
+    monkeypatch.setitem(script["main"].__globals__, "run", run)
+    monkeypatch.setattr(sys, "argv", ["test_processors", "-x"])
+    assert script["main"]() == 1
+    assert [rooms for rooms, _, _ in seen] == [True] * 6 + [False] * 2
+    assert len({tuple(sorted(setting.items())) for rooms, setting, _ in seen if rooms}) == 6
+    assert all("-x" in more for _, _, more in seen)
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(table) == 9 and sum("| NO |" in line for line in table) == 2
+    monkeypatch.setattr(sys, "argv", ["test_processors", "--rooms", "--settings", "plain"])
+    assert script["main"]() == 0 and len(seen) == 9
+
+
+@pytest.mark.parametrize("suite, rooms", [(0, 0), (1, 0), (0, 1)])
+def test_the_check_before_a_change_is_taken_fails_if_either_part_fails(suite, rooms, tmp_path):
+    for place, code in (("scripts/test", suite), (".venv/bin/python", rooms)):
+        program = tmp_path / place
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\necho {program.name} got $*\nexit {code}\n")
+        program.chmod(0o755)
+    check = tmp_path / ".ci" / "run"
+    check.parent.mkdir()
+    shutil.copy(SCRIPTS.parent / ".ci" / "run", check)
+    done = subprocess.run([check, "-m", "slow"], capture_output=True, text=True)
+    assert (done.returncode != 0) == bool(suite or rooms)
+    assert "test got -m slow" in done.stdout
+    assert "test_processors --rooms --settings compatible" in done.stdout
 
 
 class Data:

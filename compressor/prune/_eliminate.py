@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compressor.prune._factor import factor
+
 _SHRINK = 0.8  # share of blocks that is left when the arrays are made smaller
 # Removals change a wide inverse by a narrow product each, which moves all of it through memory: so
 # many columns of these products are gathered and taken off at once.
@@ -20,6 +22,7 @@ _PENDING = 128
 class Problem:
     """One consumer: the inverse P (G, C n, C n) and the solution W (G, F, C n), block by block.
 
+    Both are in units of the columns, in which the diagonal of P^-1 is one: the costs are the same.
     Columns that belong to no block are left out: they are refitted, but never go. scale: what one
     unit of this objective is worth beside the other consumers'.
     """
@@ -32,9 +35,11 @@ class Problem:
 def problem(matrix: Tensor, cross: Tensor, blocks: Tensor, scale: float) -> Problem:
     """matrix: (G, D, D); cross: (G, F, D); blocks: (C, n) columns of every block."""
     columns = blocks.flatten().to(matrix.device)
-    factor = torch.linalg.cholesky(matrix)
-    weight = torch.cholesky_solve(cross.transpose(1, 2), factor).transpose(1, 2)
-    inverse = torch.cholesky_inverse(factor)
+    lower = factor(matrix)
+    units = lower.square().sum(2).sqrt()
+    lower.div_(units[:, :, None])
+    weight = torch.cholesky_solve((cross / units[:, None]).mT, lower).mT
+    inverse = torch.cholesky_inverse(lower)
     if not torch.equal(columns, torch.arange(matrix.shape[1], device=columns.device)):
         inverse, weight = inverse[:, columns][:, :, columns], weight[:, :, columns]
     return Problem(inverse, weight.contiguous(), scale)
@@ -82,10 +87,11 @@ class _Solution:
     def costs(self) -> Tensor:
         """(C,) what W_c (P_cc)^-1 W_c^T sums to over the outputs, times the scale."""
         if self.weight.shape[2] == 1:
-            own = self.diagonal[:, :, 0, 0]
+            # one over what is left of a square of one: only rounding makes it less than one
+            own = self.diagonal[:, :, 0, 0].clamp(min=1)
             return self.scale * (self.weight[:, :, 0].square().sum(2) / own).sum(0)
         square = self.weight @ self.weight.mT
-        solved = torch.cholesky_solve(square, torch.linalg.cholesky(self.diagonal))
+        solved = torch.cholesky_solve(square, factor(self.diagonal))
         return self.scale * solved.diagonal(dim1=2, dim2=3).sum((0, 2))
 
     def remove(self, i: int) -> None:
@@ -93,10 +99,10 @@ class _Solution:
         n = self.weight.shape[2]
         block = slice(i * n, (i + 1) * n)
         columns = self.inverse[:, :, block] - self.pending @ self.pending[:, block].mT
-        factor = torch.linalg.cholesky(self.diagonal[:, i])
+        lower = factor(self.diagonal[:, i])
         # P_:,c P_cc^-1 P_c,: = U U^T
-        columns = torch.linalg.solve_triangular(factor, columns.mT, upper=False).mT.contiguous()
-        mine = torch.linalg.solve_triangular(factor, self.weight[:, i], upper=False)
+        columns = torch.linalg.solve_triangular(lower, columns.mT, upper=False).mT.contiguous()
+        mine = torch.linalg.solve_triangular(lower, self.weight[:, i], upper=False)
         self.weight.flatten(1, 2).baddbmm_(columns, mine, alpha=-1)
         own = columns.unflatten(1, (-1, n))
         self.diagonal -= own @ own.mT

@@ -1,8 +1,9 @@
 """Normal equations of a layer, summed over sampled positions, and the ridge regression from them.
 
 With A the patches of a layer's input at these positions, a column of ones behind them, and Y the
-outputs that it should give, A^T A and Y^T A add up over batches. The ridge pulls towards the
-weights that are there, not towards zero; the mean is not pulled.
+outputs that it should give, A^T A and Y^T A add up over batches, in float64: with the rounding of
+float32 their least eigenvalues would have any sign. The ridge pulls towards the weights that are
+there, not towards zero; the mean is not pulled.
 """
 
 from collections.abc import Mapping
@@ -11,22 +12,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compressor.prune._factor import rounding, solve
 from compressor.prune._rows import Rows, fan_in, gram, patches
 
 # Inputs of one filter: 8192 make a matrix of half a gigabyte. The first linear layer of an ImageNet
 # VGG has 25,088.
 WIDEST = 8192
-_ROUNDING = 1e-9
-_NUMBERS = 1 << 22  # of the patches held at a time: 16 MB
+# Of an input's square: activations are rounded to float32, which moves a constant by up to 1e-7 of
+# itself. What moves by less than 3e-5 of itself is taken for a constant.
+_STILL = 1e-9
+_NUMBERS = 1 << 22  # of the patches held at a time: 16 MB, and twice that in float64
 
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """Minimise over W: || Y - A W^T ||^2 + lambda || W - W0 ||^2, for G convolution groups at once.
+    """Minimise over W: || Y - A W^T ||^2 + || (W - W0) L^(1/2) ||^2, L = diag(lambda), for G
+    convolution groups at once.
 
-    matrix: (G, D, D) A^T A + lambda I; cross: (G, F, D) Y^T A + lambda W0; square: (G, F) sums of
-    y^2; inputs, outputs: means of A (G, D) and of Y (G, F), which are taken off the sums before.
-    ridge: (G,) lambda; start: (G, F, D) W0.
+    matrix: (G, D, D) A^T A + L; cross: (G, F, D) Y^T A + W0 L; square: (G, F) sums of y^2;
+    inputs, outputs: means of A (G, D) and of Y (G, F), which are taken off the sums before.
+    ridge: (G, D) lambda; start: (G, F, D) W0.
     """
 
     matrix: Tensor
@@ -39,16 +44,7 @@ class System:
 
     def solve(self) -> Tensor:
         """(G, F, D) float64."""
-        factor = torch.linalg.cholesky(self.matrix)
-        return torch.cholesky_solve(self.cross.transpose(1, 2), factor).transpose(1, 2)
-
-    def columns(self, kept: Tensor) -> "System":
-        """The same rows where only these inputs are left."""
-        kept = kept.to(self.matrix.device)
-        return System(
-            self.matrix[:, kept][:, :, kept], self.cross[:, :, kept], self.square,
-            self.inputs[:, kept], self.outputs, self.ridge, self.start[:, :, kept],
-        )  # fmt: skip
+        return solve(self.matrix, self.cross.mT).mT
 
     def intercept(self, weight: Tensor) -> Tensor:
         """(G, F) what to add so that the means agree."""
@@ -56,7 +52,7 @@ class System:
 
     def residual(self, weight: Tensor) -> float:
         """|| Y - A W^T ||^2 / || Y ||^2; 0 where Y is constant."""
-        pull = self.ridge[:, None, None]
+        pull = self.ridge[:, None]
         plain = (weight * (weight @ self.matrix - pull * weight)).sum()
         cross = (weight * (self.cross - pull * self.start)).sum()
         energy = float(self.square.sum())
@@ -83,34 +79,32 @@ def observe(module: nn.Module, x: Tensor, rows: Rows, y: Tensor | None) -> dict[
         part = Rows(
             *(value[start:stop] for value in (rows.image - first, rows.filter, rows.location))
         )
-        a = patches(module, x[first : first + images], part)
-        shift = a.mean(1, keepdim=True)
-        a = torch.cat([a - shift, a.new_ones(*a.shape[:2], 1)], 2)
-        # The products are float32's: around the mean, so that their rounding does not count where
-        # the mean is far above the spread. What that leaves out comes back in float64.
-        back = torch.cat([shift, shift.new_zeros(len(a), 1, 1)], 2).double()
-        own = torch.stack([gram(one) for one in a])
-        ones = own[:, :, -1:] @ back
-        sums = {"gram": own + ones + ones.mT + own[:, -1:, -1:] * back.mT @ back}
+        read = patches(module, x[first : first + images], part)
+        a = read.new_ones(len(read), read.shape[1], width + 1, dtype=torch.float64)
+        a[:, :, :-1] = read
+        sums = {"gram": torch.stack([gram(one) for one in a])}
         if y is not None:
-            mine = y[start:stop].unflatten(1, (len(a), -1)).transpose(0, 1)
-            middle = mine.mean(1, keepdim=True)
-            cross = ((mine - middle).mT @ a).double()
-            middle = middle.double().mT
-            # sums of a around its mean, the ones last, and of y
-            sums["cross"] = (
-                cross + cross[:, :, -1:] @ back + middle @ (own[:, -1:] + own[:, -1:, -1:] * back)
-            )
-            sums["square"] = mine.double().square().sum(1)
+            mine = y[start:stop].double().unflatten(1, (len(a), -1)).transpose(0, 1)
+            sums["cross"], sums["square"] = mine.mT @ a, mine.square().sum(1)
         total = {key: total[key] + value for key, value in sums.items()} if total else sums
         start = stop
     return total
 
 
-def system(sums: Mapping[str, Tensor], start: Tensor, ridge: float, *, intercept: bool) -> System:
+def system(
+    sums: Mapping[str, Tensor],
+    start: Tensor,
+    ridge: float,
+    *,
+    intercept: bool,
+    by_input: bool = False,
+) -> System:
     """sums: `observe`'s, added up; start: (G, F, D) present weights, in the order of `kernel`.
 
-    ridge: lambda as a fraction of the mean diagonal. Without "cross" the layer is its own target.
+    ridge: lambda as a fraction of the mean diagonal; by_input: of each input's own, which makes the
+    objective the same whatever the inputs' scales, and lets inputs that never move count for
+    nothing. Without "cross" the layer is its own target. No lambda is below what rounding can do
+    to these sums, at the precision that they come in.
     """
     gram, start = sums["gram"].double(), start.double()
     count = gram[:, -1:, -1]
@@ -119,23 +113,27 @@ def system(sums: Mapping[str, Tensor], start: Tensor, ridge: float, *, intercept
     if intercept:
         matrix = matrix - count[:, :, None] * inputs[:, :, None] * inputs[:, None, :]
     else:
+        matrix = matrix.clone()
         inputs = torch.zeros_like(inputs)
     if "cross" in sums:
-        cross = sums["cross"][:, :, :-1]
-        outputs = sums["cross"][:, :, -1] / count if intercept else 0 * sums["square"]
+        cross = sums["cross"].double()[:, :, :-1]
+        outputs = sums["cross"].double()[:, :, -1] / count if intercept else 0 * sums["square"]
         cross = cross - count[:, :, None] * outputs[:, :, None] * inputs[:, None, :]
-        square = sums["square"] - count * outputs.square()
+        square = sums["square"].double() - count * outputs.square()
     else:
         cross = start @ matrix
         outputs = (start @ inputs[:, :, None])[:, :, 0]
         square = (start * cross).sum(2)
-    pull = ridge * matrix.diagonal(dim1=1, dim2=2).mean(1)
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    spread = diagonal.clamp(min=0)
+    noise = rounding(float(count.max()), matrix.shape[1], sums["gram"].dtype)
+    floor = max(_STILL, noise) * gram.diagonal(dim1=1, dim2=2)[:, :-1].clamp(min=0)
     # Inputs that hardly move are left to rounding: they stay where they are.
-    pull = pull + _ROUNDING * gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
-    # Inputs that never spoke leave a matrix of zeros: any pull solves it.
-    pull = torch.where(pull > 0, pull, torch.ones_like(pull))
-    eye = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-    return System(
-        matrix + pull[:, None, None] * eye, cross + pull[:, None, None] * start, square,
-        inputs, outputs, pull, start,
-    )  # fmt: skip
+    pull = ridge * (spread if by_input else spread.mean(1, keepdim=True)) + floor
+    if by_input:
+        moves = (spread > floor)[:, None]
+        start, cross = start * moves, cross * moves
+    # Inputs that never spoke leave a row of zeros: any pull solves it.
+    pull = torch.where(pull > 0, pull, 1.0)
+    diagonal += pull
+    return System(matrix, cross + pull[:, None] * start, square, inputs, outputs, pull, start)

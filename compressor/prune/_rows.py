@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from compressor.prune._product import Product, product
 from compressor.surgery import Slot
 
-_ROWS = 2048  # rows per float32 product: its rounding stays below 1e-6 of the diagonal
+_ROWS = 2048  # rows in float64 at a time
 _CHUNK = 65536  # numbers per working set: 256 kB stay in a core's second-level cache
 
 
@@ -183,17 +183,16 @@ def by_class(columns: Tensor, classes: Tensor, size: int) -> Tensor:
 
 
 def gram(rows: Tensor) -> Tensor:
-    """X^T X in float64, from float32 products of short blocks of rows, upper triangle only.
+    """X^T X in float64, upper triangle only.
 
-    rows: (R, C). Returns (C, C), exactly symmetric.
+    rows: (R, C). Returns (C, C), exactly symmetric. The products are float64's too: the rounding of
+    float32's is larger than what columns that repeat each other leave of each other.
     """
     width = rows.shape[1]
     total = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
-    # On a GPU, and where float32 products may be cut to bfloat16, float64 is the safe product.
-    if rows.is_cuda or torch.get_float32_matmul_precision() != "highest":
-        rows = rows.double()
     step = max(64, -(-width // 4))
     for block in rows.split(_ROWS):
+        block = block.double()
         for i in range(0, width, step):
             total[i : i + step, i:] += block[:, i : i + step].T @ block[:, i:]
     return total.triu() + total.triu(1).T

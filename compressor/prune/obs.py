@@ -35,8 +35,10 @@ def observe(
 
 
 class OBS:
-    """ridge: pull towards the present weights, as a fraction of the mean diagonal.
+    """ridge: pull towards the present weights, as a fraction of every input's own energy.
 
+    The refit that follows pulls by the mean energy. In the selection's cost that would stand for
+    what a channel does: one that never speaks but is read by large weights would be dear.
     positions: output positions drawn per image, each of which gives a row for every filter.
     """
 
@@ -82,7 +84,7 @@ class OBS:
             return thinet.rescale_problem(part(statistics, f"rows:{slot.parameter}/"))
         groups = len(sums["gram"])
         start = kernel(weights[slot.parameter], groups, transposed=slot.dim == 0)
-        one = system(sums, start, self.ridge, intercept=True)
+        one = system(sums, start, self.ridge, intercept=True, by_input=True)
         classes = of_one_group(slot, slot.classes.cpu(), groups)
         columns = blocks(classes, size, start.shape[2])
         energy = float(one.square.sum())

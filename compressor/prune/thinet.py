@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compressor.errors import UsageError
 from compressor.prune import Observer, Ranking, part
 from compressor.prune._eliminate import Problem, eliminate, problem
+from compressor.prune._factor import LEAST, solve
 from compressor.prune._product import groups_of, require_readable
 from compressor.prune._rows import Rows, by_class, contributions, draw, gram, of_one_group
 from compressor.surgery import Group
@@ -26,7 +27,8 @@ __all__ = [
 ]  # fmt: skip
 
 VARIANTS = ("backward", "forward", "rescale_aware")
-# Of the mean diagonal: keeps the least squares stable where channels repeat each other.
+# Of every channel's own square: keeps the least squares stable where channels repeat each other.
+# Rounding can do less to float64 sums over ten million rows of 2,048 channels.
 _RIDGE = 1e-6
 _NUMBERS = 1 << 20  # of a layer's input handled at a time: 4 MB
 
@@ -59,10 +61,8 @@ def rescale(gram: Tensor, kept: Tensor) -> Tensor:
     alive = gram.diagonal()[kept] > 0
     chosen = kept[alive]
     if len(chosen):
-        system = gram[chosen][:, chosen].double()
-        ridge = _RIDGE * system.diagonal().mean()
-        system = system + ridge * torch.eye(len(chosen), dtype=system.dtype, device=gram.device)
-        w[alive] = torch.linalg.solve(system, gram[chosen].double().sum(1))
+        matrix = gram[chosen][:, chosen].double()
+        w[alive] = solve(_steady(matrix), gram[chosen].double().sum(1)[:, None])[:, 0]
     return w
 
 
@@ -118,12 +118,9 @@ def rescale_problem(sums: Mapping[str, Tensor]) -> Problem | None:
     if not sums:
         return None
     matrix, energy = sums["gram"].cpu().double(), float(sums["energy"])
-    ridge = _RIDGE * matrix.diagonal().mean()
-    eye = torch.eye(len(matrix), dtype=matrix.dtype)
-    system = matrix + (ridge if ridge > 0 else 1.0) * eye
     columns = torch.arange(len(matrix))[:, None]
     scale = 1 / energy if energy > 0 else 1.0
-    return problem(system[None], matrix.sum(1)[None, None], columns, scale)
+    return problem(_steady(matrix)[None], matrix.sum(1)[None, None], columns, scale)
 
 
 class ThiNet:
@@ -176,6 +173,12 @@ def _checked(gram: Tensor, n_keep: int) -> int:
     return n_keep
 
 
+def _steady(matrix: Tensor) -> Tensor:
+    """A Gram matrix with the ridge on its diagonal, and ones for channels that never spoke."""
+    own = matrix.diagonal()
+    return matrix + torch.diag(torch.where(own > 0, _RIDGE * own, 1.0 - own))
+
+
 def _backward(gram: Tensor, n_keep: int) -> tuple[Tensor, Tensor]:
     """Removal order and the growth of || sum of removed x ||^2 at each removal."""
     matrix = gram.cpu().double().numpy()
@@ -204,22 +207,34 @@ def _forward(gram: Tensor, n_keep: int) -> tuple[Tensor, Tensor]:
     gain = np.empty(width)
     left = np.ones(width, bool)
     order, cost = np.empty(n_keep, np.int64), np.empty(n_keep)
-    for step in range(n_keep):
-        # What lies in the span already (1e-10: rounding) fits nothing more; silence comes last.
+    error = LEAST  # share of x_j . x_j that nothing can be told from
+    step = 0
+    while step < n_keep:
+        # What lies in the span already fits nothing more; silence comes last.
         np.divide(toward * toward, own, out=gain, where=own > 0)
-        gain[free <= 1e-10 * own] = 0.0
+        gain[free <= error * own] = 0.0
         gain[own <= 0] = -1.0
         gain[~left] = -2.0
         j = width - 1 - int(gain[::-1].argmax())
-        order[step], cost[step] = j, 0.0
+        if gain[j] > 0:
+            scale = np.sqrt(free[j])
+            row = (matrix[j] - factor[:step, j] @ factor[:step]) / scale
+            rest = free - row * row
+            # No channel has less than nothing outside the span: what falls below zero is the size
+            # of the errors. Where it is as large as what x_j has left, x_j is in the span as well.
+            seen = left & (own > 0)
+            below = 4 * max(0.0, -float((rest[seen] / own[seen]).min()))
+            if below * own[j] > free[j]:
+                free[j] = 0.0
+                continue
+            error = max(error, below)
+            share = toward[j] / scale
+            factor[step], free = row, rest
+            toward -= share * row
+            cost[step] = share * share
+        else:
+            cost[step] = 0.0
+        order[step] = j
         left[j] = False
-        if gain[j] <= 0:
-            continue
-        scale = np.sqrt(free[j])
-        row = (matrix[j] - factor[:step, j] @ factor[:step]) / scale
-        factor[step] = row
-        share = toward[j] / scale
-        cost[step] = share * share
-        toward -= share * row
-        free -= row * row
+        step += 1
     return torch.from_numpy(order), torch.from_numpy(cost)

@@ -47,7 +47,8 @@ class Backward(Remedy):
 
     def begin(self, samples: Samples) -> Change:
         T = self.source.matrix(samples)
-        condition = torch.linalg.cond(T).item()
+        # of NaN, which a diverged estimate has, there are no singular values
+        condition = torch.linalg.cond(T).item() if T.isfinite().all() else float("inf")
         if not condition <= _WORST:
             raise UsageError(
                 f"robust=backward inverts the transition matrix, whose condition number is "

@@ -245,12 +245,12 @@ class Refit:
         norm = self._norm_as_dense(name)
         norm = norm if module.bias is None else None
         one = system(sums, start, self.ridge, intercept=module.bias is not None or norm is not None)
-        weight = one.solve()
-        if not weight.isfinite().all():
+        if not all(value.isfinite().all() for value in (one.matrix, one.cross, one.square)):
             raise RunError(
-                f"the refit of '{name}' gives no finite weights; look for NaN in the network's "
-                "activations, or raise prune.ridge"
+                f"the refit of '{name}' has no finite sums to go by; look for NaN in the "
+                "activations and weights of the network"
             )
+        weight = one.solve()
         self.residual[name] = one.residual(weight)
         module.weight.copy_(from_kernel(weight, module.weight.shape, transposed))
         if module.bias is not None:

@@ -64,6 +64,11 @@ def rank(
     weights: Mapping[str, Tensor],
     seed: int,
 ) -> Ranking:
+    if not all(value.isfinite().all() for value in statistics.values()):
+        raise RunError(
+            f"{type(selector).__name__} ranked '{group.name}' by sums that are not finite; "
+            "look for NaN in the network's activations or weights"
+        )
     private = generator(seed, "rank", group.name)
     ranking = selector.rank(group, statistics, weights, private)
     if not torch.equal(ranking.order.cpu().sort().values, torch.arange(group.size)):

@@ -29,7 +29,7 @@ from compressor.stages._options import SelectOptions
 from compressor.stages._select import tensors
 from compressor.surgery import Group, Structure
 
-VERSION = 2
+VERSION = 3
 
 
 def table(case: Case) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def target_of(module, x):
 def literal(module, x, target, columns, ridge, keep):
     """The least value of the ridge objective where only the columns of these channels are left.
 
-    In units of the energy of y; the pull keeps the lambda of the whole layer.
+    In units of the energy of y; the pull is by the energy of every input.
     """
     total = 0.0
     groups = getattr(module, "groups", 1)
@@ -47,15 +47,15 @@ def literal(module, x, target, columns, ridge, keep):
     weights = kernel(module.weight, groups).double()
     for a, y, start in zip(inputs, wanted, weights, strict=True):
         a = a - a.mean(0)
-        pull = ridge * a.square().sum(0).mean()
+        pull = ridge * a.square().sum(0)
         left = columns[keep].flatten()
-        matrix = a[:, left].T @ a[:, left] + pull * torch.eye(len(left), dtype=a.dtype)
-        w = torch.linalg.solve(matrix, a[:, left].T @ y + pull * start[:, left].T)
+        matrix = a[:, left].T @ a[:, left] + pull[left].diag()
+        w = torch.linalg.solve(matrix, a[:, left].T @ y + pull[left, None] * start[:, left].T)
         total += (y - a[:, left] @ w).square().sum()
         # what is gone is zero, and pulled all the same
         whole = torch.zeros_like(start)
         whole[:, left] = w.T
-        total += pull * (whole - start).square().sum()
+        total += (pull * (whole - start).square()).sum()
     return float(total / energy)
 
 
@@ -105,6 +105,35 @@ def test_a_planted_duplicate_costs_next_to_nothing_and_goes_first():
     ranking = selector.rank(group, found, net.state_dict(), None)
     assert int(ranking.order[-1]) in (1, 4)
     assert float(ranking.cost[-1]) < 1e-4 < 1e-2 < float(ranking.cost[-2])
+
+
+@pytest.mark.parametrize("loud", [1.0, 10.0, 1e8])
+@pytest.mark.parametrize("value", [0.0, 5.0], ids=["never active", "constant"])
+def test_channels_that_never_move_go_first_however_large_their_weights(value, loud):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Identity(), nn.Conv2d(8, 4, 3)), torch.randn(40, 8, 6, 6).relu()
+    still = [1, 4, 5]
+    x[:, still] = value
+    net[1].weight.data[:, still] *= loud
+    group = group_of(8, ("1", torch.arange(8)))
+    found = statistics_of(OBS(), net, x, group)
+    ranking = OBS().rank(group, found, net.state_dict(), None)
+    assert ranking.order[5:].tolist() == still[::-1]
+    assert ranking.cost[5:].tolist() == [0, 0, 0] and float(ranking.cost[4]) > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e3, 1e8])
+def test_a_channel_is_judged_the_same_whatever_its_scale(scale):
+    """Channels k times as large that are read by weights 1 / k: the same function."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Identity(), nn.Conv2d(6, 4, 3)), torch.randn(40, 6, 6, 6)
+    group = group_of(6, ("1", torch.arange(6)))
+    plain = OBS().rank(group, statistics_of(OBS(), net, x, group), net.state_dict(), None)
+    x[:, 2:4] *= scale
+    net[1].weight.data[:, 2:4] /= scale
+    scaled = OBS().rank(group, statistics_of(OBS(), net, x, group), net.state_dict(), None)
+    assert torch.equal(plain.order, scaled.order)
+    torch.testing.assert_close(plain.cost, scaled.cost, rtol=1e-4, atol=1e-6)
 
 
 def test_on_the_dense_network_the_layer_is_its_own_target():
@@ -165,7 +194,7 @@ def test_what_is_too_wide_for_its_matrix_is_judged_by_one_factor_per_channel(mon
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_sums_of_float32_products_hold_where_the_mean_is_far_above_the_spread(groups, monkeypatch):
+def test_sums_hold_where_the_mean_is_far_above_the_spread(groups, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(_ridge, "_NUMBERS", 400)  # a few images at a time
     module = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=groups, padding_mode="reflect")

@@ -92,7 +92,7 @@ def test_forward_order_equals_refitting_by_least_squares(channels):
     assert picked.tolist() == literal_forward(x, channels // 2 + 1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(1, 12), st.integers(0, 10_000), st.data())
 def test_every_prefix_answers_another_ratio(channels, seed, data):
     g = thinet.gram(torch.randn(30, channels, generator=torch.Generator().manual_seed(seed)))

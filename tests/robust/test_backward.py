@@ -41,3 +41,8 @@ def test_a_matrix_near_a_singular_one_is_refused():
     T = torch.tensor([[0.5, 0.5, 0.0], [0.4999, 0.5001, 0.0], [0.0, 0.0, 1.0]]).double()
     with pytest.raises(UsageError, match="condition number .* type robust=forward"):
         Backward().begin(samples(T))
+
+
+def test_an_estimate_of_a_diverged_network_is_refused():
+    with pytest.raises(UsageError, match="condition number is inf.* type robust=forward"):
+        Backward().begin(samples(torch.full((3, 3), float("nan")).double()))

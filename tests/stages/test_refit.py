@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from compressor import surgery
+from compressor.errors import RunError
 from compressor.prune import Ranking
 from compressor.prune.apoz import APoZ
 from compressor.prune.obs import OBS
@@ -89,6 +90,42 @@ def test_a_bias_that_only_a_batch_norm_reads_moves_its_mean():
     assert distance(small(x), net(x)) > 0.1
     refit(small, net, groups, plan, [x], SelectOptions(), 0)
     torch.testing.assert_close(small(x), net(x), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("statistics", ["dense", "sequential"])
+@pytest.mark.parametrize("seed", range(5))
+def test_obs_cuts_dead_channels_that_large_weights_read_and_changes_nothing(seed, statistics):
+    torch.manual_seed(seed)
+    net, x = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(512, 4),
+    ).eval(), images()  # fmt: skip
+    dead = torch.randperm(16)[:6].sort().values
+    with torch.no_grad():
+        net[0].bias[dead] = -100.0
+        net[2].weight[:, dead] *= 10
+    structure = surgery.analyse(net, (x[:2],))
+    options = SelectOptions(reconstruct="refit", statistics=statistics)
+    groups = [group for group in structure.groups if group.name == "0"]
+    small = deepcopy(net)
+    if statistics == "sequential":
+        done = sequential(small, groups, OBS(), {"0": 10}, options, [x], 0, dense=net)
+    else:
+        found = collect(net, groups, OBS(), "refit", [x], 0)
+        done = prefixes(groups, judge(net, groups, OBS(), found, 0), {"0": 10})
+        plan = surgery.plan_cut(structure, done.keep)
+        small = surgery.replay(small, plan)
+        refit(small, net, groups, plan, [x], options, 0)
+    assert not torch.isin(done.keep["0"], dead).any()
+    assert distance(small(x), net(x)) < 1e-4
+
+
+def test_sums_that_are_not_finite_name_the_layer():
+    net, x = Planted(nn.Conv2d(8, 8, 3, padding=1)).eval(), images()
+    groups, plan, small = cut_half(net, x)
+    small.first.weight.data[0, 0] = float("nan")
+    with pytest.raises(RunError, match="refit of 'consumer'.* look for NaN"):
+        refit(small, net, groups, plan, [x], SelectOptions(), 0)
 
 
 def test_an_uncut_network_keeps_its_weights():
