@@ -93,6 +93,7 @@ class Experiment:
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in self.config["model"].items() if name != "_target_"}
+        models.check_trained(factory, arguments, data.input_size)
         self.unscaled = replace(spec, arguments=model, input_size=unscaled).handed_on()
         return data, spec.handed_on()
 
@@ -189,6 +190,7 @@ class Experiment:
             labels_key=self.labels.key,
             truth_known=self.labels.known,
             transition=self.labels.transition if self.labels.injected else None,
+            noise_rate=self.labels.injected_rate,
             labelled=self.labels.labelled,
             damage=self.labels.damage,
             judging=self.judging,

@@ -41,6 +41,17 @@ def test_a_bottleneck_is_multiplied_out_and_that_network_is_measured_and_saved(f
     assert isinstance(net.hidden, torch.nn.Linear)
 
 
+def test_a_bottleneck_that_saves_nothing_is_refused_before_anything_is_trained(folder):
+    student = ("model=shallow_mimic", "model.filters=8", "model.pool=2", "model.hidden=40")
+    with pytest.raises(UsageError, match="bottleneck=31 saves nothing: 5,208 .* at most 30, or 0"):
+        Experiment(compose(folder, *WORDS, *student, "model.bottleneck=31"))
+    teacher = ("distill=kd", "distill.at=train", "distill.teacher.source=model",
+               "distill.teacher.model=shallow_mimic",
+               "++distill.teacher.arguments.bottleneck=500")  # fmt: skip
+    with pytest.raises(UsageError, match="bottleneck=500 saves nothing"):
+        Experiment(compose(folder, *WORDS, *teacher))
+
+
 def test_the_teacher_of_a_model_is_the_run_of_that_model(folder, alone):
     coming = plan(folder, *WORDS, *FROM_MODEL, "model=resnet20", "distill=kd")
     (step,) = coming.steps

@@ -32,6 +32,11 @@ def folder(tmp_path_factory):
         ),
         ([*PENCIL, "train.epochs=40"], "its paper counts on train.optimizer=sgd"),
         ([*PENCIL, "train.epochs=20", *SGD], "labels in 8 of these epochs, which may be too few"),
+        (["robust=co_teaching"], "robust.forget=0.4 is a guess: how many labels are wrong is unkn"),
+        (
+            ["robust=co_teaching", "noise=symmetric", "noise.rate=0.2"],
+            "robust.forget=0.2 is the share of labels that the noise changed",
+        ),
         (["train.optimizer=sgd"], "train.weight_decay=0.05 is far above what sgd is used with"),
         (["robust=gce", "robust.k=0.4"], "robust.k=0.4 does nothing beside robust.truncated=false"),
         (

@@ -124,7 +124,8 @@ class Context:
     seed: the stage's own, derived from the run's seed, the stage's name and occurrence.
     folder: where it may write; it becomes the artefact.
     targets: given labels of the train part, (n,) int64; clean_targets: the true ones, equal to
-    them where nobody knows the truth (truth_known). transition: (K, K), of injected noise.
+    them where nobody knows the truth (truth_known). transition: (K, K), of injected noise, and
+    noise_rate, the share of labels that it changed; None without any.
     labelled: positions whose labels a training may read, None for all. damage: what noise does to
     the images of the training. labels_key: digest of all of these. judging: what a criterion of the
     cut may read of labels, None where it reads none.
@@ -146,6 +147,7 @@ class Context:
     labels_key: str = ""
     truth_known: bool = True
     transition: Tensor | None = None
+    noise_rate: float | None = None
     labelled: Tensor | None = None
     damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
     judging: Judging | None = None

@@ -161,7 +161,11 @@ def _spec(teacher: Mapping[str, Any], size: tuple[int, ...], classes: int) -> Sp
 
 
 def teacher_spec(options: Mapping[str, Any], student: Spec) -> Spec:
-    return _spec(options["teacher"], student.input_size, student.num_classes)
+    from compressor import models
+
+    spec = _spec(options["teacher"], student.input_size, student.num_classes)
+    models.check_trained(spec.factory, spec.arguments, spec.input_size)
+    return spec
 
 
 def check_fits(teacher: Spec, student: Spec, where: str) -> None:
