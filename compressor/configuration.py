@@ -175,6 +175,7 @@ def _checked_groups(
     for override in overrides:
         _check_sweep(override, command.multirun, menu)
     groups = [override for override in overrides if menu.is_group(override)]
+    menu.check_once(groups)
     for override in groups:
         menu.check_options(override)
     menu.check_hidden_files(groups)

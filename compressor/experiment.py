@@ -1,6 +1,8 @@
 """One composed config, ready to run: checked, its data prepared, its labels drawn, keys of both."""
 
 import hashlib
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -90,6 +92,7 @@ class Experiment:
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(self.config)
+        _check_memory(self.config, data.input_size)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in self.config["model"].items() if name != "_target_"}
@@ -214,6 +217,20 @@ def _scaled(
     if tuple(size) != tuple(unscaled):
         data = data.resized(size[-1])
     return data, unscaled, factory, arguments
+
+
+def _check_memory(config: Mapping[str, Any], size: tuple[int, int, int]) -> None:
+    """Refuse batches whose images alone are more than this machine's memory."""
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    batches = {f"{name}.batch_size": config[name]["batch_size"] for name in ("train", "finetune")}
+    batches["machine.eval_batch_size"] = config["machine"]["eval_batch_size"]
+    for key, count in batches.items():
+        needs = 4 * count * math.prod(size)  # float32
+        if needs > has:
+            raise UsageError(
+                f"{key}={count} images of {'x'.join(map(str, size))} take {needs / 1e9:.3g} GB, "
+                f"and this machine has {has / 1e9:.3g} GB: lower it, or dataset.image_size"
+            )
 
 
 def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:

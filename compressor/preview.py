@@ -12,6 +12,7 @@ from rich.table import Table
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.notices import notices
+from compressor.report.setting import model_name
 from compressor.stages import _sensitivity, compress, finetune
 from compressor.stages._blank import Blank
 from compressor.stages._timed import Bench
@@ -30,7 +31,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
     experiment, reused = plan.run, plan.reused()
     labels = experiment.labels
     preview = {
-        "model": experiment.spec.factory.rsplit(".", 1)[-1],
+        "model": model_name(experiment.spec.factory, experiment.spec.arguments),
         "input_size": list(experiment.spec.input_size),
         "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
         "labelled": None if labels.labelled is None else len(labels.labelled),

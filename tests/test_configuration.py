@@ -461,6 +461,25 @@ def test_a_value_out_of_range_is_answered_with_what_to_type(override, expected):
     assert expected in refusal(override)
 
 
+@pytest.mark.parametrize(
+    ("words", "wish"),
+    [
+        (("distill=kd", "distill=pkt"), "distill=kd and distill=pkt: the last one alone would "
+         "count; write one list: distill='[kd,pkt]'"),
+        (("distill=[kd,pkt]", "distill=hints"), "distill='[kd,pkt,hints]'"),
+        (("experiment=data_free", "experiment=search_ratio"), "experiment='[data_free,search_ra"),
+        (("prune=apoz", "prune=thinet"), "write one of them, or -m prune=apoz,thinet for one run"),
+        (("-m", "prune=apoz,l1", "prune=thinet"), "one word, as in -m prune=apoz,l1,thinet"),
+    ],
+)  # fmt: skip
+def test_a_group_that_is_chosen_twice_is_refused_with_the_one_word_to_type(words, wish):
+    assert wish in refusal(*words)
+
+
+def test_the_same_choice_twice_drops_nothing():
+    assert checked("prune=apoz", "prune=apoz") == ["prune=apoz", "prune=apoz"]
+
+
 def test_every_value_of_a_sweep_is_compared_with_its_range():
     assert "seed=-1 must be at least 0" in refusal("-m", "seed=0,-1")
 

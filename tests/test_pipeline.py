@@ -542,3 +542,22 @@ def test_an_image_that_the_network_cannot_take_is_not_blamed_on_the_surgery(fold
     config = {**compose(folder, "plan_only=true"), "model": inception}
     with pytest.raises(UsageError, match="cannot take an image of 3x8x8 .* dataset.image_size"):
         run_experiment(config, folder / "small", False, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("dataset.image_size=1000000",), "dataset.image_size=1000000 pixels is out of range"),
+        (
+            ("scale=multiplier", "scale.resolution=100000"),
+            "image_size=800000 pixels is out of range: give at most 8192",
+        ),
+        (
+            ("dataset=fake", "dataset.image_size=8192", "train.batch_size=4096"),
+            "train.batch_size=4096 images of 3x8192x8192 take 3.3e.03 GB, and this machine has",
+        ),
+    ],
+)
+def test_images_that_no_machine_holds_are_refused_before_any_is_read(folder, words, line):
+    with pytest.raises(UsageError, match=line):
+        Experiment(compose(folder, *words))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_FAR, _FAR_MOST = 20, 300  # times the median loss: a log axis from here on, and its end
 MOST_LABELS = 60  # layer names under a figure; beyond that every second, third ... is named
 
 
@@ -87,6 +88,9 @@ def points(accuracy: Mapping[str, float], macs: Mapping[str, float], path: Path)
 def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
     """Loss and accuracy by epoch, a column for each training.
 
+    A loss that jumps does not flatten the others: the axis is then logarithmic and ends at
+    `_FAR_MOST` times the median; what lies above is marked at its upper edge.
+
     histories: {training: {"epoch": (E,), "train_loss": (E,), "val_loss": (E,), ...}}.
     """
     count = len(histories)
@@ -114,6 +118,8 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
                     axes.set_ylabel(figure_name)
                 if figure_name == "accuracy":
                     no_tick_above_one(axes)
+                else:
+                    _tame(axes)
             grid[0][column].set_title(name)
             grid[1][column].set_xlabel("epoch")
             grid[1][column].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -123,6 +129,36 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
         if labelled is not None:
             handles, labels = labelled.get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=2)
+
+
+def _tame(axes: "Axes") -> None:
+    """Keep the usual losses readable beside a few that are far above them."""
+    drawn = [
+        (line, x, y)
+        for line in axes.get_lines()
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        if math.isfinite(y)
+    ]
+    values = sorted(y for _, _, y in drawn)
+    usual = values[len(values) // 2] if values else 0.0
+    if not usual > 0 or values[-1] <= _FAR * usual:
+        return
+    end = _FAR_MOST * usual
+    if values[0] > 0:
+        axes.set_yscale("log")
+    else:
+        end = _FAR * usual  # no logarithm of a loss of nothing
+    if values[-1] <= end:
+        return
+    low = min(values[0] / 1.2 if values[0] > 0 else values[0], usual)
+    axes.set_ylim(low, end)
+    for line, x, y in drawn:
+        if y > end:
+            axes.plot(
+                [x], [end], "^", color=line.get_color(), markersize=6, clip_on=False, zorder=3
+            )
+    above = sum(value > end for value in values)
+    axes.set_title(f"{above} above, up to {values[-1]:.2g}", fontsize=8, loc="right")
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Machine:
         here = {"auto", "cpu", *(["cuda", "gpu"] if gpus else [])}
         if torch.backends.mps.is_available():
             here |= {"mps", "gpu"}
-        if self.accelerator not in here and self.accelerator != "tpu":
+        if self.accelerator not in here:
             raise UsageError(
                 f"machine.accelerator={self.accelerator}: there is none in this machine, which has "
                 f"{', '.join(sorted(here))}"
