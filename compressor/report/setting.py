@@ -1,4 +1,4 @@
-"""What a run or a sweep was made on: the model, the data, the command and what all members share."""
+"""What a run or a sweep was made on: model, data, command, and what all its members share."""
 
 from collections.abc import Mapping
 from typing import Any
