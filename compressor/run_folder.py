@@ -2,13 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import label_record, manifest
 from compressor.artefact import EXTRAS, Artefact
-from compressor.errors import RunError
+from compressor.cache import is_full
+from compressor.errors import RunError, UsageError
+from compressor.verdicts import full_line
 
 if TYPE_CHECKING:
     from compressor.experiment import Experiment
@@ -28,6 +31,17 @@ def make(run_dir: Path) -> None:
             f"cannot write to {run_dir} ({error.strerror}): set paths.outputs= or hydra.run.dir= "
             "to a folder that can be written"
         ) from None
+
+
+@contextmanager
+def room(run_dir: Path) -> Iterator[None]:
+    """What is written into the run folder: a full disk is told in one line."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UsageError) or not is_full(error, run_dir):
+            raise
+        raise RunError(full_line(str(run_dir))) from error
 
 
 def report(

@@ -1,6 +1,8 @@
 """Whole runs on a tiny network and real digits, in this process."""
 
+import errno
 import json
+import signal
 from pathlib import Path
 
 import doubles
@@ -561,3 +563,31 @@ def test_an_image_that_the_network_cannot_take_is_not_blamed_on_the_surgery(fold
 def test_images_that_no_machine_holds_are_refused_before_any_is_read(folder, words, line):
     with pytest.raises(UsageError, match=line):
         Experiment(compose(folder, *words))
+
+
+def test_sigterm_in_a_training_is_an_interrupt_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    from compressor.run import _interrupts
+    from compressor.stages import _callbacks
+
+    said = _callbacks.EpochLine.on_train_epoch_end
+
+    def terminate(self, trainer, module):
+        said(self, trainer, module)
+        if trainer.current_epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    words = ("stages=[train]", "prune=none", "train.epochs=3", "machine.progress=true")
+    with monkeypatch.context() as patch, _interrupts(), pytest.raises(KeyboardInterrupt):
+        patch.setattr(_callbacks.EpochLine, "on_train_epoch_end", terminate)
+        run(tmp_path, "run", *words)
+    report = run(tmp_path, "run", *words)
+    assert report["training"]["final"]["epochs"] == 3
+
+
+def test_a_run_folder_whose_disk_is_full_is_told_in_one_line(folder, report, monkeypatch):
+    def full(run_dir, report):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("compressor.run_folder.write", full)
+    with pytest.raises(RunError, match="the disk of .*/full is full: free some space, or set pa"):
+        run(folder, "full")

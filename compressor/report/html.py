@@ -60,7 +60,7 @@ td.front{font-weight:650}
 .better{color:var(--green);font-weight:600}
 .worse{color:var(--red);font-weight:600}
 .failed{color:var(--red)}
-.running,.missing{color:var(--orange)}
+.running,.missing,.interrupted{color:var(--orange)}
 .note{color:var(--grey);font-size:.87rem}
 figure{margin:0}
 figure+figure{margin-top:22px;padding-top:18px;border-top:1px solid var(--line)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compressor.report.configurations import COSTS, configured
-from compressor.report.members import DEFAULT
+from compressor.report.members import DEFAULT, STATES
 from compressor.report.metrics import Metric
 from compressor.report.run import si, significant
 from compressor.report.sentences import duration
@@ -151,7 +151,7 @@ def state_line(summary: Mapping[str, Any]) -> str:
     """ "33 of 36 members done, 2 running, 1 failed." """
     total = len(summary["rows"])
     text = f"{len(summary['members'])} of {total} members done"
-    for state in ("running", "missing", "failed"):
+    for state in STATES[1:]:
         count = sum(row["status"] == state for row in summary["rows"])
         text += f", {count} {state}" if count else ""
     return f"{text}."

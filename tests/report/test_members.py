@@ -1,4 +1,5 @@
 import json
+import socket
 
 import pytest
 
@@ -31,6 +32,19 @@ def test_members_without_a_report_are_told_apart(a_sweep):
     assert rows["2"]["error"].startswith("running, as of 2")
     assert "not finished" in rows["3"]["error"]
     assert "only the plan" in rows["5"]["error"]
+
+
+def test_a_member_that_was_interrupted_or_whose_process_is_gone_is_no_failed_one(a_sweep):
+    folder = a_sweep(*((["seed=" + str(seed)], {}) for seed in range(4)))
+    for number in "123":
+        (folder / number / "report.json").unlink()
+    (folder / "1" / "status.json").write_text('{"state": "interrupted", "error": "interrupted"}')
+    here = {"state": "running", "host": socket.gethostname(), "birth": "0"}
+    (folder / "2" / "status.json").write_text(json.dumps({**here, "pid": 2**22 + 1}))
+    (folder / "3" / "status.json").write_text(json.dumps({**here, "host": "other", "pid": 1}))
+    rows = members(folder)[0]
+    assert [row["status"] for row in rows] == ["done", "interrupted", "interrupted", "running"]
+    assert "hydra.sweep.dir= this folder goes on" in rows[1]["error"]
 
 
 def test_a_member_that_runs_again_is_not_judged_by_its_old_report(a_sweep):
