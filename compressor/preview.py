@@ -13,6 +13,7 @@ from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.notices import notices
 from compressor.report.setting import model_name
+from compressor.run_folder import unscaled
 from compressor.stages import _sensitivity, compress, finetune
 from compressor.stages._blank import Blank
 from compressor.stages._timed import Bench
@@ -78,11 +79,8 @@ def _bench(experiment: "Experiment", dense: Blank) -> Bench:
 
 def _shares(experiment: "Experiment", scaled: Mapping[str, int]) -> dict[str, float] | None:
     """What is left of the unscaled network; None where that cannot take the unscaled image."""
-    try:
-        whole = experiment.blank(experiment.unscaled).figures
-    except UsageError:
-        return None
-    return {name: scaled[name] / whole[name] for name in whole}
+    whole = unscaled(experiment)
+    return None if whole is None else {name: scaled[name] / whole[name] for name in whole}
 
 
 def _row(

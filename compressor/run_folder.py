@@ -74,6 +74,7 @@ def report(
         selection["seconds"] = round(sum(notes["seconds"] for notes in cuts), 3)
     ordered = ["dense", "compressed", "recalibrated"]
     ordered += [name for name in points if name not in (*ordered, "final")] + ["final"]
+    whole = unscaled(experiment)
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command,
@@ -81,6 +82,7 @@ def report(
         "config": dict(experiment.config),
         "stages": records,
         "points": {name: points[name] for name in ordered},
+        **({"unscaled": whole} if whole else {}),
         "kept": final.plan.kept,
         "widths": cut.get("widths", {}),
         "ratio": cut.get("ratio"),
@@ -94,6 +96,18 @@ def report(
         "history": {},
         "environment": environment(),
     }
+
+
+def unscaled(experiment: "Experiment") -> dict[str, int] | None:
+    """MACs and parameters of the model before `scale`; None where it is as it was, or where the
+    model cannot take an image of the size before.
+    """
+    if experiment.spec == experiment.unscaled:
+        return None
+    try:
+        return dict(experiment.blank(experiment.unscaled).figures)
+    except UsageError:
+        return None
 
 
 def keep(

@@ -28,7 +28,8 @@ def configurations(
     An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
     members beyond one a seed, "series": what its colour stands for, "problem", "values" and
     "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
-    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the two ratios,
+    own dense network), "accuracy", "loss", "macs", "params", "latency_ms", the two ratios and
+    "unscaled_ratio" (MACs over those of the model before `scale`),
     "latency_span": the 10th and 90th percentile that its latency lies between}.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
@@ -178,6 +179,7 @@ def _configuration(
             over_seeds(at(place, f"latency_ms.{end}")) for end in ("low", "high")
         ),
     }
+    found["unscaled_ratio"] = over_seeds(_of_unscaled)
     for figure in ("macs", "params"):
         found[figure] = over_seeds(at(place, figure))
         ours, dense = by_seed(at(place, figure)), by_seed(at("dense", figure))
@@ -185,6 +187,13 @@ def _configuration(
             value / dense[seed] for seed, value in ours.items() if value is not None and dense[seed]
         )
     return found
+
+
+def _of_unscaled(member: Mapping[str, Any]) -> float | None:
+    """The final network's MACs over those of the model before `scale`, None where it is that."""
+    whole = _number(member["report"].get("unscaled") or {}, "macs")
+    small = _number(_point(member["report"], "final"), "macs")
+    return small / whole if whole and small is not None else None
 
 
 def _point(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -15,6 +15,10 @@ def conclusion(report: Mapping[str, Any]) -> str:
         if final.get(figure) is not None and dense.get(figure):
             parts.append(f"{final[figure] / dense[figure]:.3f} of the dense {name}")
     text = "Final network: " + " and ".join(parts) if parts else "Final network"
+    whole = report.get("unscaled")  # of a scaled network "dense" is only half of what was saved
+    if whole:
+        shares = [final[figure] / whole[figure] for figure in ("macs", "params")]
+        text += f" ({shares[0]:.3f} and {shares[1]:.3f} of the unscaled network's)"
     if final.get("accuracy") is not None and dense.get("accuracy") is not None:
         change = final["accuracy"] - dense["accuracy"]
         text += f", test accuracy {final['accuracy']:.4f} ({change:+.4f} against dense)"

@@ -16,7 +16,7 @@ FRONT = "*"  # marks a cost at which nothing in the sweep is better
 WORDS = {
     "better": "better",
     "worse": "worse",
-    "none": "no difference shown",
+    "none": "cannot tell",
     "single": "one seed",
     "even": "no spread",
     "absent": "no partner",
@@ -47,6 +47,8 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         against = _one_partner(summary["comparisons"])
     latency_head = "ms" if short else "latency ms"
     heads += ["MACs", latency_head] if short else ["MACs", "params", latency_head, "loss"]
+    if any(entry["unscaled_ratio"] for entry in summary["configurations"]):
+        heads.insert(heads.index("MACs") + 1, "of unscaled")
     rows = []
     for entry in summary["configurations"]:
         cells = {**(entry["fields"] or {"configuration": "all members"}), "n": _count(entry, short)}
@@ -55,6 +57,8 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         if against:
             cells[head] = change_text(against.get(id(entry["fields"])), metric)
         cells["loss"] = _plain(entry["loss"])
+        if entry["unscaled_ratio"]:
+            cells["of unscaled"] = f"{entry['unscaled_ratio']['mean']:.3f}x"
         for name in ("macs", "params"):
             cells["MACs" if name == "macs" else name] = _with_ratio(
                 entry[name], entry[f"{name}_ratio"], short
@@ -169,12 +173,17 @@ def legend(summary: Mapping[str, Any]) -> str:
             f"change: {metric.title} minus that of the member's own dense network"
             f"{', in points (hundredths)' if metric.fraction else ''}."
         )
+    if any(entry["unscaled_ratio"] for entry in found):
+        parts.append(
+            "MACs: times the dense network's, which is the scaled one; of unscaled: times those "
+            "of the model before `scale`."
+        )
     if not metric.higher:
         parts.append(f"Less {metric.title} is better.")
     if any(entry["n"] > 1 for entry in found):
         parts.append("±: 95 % t-interval of the mean over the n seeds.")
     if any(entry["n"] == 1 for entry in found):
-        parts.append("n = 1 has no interval: one seed shows no difference.")
+        parts.append("n = 1: one seed, no interval.")
     if any(entry["front"] for entry in found):
         parts.append(f"{FRONT}: on the Pareto front: {front_words(summary)}.")
     if sum(entry["repeated"] for entry in found):
