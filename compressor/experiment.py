@@ -130,6 +130,13 @@ class Experiment:
         corrects = self.robust.corrects if self.config["train"]["epochs"] else ()
         return resolve(asked, self.labels.known, self.labels.injected, corrects)
 
+    @property
+    def data_free(self) -> bool:
+        """Whether a student learns from made images alone, so that no stage of it sees others."""
+        distill = self.config["distill"]
+        acts = distill["at"] in self.config["stages"] and self.config[distill["at"]]["epochs"]
+        return bool(acts and distill_options.blind(distill))
+
     @cached_property
     def judging(self) -> Judging | None:
         """What a criterion may read of labels, None where it reads none of them."""
@@ -197,6 +204,7 @@ class Experiment:
             labelled=self.labels.labelled,
             damage=self.labels.damage,
             judging=self.judging,
+            data_free=self.data_free,
             trust=self.trust,
             roles=roles,
             note=self.note,

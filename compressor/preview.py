@@ -219,6 +219,9 @@ def show(coming: Mapping[str, Any]) -> None:
                 "one ratio for all layers they would be"
             )
         console.print(_cut_table(cut))
+        widths = cut["widths"].values()
+        whole, left = (sum(pair[i] for pair in widths) for i in (0, 1))
+        say(f"{left:,} of {whole:,} channels are kept in the {len(widths)} layers that are cut")
         before, small = cut["macs"]
         say(
             f"MACs {before:,} -> {small:,} ({small / before:.3f} of the dense network), "
@@ -250,10 +253,11 @@ def _before(stage: Mapping[str, Any]) -> str:
 
 
 def _cut_table(cut: Mapping[str, Any]) -> Table:
-    """Layers that follow each other and share their widths stand in one row."""
+    """Layers of equal widths that follow each other stand in one row, uncut ones at the end."""
     table = Table("layers", "channels", "kept", title="Cut", title_justify="left")
     rows: list[tuple[list[str], int, int]] = []
-    for name, size, keep in cut["layers"]:
+    uncut = [(name, size, keep) for name, size, keep in cut["layers"] if keep == size]
+    for name, size, keep in [*((n, *pair) for n, pair in cut["widths"].items()), *uncut]:
         if rows and rows[-1][1:] == (size, keep):
             rows[-1][0].append(name)
         else:

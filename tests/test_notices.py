@@ -4,6 +4,7 @@ from test_pipeline import plan
 from compressor.notices import notices
 
 PENCIL = ("robust=pencil", "train.schedule=constant")
+FREE = ("distill=data_free", "prune=weight_sum", "stages=[train,compress,finetune]")
 SGD = ("train.optimizer=sgd", "train.weight_decay=1e-4")
 
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory):
             ["distill=kd", "distill.label_weight=0", "distill.terms.kd.weight=0"],
             "so that the network learns nothing",
         ),
-        (["distill=data_free", "distill.sampler=class_uniform"], "class_uniform does nothing: dis"),
+        ([*FREE, "distill.sampler=class_uniform"], "class_uniform does nothing: distill=data_free"),
         (["distill=data_free", "distill.terms.data_free.beside=true"], "does nothing beside disti"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],

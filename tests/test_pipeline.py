@@ -591,3 +591,21 @@ def test_a_run_folder_whose_disk_is_full_is_told_in_one_line(folder, report, mon
     monkeypatch.setattr("compressor.run_folder.write", full)
     with pytest.raises(RunError, match="the disk of .*/full is full: free some space, or set pa"):
         run(folder, "full")
+
+
+@pytest.mark.parametrize("words", [("prune.scope=all",), ("prune.ratios={layer1: 0.0}",)])
+def test_the_plan_counts_the_layers_that_the_report_counts(folder, words):
+    words = ("prune=weight_sum", "stages=[train,compress]", "train.epochs=0", *words)
+    coming = preview.preview(plan(folder, *words))["cut"]["widths"]
+    widths = run(folder, "counted", *words)["widths"]
+    assert {name: list(pair) for name, pair in coming.items()} == widths
+
+
+def test_a_scaled_networks_report_holds_the_figures_of_the_unscaled_one(folder):
+    words = ("stages=[train]", "prune=none", "train.epochs=0")
+    whole = run(folder, "unscaled", *words)
+    half = run(folder, "scaled", *words, "scale=multiplier", "scale.width=0.5")
+    assert "unscaled" not in whole
+    final = whole["points"]["final"]
+    assert half["unscaled"] == {name: final[name] for name in ("macs", "params")}
+    assert half["points"]["final"]["macs"] < half["unscaled"]["macs"]

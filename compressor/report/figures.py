@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor.report.drawing import BLUE, ORANGE, PALE, drawing, no_tick_above_one, png, scale
 from compressor.report.files import publish
@@ -99,8 +99,8 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
         for column, (name, history) in enumerate(histories.items()):
             for row, figure_name in enumerate(("loss", "accuracy")):
                 axes = grid[row][column]
-                for part, colour, line in (("train", ORANGE, "-"), ("val", BLUE, "--")):
-                    values = history.get(f"{part}_{figure_name}", ())
+                for part, name, colour, line, label in _curves(figure_name):
+                    values = history.get(f"{part}_{name}", ())
                     if not any(math.isfinite(value) for value in values):
                         continue
                     # few epochs: a marker shows each, and a single epoch at all
@@ -112,10 +112,13 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
                         color=colour,
                         marker=marker,
                         markersize=3.5,
-                        label={"train": "training part", "val": "validation part"}[part],
+                        label=label,
                     )
-                if column == 0:
-                    axes.set_ylabel(figure_name)
+                own = figure_name
+                if figure_name == "accuracy" and history.get("made_agreement"):
+                    own = "agreement with the teacher"
+                if column == 0 or own != figure_name:
+                    axes.set_ylabel(own)
                 if figure_name == "accuracy":
                     no_tick_above_one(axes)
                 else:
@@ -125,10 +128,26 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
             grid[1][column].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             if len(history["epoch"]) == 1:
                 grid[1][column].set_xticks(history["epoch"])
-        labelled = next((a for a in grid.flat if a.get_legend_handles_labels()[0]), None)
-        if labelled is not None:
-            handles, labels = labelled.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        named: dict[str, Any] = {}
+        for axes in grid.flat:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                named.setdefault(label, handle)
+        if named:
+            figure.legend(
+                list(named.values()), list(named), loc="outside lower center",
+                ncols=min(2 * count, len(named)),
+            )  # fmt: skip
+
+
+def _curves(figure: str) -> tuple[tuple[str, str, str, str, str], ...]:
+    """(part, name in its column, colour, line, label) of what may be drawn of a figure."""
+    made = "agreement" if figure == "accuracy" else figure
+    return (
+        ("train", figure, ORANGE, "-", "training part"),
+        ("val", figure, BLUE, "--", "validation part"),
+        ("made", made, ORANGE, "-.", "made images"),
+        ("fresh_made", made, BLUE, ":", "fresh made images"),
+    )
 
 
 def _tame(axes: "Axes") -> None:

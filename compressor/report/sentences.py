@@ -77,13 +77,30 @@ def labels(report: Mapping[str, Any]) -> str:
             text += f" and leaves {found['right']:.1%} of {of} right"
             text += ", fewer than before" if found["right"] < 1 - found["flip_rate"] else ""
         parts.append(text)
-    if found.get("finetune") not in (None, "clean"):
+    for stage, terms in (found.get("unread") or {}).items():
+        words = {"train": "the training", "finetune": "fine-tuning"}[stage]
+        parts.append(f"{words} read none of them: distill={terms} learns from its teacher alone")
+    forget = _of_remedy(report, "forget")
+    if forget is not None:
+        parts.append(f"co-teaching left {forget:.3g} of each batch out in the end")
+    if found.get("finetune") == "none":
+        pass
+    elif found.get("finetune") not in (None, "clean"):
         parts.append(f"fine-tuning used the {found['finetune']} ones")
     elif found.get("clean_fraction", 1) < 1:
         parts.append(f"fine-tuning used {found['clean_fraction']:.3g} of the clean ones")
     elif found.get("finetune") and found.get("flip_rate"):
         parts.append("fine-tuning used all the clean ones, so that remedies differ less after it")
     return f"Labels: {'; '.join(parts)}." if parts else ""
+
+
+def _of_remedy(report: Mapping[str, Any], name: str) -> Any:
+    """A figure that the training's remedy noted, None where there is none."""
+    for notes in (report.get("training") or {}).values():
+        found = notes.get("robust")
+        if isinstance(found, Mapping) and name in found:
+            return found[name]
+    return None
 
 
 def baselines(report: Mapping[str, Any]) -> str:
@@ -126,6 +143,11 @@ def taught(report: Mapping[str, Any]) -> str:
                 f"of made images the teacher is {made['teacher_confidence']:.1%} sure, with a "
                 f"class entropy of {made['class_entropy']:.3f}, and the student agrees with it on "
                 f"{made['agreement']:.1%}"
+            )
+        if made and any("agreement" in name for name in notes):
+            parts.append(
+                "no image and no label of the data was read for it: its epochs are told by "
+                "agreement with the teacher on made images"
             )
         heads = notes.get("heads")
         if heads and "val_accuracy" in heads:

@@ -129,6 +129,7 @@ class Context:
     labelled: positions whose labels a training may read, None for all. damage: what noise does to
     the images of the training. labels_key: digest of all of these. judging: what a criterion of the
     cut may read of labels, None where it reads none.
+    data_free: whether no stage but the teacher's own training may read an image of the train part.
     trust: dotted class names that the run's own model config names.
     roles: artefacts of other stages that this one declared.
     note: tells the user what happens, a line each.
@@ -151,6 +152,7 @@ class Context:
     labelled: Tensor | None = None
     damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
     judging: Judging | None = None
+    data_free: bool = False
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None
