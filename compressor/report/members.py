@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import RunError, UsageError
-from compressor.members import gone
 from compressor.report import metrics
 from compressor.report.run import read
 
@@ -129,7 +128,7 @@ def _row(folder: Path, sweep_dir: Path) -> dict[str, Any]:
     state = status.get("state")
     if state == "failed":
         row["error"] = _one_line(status.get("error")) or "no reason was recorded"
-    elif state == "interrupted" or gone(status):
+    elif state == "interrupted":
         error = "interrupted: the same command with hydra.sweep.dir= this folder goes on"
         row |= {"status": "interrupted", "error": error}
     elif state == "running":
