@@ -442,12 +442,15 @@ def _interrupts() -> Iterator[None]:
     that is ignored (nohup) or that somebody else handles stays so.
     """
 
-    came = False
+    came, here = False, os.getpid()
 
     def interrupt(number: int, frame: Any) -> None:
         nonlocal came
+        if os.getpid() != here:  # a forked child, which has nothing to note
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         # not by taking the handler away: Lightning puts back the one that it found
-        if not came:
+        elif not came:
             came = True
             raise KeyboardInterrupt
 

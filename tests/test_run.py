@@ -159,6 +159,17 @@ def test_what_is_ignored_stays_ignored_and_a_second_signal_does_not_cut_the_firs
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_signal_to_a_forked_child_ends_that_child_alone():
+    with run._interrupts():
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(7)  # not reached
+        _, ended = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGTERM
+
+
 @pytest.mark.parametrize("name", ["report.json", None])
 def test_a_disk_that_is_full_is_told_in_one_line(experiments, capfd, name):
     experiments.ends.append(OSError(errno.ENOSPC, "No space left on device", name))

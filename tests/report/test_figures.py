@@ -47,3 +47,25 @@ def test_losses_of_nothing_are_clipped_where_there_is_no_logarithm():
 
 def test_nothing_and_constant_losses_are_no_trouble():
     assert drawn([])[0] == drawn([math.nan])[0] == drawn([0.0, 0.0, 5.0])[0] == "linear"
+
+
+def test_curves_of_made_images_are_called_agreement_with_the_teacher(tmp_path, monkeypatch):
+    seen = {}
+
+    def look(figure):
+        seen["y"] = [axes.get_ylabel() for axes in figure.axes]
+        seen["legend"] = [text.get_text() for text in figure.legends[0].get_texts()]
+        return b""
+
+    monkeypatch.setattr(figures, "png", look)
+    real = {"epoch": [1, 2], **{f"{part}_{name}": [0.5, 0.4]
+            for part in ("train", "val") for name in ("loss", "accuracy")}}  # fmt: skip
+    made = {"epoch": [1, 2], **{f"{part}_{name}": [0.5, 0.4]
+            for part in ("made", "fresh_made") for name in ("loss", "agreement")}}  # fmt: skip
+    figures.training({"train": real, "finetune": made}, tmp_path / "training.png")
+    assert seen["y"] == ["loss", "", "accuracy", "agreement with the teacher"]
+    assert seen["legend"] == [
+        "training part", "validation part", "made images", "fresh made images",
+    ]  # fmt: skip
+    figures.training({"finetune": made}, tmp_path / "training.png")
+    assert seen["y"] == ["loss", "agreement with the teacher"]
