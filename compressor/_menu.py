@@ -238,6 +238,25 @@ class Menu:
             if choice not in known:
                 raise UsageError(self._unknown_option(group, choice))
 
+    def check_once(self, groups: Iterable[Override]) -> None:
+        """Refuse a group that is chosen twice: Hydra would take the last one and say nothing."""
+        words: dict[str, list[Override]] = {}
+        for override in groups:
+            words.setdefault(override.key_or_group, []).append(override)
+        for group, found in words.items():
+            texts = list(dict.fromkeys(override.input_line or "" for override in found))
+            if len(texts) < 2 or group.startswith("hydra/"):
+                continue
+            values = [text.partition("=")[2].strip("[]") for text in texts]
+            every = ",".join(dict.fromkeys(",".join(values).split(",")))
+            if any(override.is_sweep_override() for override in found):
+                wish = f"one word, as in -m {group}={every}"
+            elif group in SEVERAL:
+                wish = f"one list: {group}='[{every}]'"
+            else:
+                wish = f"one of them, or -m {group}={every} for one run each"
+            raise UsageError(f"{' and '.join(texts)}: the last one alone would count; write {wish}")
+
     def check_hidden_files(self, groups: Iterable[Override]) -> None:
         """A chosen file of the user's that has the name of one of ours would silently lose."""
         ours = config_dir()

@@ -214,7 +214,7 @@ class Cache:
             # what would fail in the same way again is no start for a next try
             if isinstance(error, (RunError, UsageError)) or not (folder / RESUME).is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, Exception) and self._is_full(error):
+            if isinstance(error, Exception) and is_full(error, self.root):
                 raise RunError(
                     f"the disk of {self.root} is full: free some space or set cache.dir= to "
                     "another one; finished stages are kept, and the same command goes on"
@@ -230,14 +230,16 @@ class Cache:
                     continue
             shutil.rmtree(left, ignore_errors=True)
 
-    def _is_full(self, error: Exception) -> bool:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        # writers in other languages raise errors of their own kind
-        try:
-            return shutil.disk_usage(self.root).free < _LITTLE
-        except OSError:
-            return False
+
+def is_full(error: Exception, folder: Path) -> bool:
+    """Whether an error comes of a full disk, `folder` being where was written."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # writers in other languages raise errors of their own kind
+    try:
+        return shutil.disk_usage(folder).free < _LITTLE
+    except OSError:
+        return False
 
 
 def _sweep_of(run_dir: Path) -> str:

@@ -1,8 +1,8 @@
 """The command line against the YAML files: every override is checked before torch is imported.
 
 Hydra composes; this module says beforehand, in one line, which override cannot work and what to
-type instead: unknown options and keys with the near ones, values of another type than the YAML's.
-Ranges are the constructors' business.
+type instead: unknown options and keys with the near ones, values of another type than the YAML's or
+out of their range (`_ranges`).
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def compose(overrides: Iterable[str], menu: Menu) -> DictConfig:
         above, _, name = key.rpartition(".")
         node = OmegaConf.select(config, above) if above else config
         # a folder's name may hold a time, which is not to be read off before the run starts
-        if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(node, name):
-            _ranges.check(key, _value(node, name))
+        there = isinstance(node, DictConfig) and name in node
+        if there and not OmegaConf.is_interpolation(node, name):
+            _ranges.check(key, _plain_value(node, name), _group(config, key))
     return config
 
 
@@ -175,6 +176,7 @@ def _checked_groups(
     for override in overrides:
         _check_sweep(override, command.multirun, menu)
     groups = [override for override in overrides if menu.is_group(override)]
+    menu.check_once(groups)
     for override in groups:
         menu.check_options(override)
     menu.check_hidden_files(groups)
@@ -274,7 +276,7 @@ def _checked_value(override: Override, base: DictConfig, menu: Menu) -> str:
         if type(node) is int and type(value) is float and override.is_interval_sweep():
             raise UsageError(f"{text} draws fractions: write {key}=int({text.partition('=')[2]})")
         _check_type(key, value, node, menu)
-        _ranges.check(key, value)
+        _ranges.check(key, value, _group(base, key))
     return text
 
 
@@ -327,6 +329,17 @@ def _value(node: DictConfig, key: str) -> Any:
         return None if OmegaConf.is_missing(node, key) else node[key]
     except OmegaConfBaseException:
         return None
+
+
+def _plain_value(node: DictConfig, key: str) -> Any:
+    value = _value(node, key)
+    return list(value) if isinstance(value, ListConfig) else value
+
+
+def _group(config: DictConfig, key: str) -> Any:
+    """The group of a key in a composed configuration; a key at the top has none."""
+    name, dot, _ = key.partition(".")
+    return config.get(name) if dot else None
 
 
 def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:

@@ -1,6 +1,8 @@
 """One composed config, ready to run: checked, its data prepared, its labels drawn, keys of both."""
 
 import hashlib
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -99,10 +101,12 @@ class Experiment:
 
     def _data_and_spec(self) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(self.config)
+        _check_memory(self.config, data.input_size)
         data.prepare(self.note)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in self.config["model"].items() if name != "_target_"}
+        models.check_trained(factory, arguments, data.input_size)
         self.unscaled = replace(spec, arguments=model, input_size=unscaled).handed_on()
         return data, spec.handed_on()
 
@@ -134,6 +138,13 @@ class Experiment:
         asked = self.config["finetune"]["labels"]
         corrects = self.robust.corrects if self.config["train"]["epochs"] else ()
         return resolve(asked, self.labels.known, self.labels.injected, corrects)
+
+    @property
+    def data_free(self) -> bool:
+        """Whether a student learns from made images alone, so that no stage of it sees others."""
+        distill = self.config["distill"]
+        acts = distill["at"] in self.config["stages"] and self.config[distill["at"]]["epochs"]
+        return bool(acts and distill_options.blind(distill))
 
     @cached_property
     def judging(self) -> Judging | None:
@@ -198,9 +209,11 @@ class Experiment:
             labels_key=self.labels.key,
             truth_known=self.labels.known,
             transition=self.labels.transition if self.labels.injected else None,
+            noise_rate=self.labels.injected_rate,
             labelled=self.labels.labelled,
             damage=self.labels.damage,
             judging=self.judging,
+            data_free=self.data_free,
             trust=self.trust,
             roles=roles,
             note=self.note,
@@ -221,6 +234,20 @@ def _scaled(
     if tuple(size) != tuple(unscaled):
         data = data.resized(size[-1])
     return data, unscaled, factory, arguments
+
+
+def _check_memory(config: Mapping[str, Any], size: tuple[int, int, int]) -> None:
+    """Refuse batches whose images alone are more than this machine's memory."""
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    batches = {f"{name}.batch_size": config[name]["batch_size"] for name in ("train", "finetune")}
+    batches["machine.eval_batch_size"] = config["machine"]["eval_batch_size"]
+    for key, count in batches.items():
+        needs = 4 * count * math.prod(size)  # float32
+        if needs > has:
+            raise UsageError(
+                f"{key}={count} images of {'x'.join(map(str, size))} take {needs / 1e9:.3g} GB, "
+                f"and this machine has {has / 1e9:.3g} GB: lower it, or dataset.image_size"
+            )
 
 
 def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from compressor.artefact import Artefact
 from compressor.robust import DROPPED
+from compressor.stages._distill import options as distill_options
 from compressor.stages.train import CORRECTED
 
 if TYPE_CHECKING:
@@ -53,9 +54,17 @@ def figures(
             found["wrong_corrected"] = _share((now == clean)[wrong])
             if "dropped" in found:
                 found["wrong_dropped"] = _share(~kept[wrong])
-    if any(r["name"] == "finetune" and not r["skipped"] for r in records):
+    distill = experiment.config["distill"]
+    acted = {record["name"] for record in records if not record["skipped"]}
+    unread = distill["terms"] and not distill_options.reads_labels(distill)
+    if unread and distill["at"] in acted:
+        # under a teacher alone: that labels are wrong did not matter to this stage
+        found["unread"] = {distill["at"]: ", ".join(distill["terms"])}
+    if "finetune" in acted:
         share = experiment.config["finetune"]["clean_fraction"]
         found |= {"finetune": experiment.finetune_labels(), "clean_fraction": share}
+        if "finetune" in found.get("unread", ()):
+            found |= {"finetune": "none", "clean_fraction": 0.0}
     return found
 
 
@@ -87,7 +96,7 @@ def keep(
     without one.
     """
     labels, now = experiment.labels, corrected(records, artefacts)
-    if labels.damage is not None:
+    if labels.damage is not None and not experiment.data_free:
         _keep_damaged(experiment, run_dir)
     if not labels.noisy and now is None and labels.labelled is None:
         return
@@ -114,7 +123,7 @@ def keep(
     if labels.labelled is not None:
         places &= arrays["labelled"]
     places = torch.nonzero(places).flatten()
-    if len(places):
+    if len(places) and not experiment.data_free:
         # spread over the whole part, the same ones in every run
         chosen = places[torch.linspace(0, len(places) - 1, min(SHOWN, len(places))).long()]
         images = experiment.data.pixels("train", chosen)

@@ -1,9 +1,9 @@
 """The members of a multirun, known by their files alone: whatever process or machine ran them.
 
-A member's status.json holds its `state` (running, done, failed; planned where the plan alone was
-asked for), the `sweep` (the command that started it), and what a reader wants to know: pid, host
-and start while it runs, the seconds it took, whether it was `kept` from an earlier command, the
-`error` of a failed one.
+A member's status.json holds its `state` (running, done, failed, interrupted; planned where the plan
+alone was asked for), the `sweep` (the command that started it), and what a reader wants to know:
+pid, host and start while it runs, the seconds it took, whether it was `kept` from an earlier
+command, the `error` of a failed one.
 """
 
 from __future__ import annotations
@@ -83,6 +83,12 @@ def lives(status: Mapping[str, Any]) -> bool:
     return status.get("birth") == _birth(pid)
 
 
+def gone(status: Mapping[str, Any]) -> bool:
+    """Whether a status says "running" of a process of this machine that is no longer there."""
+    here = status.get("host") == socket.gethostname() and status.get("pid") != os.getpid()
+    return status.get("state") == "running" and here and not lives(status)
+
+
 def _process() -> dict[str, Any]:
     pid = os.getpid()
     return {"pid": pid, "birth": _birth(pid), "host": socket.gethostname()}
@@ -112,7 +118,7 @@ def holds_results(folder: Path) -> bool:
     """Whether a run, or members of a sweep, were or are at work in there; a plan is no result."""
     return any(
         (place / "report.json").is_file()
-        or read_status(place).get("state") in ("done", "running", "failed")
+        or read_status(place).get("state") in ("done", "running", "failed", "interrupted")
         for place in (folder, *folders(folder))
     )
 
@@ -283,6 +289,13 @@ class Progress:
             if state == "failed":
                 found.failed[folder.relative_to(self.folder).as_posix()] = str(status.get("error"))
         return found
+
+    def interrupted(self) -> None:
+        """Note it of members whose processes went with the command's own."""
+        for folder in folders(self.folder):
+            status = read_status(folder)
+            if status.get("sweep") == self.sweep and gone(status):
+                write_status(folder, {**status, "state": "interrupted", "error": "interrupted"})
 
     def show(self, sparse: bool = False) -> None:
         tally = self.tally()

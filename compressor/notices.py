@@ -160,6 +160,7 @@ def _remedy(experiment: "Experiment") -> list[str]:
     if not train["epochs"]:
         return []
     here, found = train["optimizer"], remedy.cautions(train, experiment.data.num_classes)
+    found = [*remedy.follows(experiment.labels.injected_rate), *found]
     if remedy.optimizer in (None, here):
         return found
     name = type(remedy).__module__.rpartition(".")[2]

@@ -181,10 +181,11 @@ def run_experiment(
     report["latency_reused"] = known
     if plan.baselines:
         report["baselines"] = walk.baselines()
-    run_folder.keep(experiment, artefacts, report, run_dir, member)
-    if layers:
-        report["sensitivity"] = sensitivity.write(layers, run_dir)
-    report["seconds"] = round(time.perf_counter() - start, 3)
-    run_folder.write(run_dir, report)
-    run_folder.present(run_dir, report, member)
+    with run_folder.room(run_dir):
+        run_folder.keep(experiment, artefacts, report, run_dir, member)
+        if layers:
+            report["sensitivity"] = sensitivity.write(layers, run_dir)
+        report["seconds"] = round(time.perf_counter() - start, 3)
+        run_folder.write(run_dir, report)
+        run_folder.present(run_dir, report, member)
     return report

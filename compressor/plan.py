@@ -92,6 +92,8 @@ class RunPlan:
         self.run = experiment
         self.origins = Origins()
         self.steps = self._steps()
+        if experiment.data_free:
+            self._check_data_free()
         self.baselines = self._baselines()
 
     def _steps(self) -> tuple[Step, ...]:
@@ -135,6 +137,37 @@ class RunPlan:
                 Step(stage, occurrence, point, options, parent, identity, seeded, roles, sides)
             )
         return tuple(steps)
+
+    def _check_data_free(self) -> None:
+        """Refuse stages that would read what the student is said to do without.
+
+        The training is the teacher's own, unless the student is what is trained.
+        """
+        config = self.run.config
+        distill = config["distill"]
+        name, student = distill_options.blind(distill), distill["at"] == "train"
+        acting = {step.stage for step in self.steps if not step.identity}
+        asked = list(config["stages"])
+        reading = {"recalibrate", "finetune"} if student else {"recalibrate"}
+        culprits = [stage for stage in dict.fromkeys(asked) if stage in acting & reading]
+        wishes = []
+        if culprits:
+            left = ",".join(stage for stage in asked if stage not in culprits)
+            wishes.append(f"stages=[{left}]")
+        if "compress" in acting:
+            cut = compress.reads_images(self.run.blank(), config["prune"])
+            culprits += ["prune"] if cut else []
+            wishes += cut
+        if student and "pretrain" in acting:
+            culprits, wishes = [*culprits, "pretrain"], [*wishes, "pretrain=none"]
+        epochs = config["train"]["epochs"]
+        if student and self.run.robust.rehearsals(self.run.data.size("train"), epochs)[0]:
+            culprits, wishes = [*culprits, "robust"], [*wishes, "robust=none"]
+        if wishes:
+            raise UsageError(
+                f"distill={name} reads no image of the data, and {' and '.join(culprits)} would: "
+                f"type {' '.join(wishes)}"
+            )
 
     def _unrolled(self) -> list[tuple[str, dict[str, Any]]]:
         """The stages with their options; what stands from compress on comes once a round."""

@@ -12,6 +12,8 @@ from rich.table import Table
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.notices import notices
+from compressor.report.setting import model_name
+from compressor.run_folder import unscaled
 from compressor.stages import _sensitivity, compress, finetune
 from compressor.stages._blank import Blank
 from compressor.stages._timed import Bench
@@ -30,7 +32,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
     experiment, reused = plan.run, plan.reused()
     labels = experiment.labels
     preview = {
-        "model": experiment.spec.factory.rsplit(".", 1)[-1],
+        "model": model_name(experiment.spec.factory, experiment.spec.arguments),
         "input_size": list(experiment.spec.input_size),
         "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
         "labelled": None if labels.labelled is None else len(labels.labelled),
@@ -77,11 +79,8 @@ def _bench(experiment: "Experiment", dense: Blank) -> Bench:
 
 def _shares(experiment: "Experiment", scaled: Mapping[str, int]) -> dict[str, float] | None:
     """What is left of the unscaled network; None where that cannot take the unscaled image."""
-    try:
-        whole = experiment.blank(experiment.unscaled).figures
-    except UsageError:
-        return None
-    return {name: scaled[name] / whole[name] for name in whole}
+    whole = unscaled(experiment)
+    return None if whole is None else {name: scaled[name] / whole[name] for name in whole}
 
 
 def _row(
@@ -220,6 +219,9 @@ def show(coming: Mapping[str, Any]) -> None:
                 "one ratio for all layers they would be"
             )
         console.print(_cut_table(cut))
+        widths = cut["widths"].values()
+        whole, left = (sum(pair[i] for pair in widths) for i in (0, 1))
+        say(f"{left:,} of {whole:,} channels are kept in the {len(widths)} layers that are cut")
         before, small = cut["macs"]
         say(
             f"MACs {before:,} -> {small:,} ({small / before:.3f} of the dense network), "
@@ -251,10 +253,11 @@ def _before(stage: Mapping[str, Any]) -> str:
 
 
 def _cut_table(cut: Mapping[str, Any]) -> Table:
-    """Layers that follow each other and share their widths stand in one row."""
+    """Layers of equal widths that follow each other stand in one row, uncut ones at the end."""
     table = Table("layers", "channels", "kept", title="Cut", title_justify="left")
     rows: list[tuple[list[str], int, int]] = []
-    for name, size, keep in cut["layers"]:
+    uncut = [(name, size, keep) for name, size, keep in cut["layers"] if keep == size]
+    for name, size, keep in [*((n, *pair) for n, pair in cut["widths"].items()), *uncut]:
         if rows and rows[-1][1:] == (size, keep):
             rows[-1][0].append(name)
         else:

@@ -1,7 +1,8 @@
 """compress-run: compose the configuration, check it, hand it to the pipeline, own the exit code.
 
 Exit codes: 0 done, 1 a failure while running, 2 the command or its configuration is wrong,
-130 interrupted. Every failure is one line; HYDRA_FULL_ERROR=1 shows the traceback as well.
+130 interrupted: by Ctrl-C, or by SIGTERM or SIGHUP as a scheduler or a closed terminal sends them.
+Every failure is one line; HYDRA_FULL_ERROR=1 shows the traceback as well.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +71,7 @@ class Sweep(Callback):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command. Returns the exit code; prints at most one line about a failure."""
-    with _hydra_raises() as wants_traceback:
+    with _interrupts(), _hydra_raises() as wants_traceback:
         try:
             code = _main(list(sys.argv[1:] if argv is None else argv), wants_traceback)
             sys.stdout.flush()
@@ -79,11 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return code
             if line == INTERRUPTED:
                 line = _interrupted_line()
-            if wants_traceback:
-                traceback.print_exc()
-            elif code == 1:
+                _leave_true_states()
+            if code == 1 and not wants_traceback:
                 line += f" ({FULL_ERROR}=1 shows the traceback)"
-            print(f"compress-run: {line}", file=sys.stderr)
+            with suppress(OSError):  # the terminal may be what went away
+                if wants_traceback:
+                    traceback.print_exc()
+                print(f"compress-run: {line}", file=sys.stderr, flush=True)
             return code
 
 
@@ -404,7 +409,7 @@ def _record_failure(folder: Path, error: BaseException, status: dict[str, Any]) 
     code, line = verdict(error)
     if code == 130 and status:
         line = "interrupted"  # the sweep says once what to do
-    status = {"state": "failed", "error": line, **status}
+    status = {"state": "interrupted" if code == 130 else "failed", "error": line, **status}
     if code == 1:
         status["traceback"] = "".join(traceback.format_exception(error))
     # a full disk must not hide what went wrong
@@ -418,6 +423,49 @@ def _interrupted_line() -> str:
     return (
         f"{INTERRUPTED}, with hydra.sweep.dir={Sweep.current.folder} without its finished members"
     )
+
+
+def _leave_true_states() -> None:
+    """Say of a sweep, and of those of its members whose processes went with it, that it is over."""
+    progress = Sweep.current
+    if progress is None:
+        return
+    with suppress(OSError):
+        progress.interrupted()
+        members.write_sweep(progress.folder, Sweep.command, "interrupted")
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, instead of without a word and a record.
+
+    The first one counts: what is noted on the way out is not to be cut short by the next. A signal
+    that is ignored (nohup) or that somebody else handles stays so.
+    """
+
+    came, here = False, os.getpid()
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal came
+        if os.getpid() != here:  # a forked child, which has nothing to note
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        # not by taking the handler away: Lightning puts back the one that it found
+        elif not came:
+            came = True
+            raise KeyboardInterrupt
+
+    # handlers belong to the main thread
+    ours = threading.current_thread() is threading.main_thread()
+    wanted = (signal.SIGTERM, signal.SIGHUP) if ours else ()
+    taken = [each for each in wanted if signal.getsignal(each) == signal.SIG_DFL]
+    try:
+        for each in taken:
+            signal.signal(each, interrupt)
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _command(settings: DictConfig) -> str:

@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import label_record, latency, manifest
 from compressor.artefact import EXTRAS, Artefact, add_feeding
-from compressor.errors import RunError
+from compressor.cache import is_full
+from compressor.errors import RunError, UsageError
+from compressor.verdicts import full_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +34,17 @@ def make(run_dir: Path) -> None:
             f"cannot write to {run_dir} ({error.strerror}): set paths.outputs= or hydra.run.dir= "
             "to a folder that can be written"
         ) from None
+
+
+@contextmanager
+def room(run_dir: Path) -> Iterator[None]:
+    """What is written into the run folder: a full disk is told in one line."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UsageError) or not is_full(error, run_dir):
+            raise
+        raise RunError(full_line(str(run_dir))) from error
 
 
 def report(
@@ -64,6 +78,7 @@ def report(
         selection["seconds"] = round(sum(notes["seconds"] for notes in cuts), 3)
     ordered = ["dense", "compressed", "recalibrated"]
     ordered += [name for name in points if name not in (*ordered, "final")] + ["final"]
+    whole = unscaled(experiment)
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command,
@@ -71,6 +86,7 @@ def report(
         "config": dict(experiment.config),
         "stages": records,
         "points": {name: points[name] for name in ordered},
+        **({"unscaled": whole} if whole else {}),
         "kept": final.plan.kept,
         "widths": cut.get("widths", {}),
         "ratio": cut.get("ratio"),
@@ -87,6 +103,18 @@ def report(
         "history": {},
         "environment": environment(),
     }
+
+
+def unscaled(experiment: "Experiment") -> dict[str, int] | None:
+    """MACs and parameters of the model before `scale`; None where it is as it was, or where the
+    model cannot take an image of the size before.
+    """
+    if experiment.spec == experiment.unscaled:
+        return None
+    try:
+        return dict(experiment.blank(experiment.unscaled).figures)
+    except UsageError:
+        return None
 
 
 def keep(

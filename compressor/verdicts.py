@@ -9,7 +9,8 @@ import sys
 from compressor.errors import RunError, UsageError
 
 INTERRUPTED = "interrupted; finished stages are kept in the cache: the same command goes on"
-_FOLDER_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FOLDER_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, *_FULL)
 
 
 def verdict(error: BaseException) -> tuple[int, str | None]:
@@ -41,6 +42,8 @@ def verdict(error: BaseException) -> tuple[int, str | None]:
         return 1, one_line(error)
     if isinstance(error, OSError) and error.errno in _FOLDER_ERRORS and error.filename:
         return 1, folder_line(error)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return 1, full_line("")
     if _is_out_of_memory(error):
         return 1, (
             f"out of memory ({one_line(error)[:200]}); lower train.batch_size, finetune.batch_size "
@@ -58,7 +61,18 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def full_line(folder: str) -> str:
+    """folder: where something was to be written, "" where the system does not say."""
+    disk = f"the disk of {folder} is" if folder else "a disk is"
+    return (
+        f"{disk} full: free some space, or set paths.outputs= or hydra.run.dir= to a folder on "
+        "another one; finished stages are kept, and the same command goes on"
+    )
+
+
 def folder_line(error: OSError) -> str:
+    if error.errno in _FULL:
+        return full_line(str(error.filename))
     return (
         f"cannot write to '{error.filename}': {error.strerror}; choose another folder with "
         "paths.outputs=FOLDER (everything) or hydra.run.dir=FOLDER (this run)"

@@ -101,7 +101,7 @@ def test_a_value_of_the_wrong_type_names_the_type_that_is_expected(override, exp
 @pytest.mark.parametrize(
     "override",
     [
-        "prune.ratio=1",
+        "train.lr=1",
         "prune.ratio=1e-1",
         "prune.round_to=8",
         "prune.round_to=null",
@@ -461,8 +461,55 @@ def test_a_value_out_of_range_is_answered_with_what_to_type(override, expected):
     assert expected in refusal(override)
 
 
+@pytest.mark.parametrize(
+    ("words", "wish"),
+    [
+        (("distill=kd", "distill=pkt"), "distill=kd and distill=pkt: the last one alone would "
+         "count; write one list: distill='[kd,pkt]'"),
+        (("distill=[kd,pkt]", "distill=hints"), "distill='[kd,pkt,hints]'"),
+        (("experiment=data_free", "experiment=search_ratio"), "experiment='[data_free,search_ra"),
+        (("prune=apoz", "prune=thinet"), "write one of them, or -m prune=apoz,thinet for one run"),
+        (("-m", "prune=apoz,l1", "prune=thinet"), "one word, as in -m prune=apoz,l1,thinet"),
+    ],
+)  # fmt: skip
+def test_a_group_that_is_chosen_twice_is_refused_with_the_one_word_to_type(words, wish):
+    assert wish in refusal(*words)
+
+
+def test_the_same_choice_twice_drops_nothing():
+    assert checked("prune=apoz", "prune=apoz") == ["prune=apoz", "prune=apoz"]
+
+
 def test_every_value_of_a_sweep_is_compared_with_its_range():
     assert "seed=-1 must be at least 0" in refusal("-m", "seed=0,-1")
+    assert "robust.q=2 must be at most 1" in refusal("-m", "robust=gce", "robust.q=0.5,2")
+    # it is thinet that reads the ratio, in a later member
+    assert "prune.ratio=1.5 must" in refusal("-m", "prune=none,thinet", "prune.ratio=0.5,1.5")
+    assert "prune.ratio=1.0 must" in refusal("-m", "prune.ratio=range(0.5,2.5,0.5)")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("robust=gce", "robust.q=0"), "robust.q=0 must be above 0"),
+        (("train.optimizer=adam",), "train.optimizer=adam is not known: choose one of sgd, adamw"),
+        (("distill=kd", "distill.terms.kd.temperature=0"), "kd.temperature=0 must be above 0"),
+        (("train.milestones=[0.5,2]",), "train.milestones=2 must be below 1"),
+        (("prune.budget={macs:2}",), "prune.budget.macs=2 must be below 1"),
+        (("dataset.image_size=1000000",), "dataset.image_size=1000000 must be at most 8192"),
+    ],
+)
+def test_a_methods_own_ranges_are_held_before_it_is_made(words, expected):
+    assert expected in refusal(*words)
+
+
+def test_a_value_out_of_range_is_refused_without_torch():
+    code = (
+        "import sys; from compressor.run import main; "
+        "print(main(['robust=gce', 'robust.q=2', 'seed=1']), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"] and "robust.q=2" in done.stderr
 
 
 def test_a_name_in_quotes_inside_the_shells_is_taken():

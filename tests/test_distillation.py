@@ -5,8 +5,10 @@ import torch
 from test_pipeline import compose, keys, plan, run
 
 import compressor
+from compressor.data import ImageData
 from compressor.errors import RunError, UsageError
 from compressor.experiment import Experiment
+from compressor.report import sentences
 
 WORDS = ("stages=[train]", "prune=none", "train.epochs=1", "dataset.channels=1",
          "machine.latency_seconds=0")  # fmt: skip
@@ -39,6 +41,17 @@ def test_a_bottleneck_is_multiplied_out_and_that_network_is_measured_and_saved(f
     assert report["points"]["final"]["params"] == notes["params_after"]
     net = compressor.load(folder / "mimic" / "model")
     assert isinstance(net.hidden, torch.nn.Linear)
+
+
+def test_a_bottleneck_that_saves_nothing_is_refused_before_anything_is_trained(folder):
+    student = ("model=shallow_mimic", "model.filters=8", "model.pool=2", "model.hidden=40")
+    with pytest.raises(UsageError, match="bottleneck=31 saves nothing: 5,208 .* at most 30, or 0"):
+        Experiment(compose(folder, *WORDS, *student, "model.bottleneck=31"))
+    teacher = ("distill=kd", "distill.at=train", "distill.teacher.source=model",
+               "distill.teacher.model=shallow_mimic",
+               "++distill.teacher.arguments.bottleneck=500")  # fmt: skip
+    with pytest.raises(UsageError, match="bottleneck=500 saves nothing"):
+        Experiment(compose(folder, *WORDS, *teacher))
 
 
 def test_the_teacher_of_a_model_is_the_run_of_that_model(folder, alone):
@@ -162,3 +175,92 @@ def test_logits_of_damaged_images_are_not_kept(folder):
     with pytest.raises(UsageError, match="this noise changes them"):
         Experiment(compose(folder, "distill=kd", "distill.cache_teacher=true", "noise=pixels",
                            "noise.rate=0.1", "dataset.augment.crop=0"))  # fmt: skip
+
+
+# -- without data ---------------------------------------------------------------------------------
+
+FREE = ("distill=data_free", "prune=weight_sum", "stages=[train,compress,finetune]",
+        "distill.terms.data_free.count=16", "distill.terms.data_free.steps=2",
+        "dataset.channels=1", "machine.latency_seconds=0")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words, wish",
+    [
+        ((), "recalibrate and prune would: type stages=[train,compress,finetune] prune=weight_sum"),
+        (("prune=weight_sum",), "recalibrate would: type stages=[train,compress,finetune]"),
+        (("prune=apoz", FREE[2]), "prune would: type prune=weight_sum (or bn_scale, fpgm, group_l"),
+        (
+            ("prune=weight_sum", FREE[2], "prune.reconstruct=refit", "prune.statistics=sequential"),
+            "prune would: type prune.reconstruct=none prune.statistics=dense",
+        ),
+        (
+            ("prune=weight_sum", FREE[2], "prune.sensitivity.table=true"),
+            "prune would: type prune.sensitivity.table=false",
+        ),
+        ((*FROM_MODEL, "prune=none"), "finetune would: type stages=[train,compress,recalibrate]"),
+        ((*FROM_MODEL, "prune=none", "stages=[train]", "pretrain=rotnet"), "type pretrain=none"),
+        ((*FROM_MODEL, "prune=none", "stages=[train]", "robust=confident"), "type robust=none"),
+    ],
+)
+def test_a_data_free_run_that_would_read_images_is_refused_with_what_to_type(folder, words, wish):
+    with pytest.raises(UsageError) as caught:
+        plan(folder, "distill=data_free", "dataset.channels=1", *words)
+    assert wish in str(caught.value) and str(caught.value).startswith("distill=data_free reads no")
+
+
+@pytest.mark.parametrize("name", ["weight_sum", "bn_scale", "fpgm", "group_l2", "random"])
+def test_the_criteria_that_a_data_free_run_is_told_of_read_no_image(folder, name):
+    plan(folder, *FREE, f"prune={name}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prune.scope=all", "distill.sampler=superclass_uniform"),
+        ("prune=none", "stages=[train]", *FROM_MODEL, "train.epochs=1"),
+    ],
+)
+def test_a_data_free_run_reads_no_image_and_no_label_of_its_students(folder, monkeypatch, words):
+    noise = ("noise=symmetric", "noise.rate=0.4")
+    student = "distill.at=train" in words
+    if student:  # the teacher is the network of this run
+        run(folder, "before", *WORDS, *noise, "++model.width=0.5")
+    else:
+        run(folder, "before", "stages=[train]", "prune=none", "dataset.channels=1",
+            "machine.latency_seconds=0", *noise)  # fmt: skip
+    loader = ImageData.loader
+
+    def guarded(self, part, *args, **kwargs):
+        assert part == "test", f"an image of the {part} part was read"
+        return loader(self, part, *args, **kwargs)
+
+    def unread(self, part, index):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(ImageData, "loader", guarded)
+    monkeypatch.setattr(ImageData, "pixels", unread)
+    report = run(folder, "free", *FREE, *noise, *words)
+    stage = "train" if student else "finetune"
+    assert report["labels"]["unread"] == {stage: "data_free"}
+    notes = report["training"]["final"]
+    assert "picked_val_accuracy" not in notes and 0 <= notes["picked_fresh_made_agreement"] <= 1
+    said = sentences.labels(report)
+    assert "read none of them: distill=data_free learns from its teacher alone" in said
+    assert "used all the clean ones" not in said
+    assert "agreement with the teacher on made images" in sentences.taught(report)
+    header = (folder / "free" / report["history"][stage]).read_text().splitlines()[0].split(",")
+    assert {"made_loss", "made_agreement", "fresh_made_loss", "fresh_made_agreement"} <= set(header)
+    assert not any(name.endswith("accuracy") for name in header)
+
+
+def test_fine_tuning_by_mimic_reads_no_label_and_the_report_says_so(folder):
+    words = ("stages=[train,compress,finetune]", "prune=weight_sum", "dataset.channels=1",
+             "train.epochs=1", "machine.latency_seconds=0", "noise=symmetric")  # fmt: skip
+    report = run(folder, "unread", *words, "distill=mimic")
+    assert report["labels"]["finetune"] == "none"
+    said = sentences.labels(report)
+    assert "fine-tuning read none of them: distill=mimic" in said and "clean" not in said
+    report = run(folder, "read", *words, "distill=kd")
+    assert "unread" not in report["labels"]
+    assert "fine-tuning used all the clean ones" in sentences.labels(report)

@@ -1,6 +1,7 @@
 import ast
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -182,3 +183,20 @@ def test_what_a_member_prints_goes_to_its_file_and_comes_back(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("outside\n", "")
     assert (tmp_path / "output.log").read_text() == "inside\nand below Python\n"
+
+
+def test_members_whose_process_went_with_the_command_are_interrupted(tmp_path):
+    here = {"state": "running", "sweep": "s", "host": socket.gethostname(), "birth": "0"}
+    statuses = {
+        "gone": {**here, "pid": 2**22 + 1},
+        "elsewhere": {**here, "pid": 1, "host": "other"},
+        "another": {**here, "pid": 2**22 + 1, "sweep": "t"},
+        "done": {"state": "done", "sweep": "s"},
+    }
+    for name, status in statuses.items():
+        members.write_status(tmp_path / name, status)
+    members.Progress(tmp_path, "s", 4, beside=True).interrupted()
+    states = {name: members.read_status(tmp_path / name)["state"] for name in statuses}
+    assert states == {
+        "gone": "interrupted", "elsewhere": "running", "another": "running", "done": "done",
+    }  # fmt: skip

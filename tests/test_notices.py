@@ -4,6 +4,7 @@ from test_pipeline import plan
 from compressor.notices import notices
 
 PENCIL = ("robust=pencil", "train.schedule=constant")
+FREE = ("distill=data_free", "prune=weight_sum", "stages=[train,compress,finetune]")
 SGD = ("train.optimizer=sgd", "train.weight_decay=1e-4")
 
 
@@ -36,6 +37,11 @@ def folder(tmp_path_factory):
         ),
         ([*PENCIL, "train.epochs=40"], "its paper counts on train.optimizer=sgd"),
         ([*PENCIL, "train.epochs=20", *SGD], "labels in 8 of these epochs, which may be too few"),
+        (["robust=co_teaching"], "robust.forget=0.4 is a guess: how many labels are wrong is unkn"),
+        (
+            ["robust=co_teaching", "noise=symmetric", "noise.rate=0.2"],
+            "robust.forget=0.2 is the share of labels that the noise changed",
+        ),
         (["train.optimizer=sgd"], "train.weight_decay=0.05 is far above what sgd is used with"),
         (["robust=gce", "robust.k=0.4"], "robust.k=0.4 does nothing beside robust.truncated=false"),
         (
@@ -48,7 +54,7 @@ def folder(tmp_path_factory):
             ["distill=kd", "distill.label_weight=0", "distill.terms.kd.weight=0"],
             "so that the network learns nothing",
         ),
-        (["distill=data_free", "distill.sampler=class_uniform"], "class_uniform does nothing: dis"),
+        ([*FREE, "distill.sampler=class_uniform"], "class_uniform does nothing: distill=data_free"),
         (["distill=data_free", "distill.terms.data_free.beside=true"], "does nothing beside disti"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],

@@ -1,8 +1,10 @@
 """Whole runs on a tiny network and real digits, in this process."""
 
+import errno
 import json
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import doubles
@@ -747,3 +749,68 @@ def test_images_that_were_left_out_stand_in_the_notices_and_the_report(tmp_path)
     text = (tmp_path / "skipping/report.md").read_text()
     assert "1 image could not be read and took no part: `train/a/0.png`." in text
     assert "took no part" not in sentences.skipped({"skipped_images": []})
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("dataset.image_size=1000000",), "dataset.image_size=1000000 pixels is out of range"),
+        (
+            ("scale=multiplier", "scale.resolution=100000"),
+            "image_size=800000 pixels is out of range: give at most 8192",
+        ),
+        (
+            ("dataset=fake", "dataset.image_size=8192", "train.batch_size=4096"),
+            "train.batch_size=4096 images of 3x8192x8192 take 3.3e.03 GB, and this machine has",
+        ),
+    ],
+)
+def test_images_that_no_machine_holds_are_refused_before_any_is_read(folder, words, line):
+    with pytest.raises(UsageError, match=line):
+        Experiment(compose(folder, *words))
+
+
+def test_sigterm_in_a_training_is_an_interrupt_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    from compressor.run import _interrupts
+    from compressor.stages import _callbacks
+
+    said = _callbacks.EpochLine.on_train_epoch_end
+
+    def terminate(self, trainer, module):
+        said(self, trainer, module)
+        if trainer.current_epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    words = ("stages=[train]", "prune=none", "train.epochs=3", "machine.progress=true")
+    with monkeypatch.context() as patch, _interrupts(), pytest.raises(KeyboardInterrupt):
+        patch.setattr(_callbacks.EpochLine, "on_train_epoch_end", terminate)
+        run(tmp_path, "run", *words)
+    report = run(tmp_path, "run", *words)
+    assert report["training"]["final"]["epochs"] == 3
+
+
+def test_a_run_folder_whose_disk_is_full_is_told_in_one_line(folder, report, monkeypatch):
+    def full(run_dir, report):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("compressor.run_folder.write", full)
+    with pytest.raises(RunError, match="the disk of .*/full is full: free some space, or set pa"):
+        run(folder, "full")
+
+
+@pytest.mark.parametrize("words", [("prune.scope=all",), ("prune.ratios={layer1: 0.0}",)])
+def test_the_plan_counts_the_layers_that_the_report_counts(folder, words):
+    words = ("prune=weight_sum", "stages=[train,compress]", "train.epochs=0", *words)
+    coming = preview.preview(plan(folder, *words))["cut"]["widths"]
+    widths = run(folder, "counted", *words)["widths"]
+    assert {name: list(pair) for name, pair in coming.items()} == widths
+
+
+def test_a_scaled_networks_report_holds_the_figures_of_the_unscaled_one(folder):
+    words = ("stages=[train]", "prune=none", "train.epochs=0")
+    whole = run(folder, "unscaled", *words)
+    half = run(folder, "scaled", *words, "scale=multiplier", "scale.width=0.5")
+    assert "unscaled" not in whole
+    final = whole["points"]["final"]
+    assert half["unscaled"] == {name: final[name] for name in ("macs", "params")}
+    assert half["points"]["final"]["macs"] < half["unscaled"]["macs"]

@@ -1,4 +1,7 @@
+import pytest
+
 from compressor import preview
+from compressor.report.setting import model_name
 
 
 def row(name, epochs=None, reused=False, skipped=False, rehearsals=(0, 0.0)):
@@ -23,6 +26,19 @@ COMING = {
     "flip_rate": 0.0,
     "seconds": 12.3,
 }
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "name"),
+    [
+        ("compressor.models.resnet20", {"width": 0.5}, "resnet20"),
+        ("compressor.models.timm", {"name": "tinynet_e", "pretrained": False}, "tinynet_e (timm)"),
+        ("compressor.models.torchvision", {"name": "densenet121"}, "densenet121 (torchvision)"),
+        ("my_package.MyNet", {"arguments": {}, "name": "x"}, "MyNet"),
+    ],
+)
+def test_a_network_is_told_by_its_own_name_not_by_its_library(factory, options, name):
+    assert model_name(factory, options) == name
 
 
 def test_the_plan_of_a_member_is_one_line():

@@ -77,3 +77,48 @@ def test_every_method_of_the_table_is_there():
     for group, option, file in rows:
         assert (README.parent / file).is_file(), file
         assert (README.parent / "configs" / group / f"{option}.yaml").is_file(), option
+
+
+# -- the short Chinese one ------------------------------------------------------------------------
+
+SHORT = README.with_name("README.zh.md")
+
+
+def test_the_short_readme_says_that_it_is_one_and_holds_what_it_says():
+    text = SHORT.read_text(encoding="utf-8")
+    about = text.split("##")[0]
+    assert "摘要" in about and "内容一致" not in text
+    # commands, what a run leaves, sweeps, methods and limits are here, the rest is there
+    assert re.findall(r"^## (.*?)(?:：.*)?$", text, re.M) == [
+        "两条命令", "运行结果", "扫描", "方法", "添加方法", "限制",
+    ]  # fmt: skip
+    assert {"Wrong labels", "Measured", "Add a method"} <= set(
+        re.findall(r"^## (.*)$", README.read_text(), re.M)
+    )
+
+
+def table(path):
+    """The words of the commands in the table of methods."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
+    spans = [span for line in lines for span in re.findall(r"`([^`]*=[^`]*)`", line)]
+    return {word for span in spans for word in span.split()}
+
+
+def test_the_short_readme_names_the_methods_that_the_other_names_and_every_option_there_is():
+    from compressor.configuration import config_dir
+
+    here, there = table(SHORT), README.read_text(encoding="utf-8")
+    assert not [word for word in here if word not in there]
+    unnamed = {"none", "by_dataset"}
+    for group in ("prune", "distill", "noise", "robust", "pretrain"):
+        options = {path.stem for path in (config_dir() / group).glob("[a-z]*.yaml")} - unnamed
+        options -= {"bootstrap"}  # the common file of two
+        assert {f"{group}={name}" for name in options} <= here
+
+
+def test_every_command_of_the_short_readme_is_one_of_the_others():
+    there = {" ".join(command.split()) for command in commands()}
+    blocks_ = re.findall(r"^```sh\n(.*?)^```", SHORT.read_text(encoding="utf-8"), re.M | re.S)
+    lines = [line.split("#")[0].split() for block in blocks_ for line in block.splitlines()]
+    words = {" ".join(line) for line in lines if line and not line[0].startswith("scripts/")}
+    assert words <= there

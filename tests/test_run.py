@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -98,7 +100,7 @@ def test_each_way_to_fail_has_its_exit_code_and_one_line(experiments, capfd, err
     assert captured.startswith(f"compress-run: {line}")
     assert captured.count("\n") == 1
     assert ("HYDRA_FULL_ERROR=1" in captured) == (code == 1)
-    assert status(Path("here"))["state"] == "failed"
+    assert status(Path("here"))["state"] == ("interrupted" if code == 130 else "failed")
     assert line in status(Path("here"))["error"]
 
 
@@ -125,6 +127,59 @@ def test_lightnings_exit_after_ctrl_c_is_an_interrupt(experiments, capfd):
     experiments.ends.append(exit_of_lightning)
     assert run.main([]) == 130
     assert "kept in the cache" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_scheduler_or_a_closed_terminal_ends_a_run_as_ctrl_c_does(
+    experiments, capfd, monkeypatch, number
+):
+    def interrupted(*_, **__):
+        signal.raise_signal(number)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(sys.modules["compressor.pipeline"], "run_experiment", interrupted)
+    before = signal.getsignal(number)
+    assert run.main(["hydra.run.dir=here"]) == 130
+    assert capfd.readouterr().err.startswith("compress-run: interrupted; finished stages are kept")
+    assert status(Path("here"))["state"] == "interrupted"
+    assert signal.getsignal(number) == before
+    assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 130
+    assert status(Path("sweep/0"))["state"] == "interrupted"
+    assert json.loads(Path("sweep/sweep.json").read_text())["state"] == "interrupted"
+
+
+def test_what_is_ignored_stays_ignored_and_a_second_signal_does_not_cut_the_first_short():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with run._interrupts():
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_signal_to_a_forked_child_ends_that_child_alone():
+    with run._interrupts():
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(7)  # not reached
+        _, ended = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", ["report.json", None])
+def test_a_disk_that_is_full_is_told_in_one_line(experiments, capfd, name):
+    experiments.ends.append(OSError(errno.ENOSPC, "No space left on device", name))
+    assert run.main(["hydra.run.dir=here"]) == 1
+    line = capfd.readouterr().err
+    assert "is full: free some space, or set paths.outputs= or hydra.run.dir=" in line
+    assert "the same command goes on" in line and line.count("\n") == 1
 
 
 def test_the_traceback_comes_only_when_the_user_asks_for_it(experiments, capfd, monkeypatch):

@@ -23,6 +23,8 @@ PARTS = ("train", "val", "test")
 _SPLIT = 11  # tag that keeps the split's stream apart from other uses of the same small seed
 _FORMAT = 1  # part of every fingerprint: raise it when the same options give other pixels
 
+MOST_SIDE = 8192  # pixels: one image of three channels is then 800 MB as float32
+
 Damage = Callable[[Tensor, Tensor, int], Tensor]  # images, positions, epoch -> images
 
 
@@ -31,6 +33,13 @@ def whole(key: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise UsageError(f"{key}={value} is out of range: give a whole number of at least {least}")
     return int(value)
+
+
+def _side(key: str, value: int) -> int:
+    side = whole(key, value, 1)
+    if side > MOST_SIDE:
+        raise UsageError(f"{key}={side} pixels is out of range: give at most {MOST_SIDE}")
+    return side
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -130,7 +139,7 @@ class ImageData(ABC):
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
-        self.image_size = whole("dataset.image_size", image_size, 1)
+        self.image_size = _side("dataset.image_size", image_size)
         if channels not in (1, 3):
             raise UsageError(f"dataset.channels={channels} is not supported: give 1 or 3")
         self.channels = int(channels)
@@ -244,7 +253,7 @@ class ImageData(ABC):
     def resized(self, image_size: int) -> "ImageData":
         """A copy that gives the same images at another size; what was read is shared."""
         new = copy.copy(self)
-        new.image_size = whole("image_size", image_size, 1)
+        new.image_size = _side("image_size", image_size)
         if new.image_size != self.image_size:
             new._parts = None
         return new

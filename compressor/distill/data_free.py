@@ -1,7 +1,7 @@
 """Data-free learning (DAFL): a generator makes the images on which the student follows the teacher.
 
 Chen et al.: Data-Free Learning of Student Networks. ICCV 2019, arXiv:1904.01186, eq. (2) to (6).
-Run: compress-run distill=data_free "stages=[train,compress,finetune]"
+Run: compress-run distill=data_free prune=weight_sum "stages=[train,compress,finetune]"
 Without it, for comparison: distill.terms.data_free.images=untrained, or noise
 """
 

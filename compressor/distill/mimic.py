@@ -13,6 +13,7 @@ from compressor.distill import NO_LAYERS, Batch, Layers, checked_weight
 from compressor.errors import UsageError
 
 STANDARDIZE = ("none", "per_class")
+_LEAST = 0.01  # of the classes' usual deviation: what moves less is taken to move so much
 
 
 def logit_regression(student: Tensor, teacher: Tensor, std: Tensor | None = None) -> Tensor:
@@ -25,6 +26,21 @@ def logit_regression(student: Tensor, teacher: Tensor, std: Tensor | None = None
     if std is not None:
         difference = difference / std.view(-1, *[1] * (difference.ndim - 2))
     return 0.5 * (difference**2).sum(dim=1).mean()
+
+
+def deviations(logits: Tensor) -> Tensor:
+    """(K,) what each class's logit is divided by, from logits (n, K): its standard deviation.
+
+    A class whose logit hardly moves has nothing but rounding to be divided by, and its loss would
+    be all there is: it counts as one of a hundredth of the root mean square over the classes, and
+    a teacher none of whose logits moves is not standardised.
+    """
+    std = logits.double().std(dim=0, correction=0)
+    usual = std.square().mean().sqrt()
+    largest = logits.double().abs().max()
+    if not usual > 1e-6 * largest:  # float32 logits that are all constant
+        return std.new_ones(std.shape).float()
+    return std.clamp_min(_LEAST * usual).float()
 
 
 class Mimic:
@@ -51,8 +67,7 @@ class Mimic:
     def survey(self, logits: Tensor) -> None:
         """logits: (n, K) of the teacher in eval mode, over the train part."""
         if self.standardize == "per_class":
-            # a class whose logit never moves has nothing to be divided by
-            self.std = logits.double().std(dim=0, correction=0).clamp_min(1e-6).float()
+            self.std = deviations(logits)
 
     @property
     def surveys(self) -> bool:

@@ -18,7 +18,7 @@ from compressor.models.library import refuse_loading, timm, torchvision
 from compressor.models.mobilenet import mobilenet_v2
 from compressor.models.resnet import resnet18, resnet34, resnet50
 from compressor.models.resnet_cifar import resnet20, resnet56
-from compressor.models.shallow_mimic import shallow_mimic
+from compressor.models.shallow_mimic import check_bottleneck, shallow_mimic
 from compressor.models.vgg import vgg16_bn
 
 __all__ = [
@@ -115,6 +115,19 @@ def handed_on(factory: str, arguments: Mapping) -> dict:
     if factory == _PREFIX + "shallow_mimic" and arguments.get("fold", True):
         return {**arguments, "bottleneck": 0}
     return dict(arguments)
+
+
+def check_trained(factory: str, arguments: Mapping, input_size: tuple[int, int, int]) -> None:
+    """Refuse a form that is for the training's sake alone and does it none."""
+    if factory == _PREFIX + "shallow_mimic":
+        check_bottleneck(input_size, **_given(shallow_mimic, arguments))
+
+
+def _given(builder: Callable, arguments: Mapping) -> dict:
+    """A builder's own options by name, its defaults where they are not given."""
+    own = inspect.signature(builder).parameters.values()
+    defaults = {p.name: p.default for p in own if p.kind is p.KEYWORD_ONLY}
+    return {**defaults, **{k: v for k, v in arguments.items() if k in defaults}}
 
 
 def _check_sizes(num_classes: int, input_size: Sequence[int]) -> tuple[int, int, int]:

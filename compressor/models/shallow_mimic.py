@@ -70,14 +70,42 @@ def shallow_mimic(
     fold: bool = True,
 ) -> nn.Module:
     """fold: whether the bottleneck is multiplied out once the network is trained."""
+    _check(input_size, filters=filters, pool=pool, bottleneck=bottleneck, hidden=hidden)
+    net = ShallowMimic(num_classes, input_size, filters, pool, bottleneck, hidden)
+    return describe(net, num_classes, input_size, "fc")
+
+
+def check_bottleneck(
+    input_size: tuple[int, int, int],
+    *,
+    filters: int,
+    pool: int,
+    bottleneck: int,
+    hidden: int,
+    fold: bool,
+) -> None:
+    """Refuse a bottleneck k with k (H + D) >= H D: it would be more to learn, not less.
+
+    Not the builder's business: a network that was once saved in this form is loaded all the same.
+    """
+    _check(input_size, filters=filters, pool=pool, bottleneck=bottleneck, hidden=hidden)
+    inputs = filters * (input_size[1] // pool) * (input_size[2] // pool)
+    with_it, without = bottleneck * (hidden + inputs), hidden * inputs
+    if bottleneck and with_it >= without:
+        most = (without - 1) // (hidden + inputs)
+        raise UsageError(
+            f"model.bottleneck={bottleneck} saves nothing: {with_it:,} weights take the place of "
+            f"{without:,}; give at most {most}, or 0 for none"
+        )
+
+
+def _check(input_size: tuple[int, int, int], **given: int) -> None:
     least = {"filters": 1, "pool": 1, "bottleneck": 0, "hidden": 1}
-    given = {"filters": filters, "pool": pool, "bottleneck": bottleneck, "hidden": hidden}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
             raise UsageError(f"model.{name}={value!r} is no whole number of {least[name]} or more")
-    if pool > min(input_size[1:]):
+    if given["pool"] > min(input_size[1:]):
         raise UsageError(
-            f"model.pool={pool} is more than the image, {input_size[1]}x{input_size[2]}: lower it"
+            f"model.pool={given['pool']} is more than the image, {input_size[1]}x{input_size[2]}: "
+            "lower it"
         )
-    net = ShallowMimic(num_classes, input_size, filters, pool, bottleneck, hidden)
-    return describe(net, num_classes, input_size, "fc")

@@ -8,7 +8,17 @@ from compressor.errors import UsageError
 from compressor.report.configurations import INERT, describe
 from compressor.report.latencies import AGAIN
 from compressor.report.metrics import Metric
-from compressor.report.statistics import LEVEL, amounts, estimate, interval, kind, paired, verdict
+from compressor.report.statistics import (
+    LEVEL,
+    amounts,
+    estimate,
+    interval,
+    kind,
+    more_seeds,
+    paired,
+    verdict,
+    worth_showing,
+)
 from compressor.report.tables import estimate_text
 
 DENSE = "dense"
@@ -152,7 +162,7 @@ def _found(summary: Mapping[str, Any]) -> list[str]:
         return [f"{each['text']}." for each in comparisons]
     if all(each["kind"] in ("single", "absent", "unsteady") for each in comparisons):
         return [
-            "One seed shows no difference: repeat the sweep over several seeds, as in seed=0,1,2, "
+            "One seed has no interval: repeat the sweep over several seeds, as in seed=0,1,2, "
             "before preferring one configuration to another."
         ]
     baseline = summary["baseline"]
@@ -167,7 +177,7 @@ def _found(summary: Mapping[str, Any]) -> list[str]:
         if worse:
             parts.append(f"{_count(worse)} lose to it")
         if none:
-            parts.append(f"{_count(none)} show no difference from it")
+            parts.append(f"{_count(none)} cannot be told from it by so few seeds")
         unsteady = [each["subject"] for each in comparisons if each["kind"] == "unsteady"]
         if unsteady:
             parts.append(f"{_count(unsteady)} have an unsteady latency")
@@ -203,12 +213,35 @@ def _subject(subject: str, rows: Sequence[Mapping[str, Any]], metric: Metric) ->
             by = low if low == high else f"{low} to {high}"
             by += f" {metric.unit}" if metric.unit else ""
             parts.append(f"{verb} in {len(found)} of {len(rows)} settings (by {by})")
-    rest = sum(each["kind"] in ("none", "even", "single") for each in rows)
-    if rest == len(rows):
-        return f"{subject} shows no difference in any of {len(rows)} settings"
+    told = ("better", "worse", "absent", "unsteady")
+    rest = [each for each in rows if each["kind"] not in told]
     if rest:
-        parts.append(f"shows no difference in {rest}")
+        of = f"any of {len(rows)} settings" if len(rest) == len(rows) else str(len(rest))
+        parts.append(f"cannot be told from it in {of}{_widest(rest, metric)}")
+    if unsteady := sum(each["kind"] == "unsteady" for each in rows):
+        parts.append(f"has an unsteady latency in {unsteady}")
     return f"{subject} {' and '.join(parts) or 'has no finished partner'}"
+
+
+def _widest(rows: Sequence[Mapping[str, Any]], metric: Metric) -> str:
+    """How little the least certain of some comparisons says, and what it would take."""
+    known = [
+        each["change"] for each in rows if each["kind"] == "none" and each["change"]["interval"]
+    ]
+    if not known:
+        return ""
+    widest = max(known, key=lambda change: change["interval"])
+    half = amounts({"mean": widest["interval"], "interval": None}, metric.factor).lstrip("+")
+    text = f"{half} {metric.unit}".rstrip()
+    target = worth_showing(widest, metric.factor)
+    if not target or widest["interval"] <= target:
+        return f" (±{text} at the widest)"
+    size = amounts({"mean": target, "interval": None}, metric.factor).lstrip("+")
+    return (
+        f" (±{text} at the widest: about {more_seeds(widest, target):,} more seeds would show "
+        f"{size} {metric.unit}".rstrip()
+        + ")"
+    )
 
 
 def _best(summary: Mapping[str, Any]) -> str:
@@ -228,6 +261,8 @@ def _best(summary: Mapping[str, Any]) -> str:
     )
     if best["macs_ratio"]:
         text += f" at {best['macs_ratio']['mean']:.2f} of the dense MACs"
+    if best["unscaled_ratio"]:
+        text += f" and {best['unscaled_ratio']['mean']:.2f} of the unscaled network's"
     if best["change"]:
         against = amounts(best["change"], metric.factor)
         text += f", {against} {metric.unit}".rstrip() + " against its dense network"

@@ -29,10 +29,11 @@ def configurations(
     An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
     members beyond one a seed, "series": what its colour stands for, "problem", "values" and
     "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
-    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the three ratios,
-    "latency_span": the 95 % interval of the latency's ratio, "steady", "steady_ms": whether that
-    and the milliseconds are so in every seed, "unsteady": whether the metric itself is a latency
-    that is not, "forms": sizes of its dense networks}.
+    own dense network), "accuracy", "loss", "macs", "params", "latency_ms", the three ratios and
+    "unscaled_ratio" (MACs over those of the model before `scale`), "latency_span": the 95 %
+    interval of the latency's ratio, "steady", "steady_ms": whether that and the milliseconds are so
+    in every seed, "unsteady": whether the metric itself is a latency that is not, "forms": sizes of
+    its dense networks}.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     inert = _inert(rows, fields)
@@ -224,6 +225,7 @@ def _configuration(
         "unsteady": any(is_unsteady(point, metric) for point in points),
         "forms": _forms(_point(report, "dense") for report in reports),
     }
+    found["unscaled_ratio"] = over_seeds(_of_unscaled)
     for figure in ("macs", "params"):
         found[figure] = over_seeds(at(place, figure))
         ours, dense = by_seed(at(place, figure)), by_seed(at("dense", figure))
@@ -249,6 +251,13 @@ def _latency(
 
 def _forms(points: Iterable[Mapping[str, Any]]) -> set[tuple[Any, Any]]:
     return {(point.get("macs"), point.get("params")) for point in points}
+
+
+def _of_unscaled(member: Mapping[str, Any]) -> float | None:
+    """The final network's MACs over those of the model before `scale`, None where it is that."""
+    whole = _number(member["report"].get("unscaled") or {}, "macs")
+    small = _number(_point(member["report"], "final"), "macs")
+    return small / whole if whole and small is not None else None
 
 
 def _point(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor.report.drawing import BLUE, ORANGE, PALE, drawing, no_tick_above_one, png, scale
 from compressor.report.files import publish
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_FAR, _FAR_MOST = 20, 300  # times the median loss: a log axis from here on, and its end
 MOST_LABELS = 60  # layer names under a figure; beyond that every second, third ... is named
 
 
@@ -87,6 +88,9 @@ def points(accuracy: Mapping[str, float], macs: Mapping[str, float], path: Path)
 def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
     """Loss and accuracy by epoch, a column for each training.
 
+    A loss that jumps does not flatten the others: the axis is then logarithmic and ends at
+    `_FAR_MOST` times the median; what lies above is marked at its upper edge.
+
     histories: {training: {"epoch": (E,), "train_loss": (E,), "val_loss": (E,), ...}}.
     """
     count = len(histories)
@@ -95,8 +99,8 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
         for column, (name, history) in enumerate(histories.items()):
             for row, figure_name in enumerate(("loss", "accuracy")):
                 axes = grid[row][column]
-                for part, colour, line in (("train", ORANGE, "-"), ("val", BLUE, "--")):
-                    values = history.get(f"{part}_{figure_name}", ())
+                for part, name, colour, line, label in _curves(figure_name):
+                    values = history.get(f"{part}_{name}", ())
                     if not any(math.isfinite(value) for value in values):
                         continue
                     # few epochs: a marker shows each, and a single epoch at all
@@ -108,21 +112,72 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
                         color=colour,
                         marker=marker,
                         markersize=3.5,
-                        label={"train": "training part", "val": "validation part"}[part],
+                        label=label,
                     )
-                if column == 0:
-                    axes.set_ylabel(figure_name)
+                own = figure_name
+                if figure_name == "accuracy" and history.get("made_agreement"):
+                    own = "agreement with the teacher"
+                if column == 0 or own != figure_name:
+                    axes.set_ylabel(own)
                 if figure_name == "accuracy":
                     no_tick_above_one(axes)
+                else:
+                    _tame(axes)
             grid[0][column].set_title(name)
             grid[1][column].set_xlabel("epoch")
             grid[1][column].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             if len(history["epoch"]) == 1:
                 grid[1][column].set_xticks(history["epoch"])
-        labelled = next((a for a in grid.flat if a.get_legend_handles_labels()[0]), None)
-        if labelled is not None:
-            handles, labels = labelled.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        named: dict[str, Any] = {}
+        for axes in grid.flat:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                named.setdefault(label, handle)
+        if named:
+            figure.legend(
+                list(named.values()), list(named), loc="outside lower center",
+                ncols=min(2 * count, len(named)),
+            )  # fmt: skip
+
+
+def _curves(figure: str) -> tuple[tuple[str, str, str, str, str], ...]:
+    """(part, name in its column, colour, line, label) of what may be drawn of a figure."""
+    made = "agreement" if figure == "accuracy" else figure
+    return (
+        ("train", figure, ORANGE, "-", "training part"),
+        ("val", figure, BLUE, "--", "validation part"),
+        ("made", made, ORANGE, "-.", "made images"),
+        ("fresh_made", made, BLUE, ":", "fresh made images"),
+    )
+
+
+def _tame(axes: "Axes") -> None:
+    """Keep the usual losses readable beside a few that are far above them."""
+    drawn = [
+        (line, x, y)
+        for line in axes.get_lines()
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        if math.isfinite(y)
+    ]
+    values = sorted(y for _, _, y in drawn)
+    usual = values[len(values) // 2] if values else 0.0
+    if not usual > 0 or values[-1] <= _FAR * usual:
+        return
+    end = _FAR_MOST * usual
+    if values[0] > 0:
+        axes.set_yscale("log")
+    else:
+        end = _FAR * usual  # no logarithm of a loss of nothing
+    if values[-1] <= end:
+        return
+    low = min(values[0] / 1.2 if values[0] > 0 else values[0], usual)
+    axes.set_ylim(low, end)
+    for line, x, y in drawn:
+        if y > end:
+            axes.plot(
+                [x], [end], "^", color=line.get_color(), markersize=6, clip_on=False, zorder=3
+            )
+    above = sum(value > end for value in values)
+    axes.set_title(f"{above} above, up to {values[-1]:.2g}", fontsize=8, loc="right")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Writing files that others may be reading: a reader sees the old one or the new one, whole."""
 
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -19,6 +20,10 @@ def publish(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"cannot write {path}: the disk is full; free some space and type the same again"
+            ) from None
         raise RunError(
             f"cannot write {path} ({error.strerror}): make the folder writable, or copy it to a "
             "place that is and report that copy"

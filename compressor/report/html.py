@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from compressor.report import drawing, tables
+from compressor.report import drawing, setting, tables
 from compressor.report.comparisons import caution
 from compressor.report.configurations import describe
 from compressor.report.sentences import duration
@@ -36,6 +36,10 @@ h1{font-size:1.5rem;line-height:1.25;margin:0 0 2px;overflow-wrap:anywhere}
 h2{font-size:1.08rem;margin:0 0 10px}
 p{margin:0 0 10px}
 header>.about{color:var(--grey);overflow-wrap:anywhere}
+.setting{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:12px 0 0;
+font-size:.9rem}
+.setting dt{color:var(--grey)}
+.setting dd{margin:0;overflow-wrap:anywhere}
 .found{font-size:1.12rem;line-height:1.5;background:var(--soft);border-left:4px solid var(--blue);
 border-radius:0 8px 8px 0;padding:14px 18px;margin:18px 0}
 .found p:last-child{margin:0}
@@ -60,7 +64,7 @@ td.front{font-weight:650}
 .better{color:var(--green);font-weight:600}
 .worse{color:var(--red);font-weight:600}
 .failed{color:var(--red)}
-.running,.missing{color:var(--orange)}
+.running,.missing,.interrupted{color:var(--orange)}
 .note{color:var(--grey);font-size:.87rem}
 figure{margin:0}
 figure+figure{margin-top:22px;padding-top:18px;border-top:1px solid var(--line)}
@@ -92,6 +96,7 @@ def page(summary: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -
     parts = [
         f"<header><h1>{escape(title)}</h1>",
         f'<p class="about">{escape(about)}</p></header>',
+        _setting(summary),
         _found(summary["headline"]),
         _facts(summary),
     ]
@@ -133,6 +138,14 @@ def page(summary: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -
         f"<title>{escape(title)}</title>\n"
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _setting(summary: Mapping[str, Any]) -> str:
+    items = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
+        for name, text in setting.facts(summary).items()
+    )
+    return f'<dl class="setting">{items}</dl>' if items else ""
 
 
 def _found(sentences: Sequence[str]) -> str:

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from compressor.report import tables
+from compressor.report import setting, tables
 from compressor.report.agreement import agreements
 from compressor.report.comparisons import caution
 from compressor.report.run import markdown_table
 
 
 def markdown(summary: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = ["# Sweep summary", " ".join(summary["headline"])]
+    parts = ["# Sweep summary"]
+    facts = [f"- {name}: {_code(name, text)}" for name, text in setting.facts(summary).items()]
+    parts += ["\n".join(facts)] if facts else []
+    parts.append(" ".join(summary["headline"]))
     if summary["members"]:
         parts.append(_table(tables.configurations(summary)))
     parts.append(f"{tables.state_line(summary)} {tables.legend(summary)}".strip())
@@ -54,6 +57,10 @@ def agreement_section(members: list[Mapping[str, Any]]) -> list[str]:
         "seed: 1 = the same channels, 0 = as many common ones as by chance.",
         markdown_table([*fields, "agreement"], rows),
     ]
+
+
+def _code(name: str, text: str) -> str:
+    return text if name in ("Compared with", "Model", "Data") else f"`{text}`"
 
 
 def _table(table: tables.Table) -> str:

@@ -15,7 +15,9 @@ from compressor.report.run import read
 
 PLANNED = "no report.json: only the plan was asked for"
 DEFAULT = "(default)"  # a swept field that neither this member's command nor its config names
-STATES = ("done", "running", "missing", "failed")
+_MOST = 20_000  # files and folders in a row without a member: this is somebody's home or data set
+_ADVICE = "name the folder that `compress-run -m ...` printed"
+STATES = ("done", "running", "missing", "interrupted", "failed")
 
 
 def members(sweep_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -68,13 +70,21 @@ def natural(value: Any) -> tuple[Any, ...]:
 
 def _folders(sweep_dir: Path) -> list[Path]:
     """Folders of members below `sweep_dir`; without any, the folder itself if it is a run's."""
-    found = []
+    found, seen = [], 0
+    marked = any((sweep_dir / name).is_file() for name in ("multirun.yaml", "sweep.json"))
     for place, below, files in os.walk(sweep_dir):
         folder = Path(place)
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        seen += 1 + len(files)
         if folder != sweep_dir and _is_member(folder, files):
             found.append(folder)
             below.clear()  # what a member keeps inside is its own
+            seen = 0
+        if seen > _MOST and not marked:
+            raise UsageError(
+                f"{sweep_dir} is no folder of a multirun: no member among the {_MOST:,} files and "
+                f"folders up to {folder}: {_ADVICE}"
+            )
     if not found and sweep_dir.is_dir() and _is_member(sweep_dir, os.listdir(sweep_dir)):
         return [sweep_dir]
     return sorted(found)
@@ -87,7 +97,7 @@ def _is_member(folder: Path, files: Iterable[str]) -> bool:
 
 
 def _nothing(sweep_dir: Path) -> str:
-    advice = "name the folder that `compress-run -m ...` printed"
+    advice = _ADVICE
     if not sweep_dir.is_dir():
         what = "is a file" if sweep_dir.exists() else "does not exist"
         return f"{sweep_dir} {what}, so it holds no member of a multirun: {advice}"
@@ -118,6 +128,9 @@ def _row(folder: Path, sweep_dir: Path) -> dict[str, Any]:
     state = status.get("state")
     if state == "failed":
         row["error"] = _one_line(status.get("error")) or "no reason was recorded"
+    elif state == "interrupted":
+        error = "interrupted: the same command with hydra.sweep.dir= this folder goes on"
+        row |= {"status": "interrupted", "error": error}
     elif state == "running":
         # a killed member cannot take this word back: the time lets the reader judge
         row |= {"status": "running", "error": f"running, as of {_written(folder / 'status.json')}"}

@@ -155,7 +155,7 @@ def _differences(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         shown,
         x_title=f"difference in {metric.title}{unit}",
         title=f"{metric.title.capitalize()} minus that of {name}, paired by seed",
-        note=f"bars: 95 % interval; green better, red worse, open: not shown; {better} is better",
+        note=f"bars: 95 % interval; green better, red worse, open: cannot tell; {better} is better",
     )
 
 

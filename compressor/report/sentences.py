@@ -17,6 +17,10 @@ def conclusion(report: Mapping[str, Any]) -> str:
         if final.get(figure) is not None and dense.get(figure):
             parts.append(f"{final[figure] / dense[figure]:.3f} of the dense {name}")
     text = "Final network: " + " and ".join(parts) if parts else "Final network"
+    whole = report.get("unscaled")  # of a scaled network "dense" is only half of what was saved
+    if whole:
+        shares = [final[figure] / whole[figure] for figure in ("macs", "params")]
+        text += f" ({shares[0]:.3f} and {shares[1]:.3f} of the unscaled network's)"
     if final.get("accuracy") is not None and dense.get("accuracy") is not None:
         change = final["accuracy"] - dense["accuracy"]
         text += f", test accuracy {final['accuracy']:.4f} ({change:+.4f} against dense)"
@@ -91,7 +95,15 @@ def labels(report: Mapping[str, Any]) -> str:
             text += f" and leaves {found['right']:.1%} of {of} right"
             text += ", fewer than before" if found["right"] < 1 - found["flip_rate"] else ""
         parts.append(text)
-    if found.get("finetune") not in (None, "clean"):
+    for stage, terms in (found.get("unread") or {}).items():
+        words = {"train": "the training", "finetune": "fine-tuning"}[stage]
+        parts.append(f"{words} read none of them: distill={terms} learns from its teacher alone")
+    forget = _of_remedy(report, "forget")
+    if forget is not None:
+        parts.append(f"co-teaching left {forget:.3g} of each batch out in the end")
+    if found.get("finetune") == "none":
+        pass
+    elif found.get("finetune") not in (None, "clean"):
         parts.append(f"fine-tuning used the {found['finetune']} ones")
     elif found.get("clean_fraction", 1) < 1:
         parts.append(f"fine-tuning used {found['clean_fraction']:.3g} of the clean ones")
@@ -108,6 +120,15 @@ def skipped(report: Mapping[str, Any]) -> str:
     more = ", all of them in `report.json` under `skipped_images`" if len(names) > 5 else ""
     number = "1 image" if len(names) == 1 else f"{len(names):,} images"
     return f"{number} could not be read and took no part: {few}{more}."
+
+
+def _of_remedy(report: Mapping[str, Any], name: str) -> Any:
+    """A figure that the training's remedy noted, None where there is none."""
+    for notes in (report.get("training") or {}).values():
+        found = notes.get("robust")
+        if isinstance(found, Mapping) and name in found:
+            return found[name]
+    return None
 
 
 def baselines(report: Mapping[str, Any]) -> str:
@@ -150,6 +171,11 @@ def taught(report: Mapping[str, Any]) -> str:
                 f"of made images the teacher is {made['teacher_confidence']:.1%} sure, with a "
                 f"class entropy of {made['class_entropy']:.3f}, and the student agrees with it on "
                 f"{made['agreement']:.1%}"
+            )
+        if made and any("agreement" in name for name in notes):
+            parts.append(
+                "no image and no label of the data was read for it: its epochs are told by "
+                "agreement with the teacher on made images"
             )
         heads = notes.get("heads")
         if heads and "val_accuracy" in heads:

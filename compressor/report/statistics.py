@@ -10,6 +10,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 LEVEL = 0.95
+POINT = 0.01  # the difference of a fraction that a reader may be expected to care about
+_MOST_SEEDS = 1 << 20
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> float | None:
@@ -85,19 +87,61 @@ def verdict(
     amount = amounts(change, factor)
     unit = f" {unit}" if unit else ""
     if what == "single":
-        return (
-            f"{name} against {against}: one seed shows no difference ({amount}{unit} in that seed)"
-        )
+        return f"{name} against {against}: one seed, no interval ({amount}{unit} in that seed)"
     seeds = f"over {change['n']} seeds"
     if what == "even":
         return (
             f"{name} against {against}: {amount}{unit} in each of {change['n']} seeds, "
             "which leaves no spread to judge by"
         )
+    if what == "none" and not change["interval"]:
+        return f"{name} against {against}: no difference in any of {change['n']} seeds"
     if what == "none":
-        return f"{name} against {against}: no difference shown ({amount}{unit} {seeds})"
+        return (
+            f"{name} against {against}: {change['n']} seeds cannot tell ({amount}{unit})"
+            f"{_what_would(change, factor, unit)}"
+        )
     verb = "beats" if what == "better" else "loses to"
     return f"{name} {verb} {against} by {amount.lstrip('+-')}{unit} {seeds}"
+
+
+def _what_would(change: Mapping[str, Any], factor: float, unit: str) -> str:
+    """How large a difference may yet be, where that is small, or how many seeds would show one."""
+    if factor == 100 and change["interval"] <= POINT:
+        most = {"mean": abs(change["mean"]) + change["interval"], "interval": None}
+        return f", and leave room for {amounts(most, factor).lstrip('+')}{unit} at most"
+    target = worth_showing(change, factor)
+    if not target:
+        return ""
+    size = amounts({"mean": target, "interval": None}, factor).lstrip("+")
+    return f"; about {more_seeds(change, target):,} more would show a difference of {size}{unit}"
+
+
+def worth_showing(change: Mapping[str, Any], factor: float = 100.0) -> float:
+    """The difference that is asked for: the one that was seen, of fractions one point at least."""
+    return max(abs(change["mean"]), POINT if factor == 100 else 0.0)
+
+
+def more_seeds(change: Mapping[str, Any], target: float) -> int:
+    """How many further seeds bring half the interval below `target`, should the spread stay.
+
+    change: an estimate of two values or more whose interval is not 0; target: above 0.
+    """
+    from scipy.special import stdtrit
+
+    n, level = change["n"], (1 + LEVEL) / 2
+    deviation = change["interval"] * math.sqrt(n) / float(stdtrit(n - 1, level))
+    low, high = n, n + 1
+
+    def enough(count: int) -> bool:
+        return float(stdtrit(count - 1, level)) * deviation < target * math.sqrt(count)
+
+    while not enough(high) and high < _MOST_SEEDS:
+        low, high = high, 2 * high
+    while high - low > 1:  # the interval falls with every seed
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high - n
 
 
 def amounts(change: Mapping[str, Any], factor: float = 100.0) -> str:

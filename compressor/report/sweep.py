@@ -57,7 +57,7 @@ def summarise(
         "rows": rows,
         "members": done,
         "failed": [row for row in rows if row["status"] == "failed"],
-        "unfinished": [row for row in rows if row["status"] in ("running", "missing")],
+        "unfinished": [row for row in rows if row["status"] not in ("done", "failed")],
         "metric": judged,
         "configurations": found,
         "dense": dense,

@@ -7,7 +7,7 @@ from typing import Any
 from compressor.report import latencies
 from compressor.report.configurations import configured
 from compressor.report.latencies import AGAIN
-from compressor.report.members import DEFAULT
+from compressor.report.members import DEFAULT, STATES
 from compressor.report.metrics import Metric
 from compressor.report.run import si, significant
 from compressor.report.sentences import duration
@@ -18,7 +18,7 @@ FRONT = "*"  # marks a cost at which nothing in the sweep is better
 WORDS = {
     "better": "better",
     "worse": "worse",
-    "none": "no difference shown",
+    "none": "cannot tell",
     "single": "one seed",
     "even": "no spread",
     "absent": "no partner",
@@ -49,6 +49,8 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         heads.append(head)
         against = _one_partner(summary["comparisons"])
     heads += ["MACs", "ms"] if short else ["MACs", "params", "latency ms", "latency ratio", "loss"]
+    if any(entry["unscaled_ratio"] for entry in summary["configurations"]):
+        heads.insert(heads.index("MACs") + 1, "of unscaled")
     rows = []
     for entry in summary["configurations"]:
         cells = {**(entry["fields"] or {"configuration": "all members"}), "n": _count(entry, short)}
@@ -57,6 +59,8 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         if against:
             cells[head] = change_text(against.get(id(entry["fields"])), metric)
         cells["loss"] = _plain(entry["loss"])
+        if entry["unscaled_ratio"]:
+            cells["of unscaled"] = f"{entry['unscaled_ratio']['mean']:.3f}x"
         for name in ("macs", "params"):
             cells["MACs" if name == "macs" else name] = _with_ratio(
                 entry[name], entry[f"{name}_ratio"], short
@@ -154,7 +158,7 @@ def state_line(summary: Mapping[str, Any]) -> str:
     """ "33 of 36 members done, 2 running, 1 failed." """
     total = len(summary["rows"])
     text = f"{len(summary['members'])} of {total} members done"
-    for state in ("running", "missing", "failed"):
+    for state in STATES[1:]:
         count = sum(row["status"] == state for row in summary["rows"])
         text += f", {count} {state}" if count else ""
     return f"{text}."
@@ -172,12 +176,17 @@ def legend(summary: Mapping[str, Any]) -> str:
             f"change: {metric.title} minus that of the member's own dense network"
             f"{', in points (hundredths)' if metric.fraction else ''}."
         )
+    if any(entry["unscaled_ratio"] for entry in found):
+        parts.append(
+            "MACs: times the dense network's, which is the scaled one; of unscaled: times those "
+            "of the model before `scale`."
+        )
     if not metric.higher:
         parts.append(f"Less {metric.title} is better.")
     if any(entry["n"] > 1 for entry in found):
         parts.append("±: 95 % t-interval of the mean over the n seeds.")
     if any(entry["n"] == 1 for entry in found):
-        parts.append("n = 1 has no interval: one seed shows no difference.")
+        parts.append("n = 1: one seed, no interval.")
     if any(entry["front"] for entry in found):
         parts.append(f"{FRONT}: on the Pareto front: {front_words(summary)}.")
     parts += _latency_legend([*found, *summary["dense"].values()])

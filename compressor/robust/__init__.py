@@ -36,6 +36,7 @@ class Samples:
 
     targets: (n,) int64, given labels. index: (m,) positions that are trained on, None for all.
     transition: (K, K), the realised matrix of injected noise, None where it is unknown.
+    noise_rate: the share of wrong labels that it made, None where it is unknown.
     probabilities: (folds, epochs) -> (n, K), of networks trained with cross-entropy: those of a
     fold's samples come from a network that has not seen them; with one fold from one that has.
     """
@@ -46,6 +47,7 @@ class Samples:
     epochs: int
     index: Tensor | None = None
     transition: Tensor | None = None
+    noise_rate: float | None = None
     probabilities: Callable[[int, int], Tensor] | None = None
 
     @property
@@ -108,6 +110,10 @@ class Remedy:
 
     def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
         """What an author may not have meant, a line each. train: options of the train stage."""
+        return []
+
+    def follows(self, noise_rate: float | None) -> list[str]:
+        """What the method takes from the share of wrong labels, a line each; None: unknown."""
         return []
 
     def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:

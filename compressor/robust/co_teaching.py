@@ -2,6 +2,7 @@
 
 Han et al. NeurIPS 2018, arXiv:1804.06872, algorithm 1.
 Run: compress-run robust=co_teaching noise=symmetric noise.rate=0.4
+With robust.forget=null the share that is left out follows the noise, where it was injected.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.robust import Phase, Remedy, within
+from compressor.robust import Change, Phase, Remedy, Samples, within
+
+UNKNOWN = 0.4  # forget where nobody knows how many labels are wrong
+_MOST = 0.99
 
 
 class Pair(nn.Module):
@@ -43,18 +47,38 @@ def trusted(losses: Tensor, keep: float) -> Tensor:
 class CoTeaching(Remedy):
     """keep(e) = 1 - forget * min(e / ramp, 1) of every batch, e in epochs, ramp in epochs.
 
-    forget: the share of wrong labels, or a guess at it. The training costs twice as much; the first
-    network goes on.
+    forget: the share of wrong labels, or a guess at it; None: the rate of the noise that was
+    injected, as in the paper, and 0.4 where there is none to know of. The training costs twice as
+    much; the first network goes on.
     """
 
     train_only = True
     twofold = True
 
-    def __init__(self, forget: float = 0.4, ramp: float = 0.05) -> None:
-        self.forget = within("forget", forget, 0, 0.99, "the share of wrong labels")
+    def __init__(self, forget: float | None = None, ramp: float = 0.05) -> None:
+        if forget is not None:
+            within("forget", forget, 0, _MOST, "the share of wrong labels, or null")
+        self.asked = forget
+        self.forget = UNKNOWN if forget is None else forget
         self.ramp = within("ramp", ramp, 0, 1, "a fraction of the epochs")
         self._ramp_epochs = 1.0
         self._keep = 1.0
+
+    def follows(self, noise_rate: float | None) -> list[str]:
+        if self.asked is not None:
+            return []
+        if noise_rate is None:
+            return [
+                f"robust.forget={UNKNOWN} is a guess: how many labels are wrong is unknown here; "
+                "type robust.forget=SHARE if you know better"
+            ]
+        share = min(noise_rate, _MOST)
+        return [f"robust.forget={share:.3g} is the share of labels that the noise changed"]
+
+    def begin(self, samples: Samples) -> Change:
+        if self.asked is None and samples.noise_rate is not None:
+            self.forget = min(samples.noise_rate, _MOST)
+        return Change(notes={"forget": self.forget})
 
     def networks(self, net: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
         return Pair(net, build())

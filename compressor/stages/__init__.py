@@ -56,7 +56,7 @@ class Machine:
         here = {"auto", "cpu", *(["cuda", "gpu"] if gpus else [])}
         if torch.backends.mps.is_available():
             here |= {"mps", "gpu"}
-        if self.accelerator not in here and self.accelerator != "tpu":
+        if self.accelerator not in here:
             raise UsageError(
                 f"machine.accelerator={self.accelerator}: there is none in this machine, which has "
                 f"{', '.join(sorted(here))}"
@@ -124,10 +124,12 @@ class Context:
     seed: the stage's own, derived from the run's seed, the stage's name and occurrence.
     folder: where it may write; it becomes the artefact.
     targets: given labels of the train part, (n,) int64; clean_targets: the true ones, equal to
-    them where nobody knows the truth (truth_known). transition: (K, K), of injected noise.
+    them where nobody knows the truth (truth_known). transition: (K, K), of injected noise, and
+    noise_rate, the share of labels that it changed; None without any.
     labelled: positions whose labels a training may read, None for all. damage: what noise does to
     the images of the training. labels_key: digest of all of these. judging: what a criterion of the
     cut may read of labels, None where it reads none.
+    data_free: whether no stage but the teacher's own training may read an image of the train part.
     trust: dotted class names that the run's own model config names.
     roles: artefacts of other stages that this one declared.
     note: tells the user what happens, a line each.
@@ -146,9 +148,11 @@ class Context:
     labels_key: str = ""
     truth_known: bool = True
     transition: Tensor | None = None
+    noise_rate: float | None = None
     labelled: Tensor | None = None
     damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
     judging: Judging | None = None
+    data_free: bool = False
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None

@@ -17,11 +17,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def column(tag: str) -> str:
+    """Where a figure of this tag stands in history.csv."""
+    return tag.replace("/", "_")
+
+
 class History(Callback):
     """One row an epoch in history.csv, written as the epochs end; seconds: its training steps.
 
     train_*: measured while training, on the images that it visits (not on those that a remedy
     dropped) against the labels that it trains on; train_clean_accuracy: against the true ones.
+    Figures of made images have names of their own (tasks/alternating.py).
     """
 
     def __init__(self, path: Path, first_epoch: int) -> None:
@@ -43,9 +49,10 @@ class History(Callback):
         parts = module.means()
         if not trainer.is_global_zero:
             return
-        values = {f"train_{name}": value for name, value in train.items()}
+        values = {column(module.tag("train", name)): value for name, value in train.items()}
         for name in train:
-            values[f"val_{name}"] = trainer.callback_metrics.get(f"val/{name}", "")
+            tag = module.tag("val", name)
+            values[column(tag)] = trainer.callback_metrics.get(tag, "")
         if clean is not None:
             values["train_clean_accuracy"] = clean
         if module.robust.store is not None:
@@ -64,8 +71,9 @@ class History(Callback):
         }
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
+            usual = tuple(name for name in COLUMNS if name in row)
             others = tuple(name for name in row if name not in COLUMNS)
-            writer = csv.DictWriter(file, COLUMNS + others)
+            writer = csv.DictWriter(file, usual + others)
             if new:
                 writer.writeheader()
             writer.writerow(row)
@@ -82,10 +90,11 @@ class EpochLine(Callback):
         if not trainer.is_global_zero:
             return
         found = trainer.callback_metrics
+        tags = [module.tag("val", name) for name in self.figures]
         figures = [
-            f"val {name} {float(found[f'val/{name}']):.4f}"
-            for name in self.figures
-            if f"val/{name}" in found
+            f"{column(tag).replace('_', ' ')} {float(found[tag]):.4f}"
+            for tag in tags
+            if tag in found
         ]
         told = self.told.format(self.first_epoch + trainer.current_epoch + 1)
         print(", ".join([told, *figures]), flush=True)

@@ -33,6 +33,7 @@ from compressor.stages._callbacks import (
     LaterOfEquals,
     Stop,
     bar_of,
+    column,
     quiet,
 )
 from compressor.stages._resume import Progress, Resume
@@ -257,7 +258,8 @@ def _fit_phase(
     machine = context.machine
     headline, direction = context.task.headline
     peak = select == "clean_peak" and training.clean is not None
-    monitor = f"train/clean_{headline}" if peak else f"val/{headline}"
+    judged = module.tag("val", headline)
+    monitor = f"train/clean_{headline}" if peak else judged
     checkpoint = LaterOfEquals(
         dirpath=progress.folder / f"picked-{first}",
         filename=f"{name}-{{epoch}}",
@@ -316,13 +318,12 @@ def _fit_phase(
     prefix = "net."
     tensors = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
     fill(module.net, tensors)
-    return _summary(history, headline, int(state["epoch"]) + 1 + first)
+    return _summary(history, column(judged), int(state["epoch"]) + 1 + first)
 
 
-def _summary(history: Path, headline: str, picked: int) -> dict[str, Any]:
+def _summary(history: Path, value: str, picked: int) -> dict[str, Any]:
     with history.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    value = f"val_{headline}"
     chosen = next(row for row in rows if int(row["epoch"]) == picked)
     return {
         "epochs": len(rows),

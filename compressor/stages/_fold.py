@@ -29,9 +29,4 @@ def folded(net: nn.Module, given: Given, context: Context) -> dict[str, object]:
     context.note(
         f"the bottleneck is multiplied out: {before:,} parameters in training, {after:,} in use"
     )
-    if before >= after:
-        context.note(
-            "the bottleneck saved nothing: model.bottleneck times the sum of both widths is at "
-            "least their product"
-        )
     return {"folded": {"params_before": before, "params_after": after, "error": error}}

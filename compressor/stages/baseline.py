@@ -17,7 +17,7 @@ from compressor.stages._labels import trusted
 from compressor.stages.pretrain import freeze_trunk
 from compressor.stages.train import others
 
-VERSION = 4
+VERSION = 5
 # noisy: all given labels. clean: the trusted clean labels alone, on as many images as the others,
 # or it would be a straw man. mixed: all given labels, with the trusted ones in the place of theirs.
 MOST = 10  # times the epochs of the others: each one is validated

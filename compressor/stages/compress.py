@@ -38,6 +38,7 @@ from compressor.surgery import Group, Plan, Structure
 VERSION = 4
 # Batch statistics over a few values are ill-conditioned; large images have many positions each.
 PARITY_IMAGES, PARITY_LARGE, LARGE = 4, 2, 128
+WITHOUT_IMAGES = "prune=weight_sum (or bn_scale, fpgm, group_l2, random)"
 TARGET = "target"  # the role of the network that a refit aims at, where it is not the given one
 
 
@@ -85,6 +86,29 @@ def reads_labels(dense: Blank, prune: Mapping[str, Any]) -> bool:
     groups = running(choose(dense.structure, options), dense.calls)
     watch = watched(dense.net, groups, selector, options.reconstruct)
     return bool(gates_of(watch, groups))
+
+
+def reads_images(dense: Blank, prune: Mapping[str, Any]) -> list[str]:
+    """What to type so that the cut looks at no image of the data; empty where it does not.
+
+    prune: the whole sub-tree.
+    """
+    options, own = SelectOptions.split(Schedule.rest(prune))
+    selector = make(own)
+    wishes = []
+    if not hasattr(selector, "observers"):
+        wishes.append(WITHOUT_IMAGES)  # a method of its own may read whatever a stage may
+    else:
+        groups = running(choose(dense.structure, options), dense.calls)
+        if any(watched(dense.net, groups, selector, "none").values()):
+            wishes.append(WITHOUT_IMAGES)
+    usual = {"reconstruct": "none", "statistics": "dense"}
+    wishes += [f"prune.{k}={v}" for k, v in usual.items() if getattr(options, k) != v]
+    if options.allocation == "sensitivity":
+        wishes.append("prune.allocation=uniform")
+    if options.sensitivity.table:
+        wishes.append("prune.sensitivity.table=false")
+    return wishes
 
 
 def reads(prune: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
@@ -149,6 +173,7 @@ def preview(
         )
     return {
         "layers": [(group.name, group.size, counts[group.name]) for group in groups],
+        "widths": _coming_widths(groups, counts),
         "macs": [structure.macs({}), structure.macs(counts)],
         "params": [structure.params({}), structure.params(counts)],
         "reach": reach(structure, groups, options),
@@ -160,6 +185,25 @@ def preview(
 def in_part(dense: Blank, prune: Mapping[str, Any]) -> list[str]:
     """What the plan says of names in prune.skip and prune.ratios that hold a part of a layer."""
     return told_in_part(dense.structure, SelectOptions.split(Schedule.rest(prune))[0])
+
+
+def _coming_widths(
+    groups: Sequence[Group], counts: Mapping[str, int]
+) -> dict[str, tuple[int, int]]:
+    """Layers that lose channels, with their widths before and after, as the report counts them.
+
+    A group is one or several layers that share their channels.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for group in groups:
+        left = counts[group.name] / group.size
+        for slot in group.producers:
+            if left < 1 and slot.parameter.endswith(".weight"):
+                channels = len(slot.classes)
+                before, after = found.get(slot.module, (channels, channels))
+                lost = round(int((slot.classes >= 0).sum()) * (1 - left))
+                found[slot.module] = (before, after - lost)
+    return found
 
 
 def _check_compares(
@@ -235,7 +279,10 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
                 )
             )
     seconds = time.perf_counter() - start
-    images = case.batches[0][0]
+    if context.data_free:
+        (images,) = context.task.example_inputs(given.spec.input_size, PARITY_IMAGES)
+    else:
+        images = case.batches[0][0]
     few = PARITY_LARGE if min(images.shape[-2:]) >= LARGE else PARITY_IMAGES
     inputs = images[:few].to(device)
     check_widths(groups, aim.counts, done.keep)

@@ -55,6 +55,11 @@ class Labels:
         return (self.clean != self.given)[rows].double().mean().item()
 
     @property
+    def injected_rate(self) -> float | None:
+        """The flip rate where a kind of label noise made it, None where nobody knows of any."""
+        return self.flip_rate if self.injected else None
+
+    @property
     def noisy(self) -> bool:
         """Whether a report has something to say about the labels."""
         return not self.known or not torch.equal(self.clean, self.given)

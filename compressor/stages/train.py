@@ -18,7 +18,7 @@ from compressor.stages._fit import TrainingSet, fit, plain
 from compressor.stages._fold import folded
 from compressor.stages.pretrain import freeze_trunk, other_head
 
-VERSION = 7
+VERSION = 8
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
 
 
@@ -137,6 +137,7 @@ def training_set(
         epochs=options["epochs"],
         index=context.labelled,
         transition=context.transition,
+        noise_rate=context.noise_rate,
         probabilities=predicted,
     )
     change = robust.begin(samples)
@@ -156,9 +157,10 @@ def training_set(
 
 
 def _found(corrected: Tensor, context: Context) -> dict[str, float]:
-    """How well the labels that a method left are the wrong ones."""
-    flagged = corrected != context.targets
-    wrong = context.clean_targets != context.targets
+    """How well the labels that a method left are the wrong ones, of those that may be read."""
+    rows = slice(None) if context.labelled is None else context.labelled
+    flagged = (corrected != context.targets)[rows]
+    wrong = (context.clean_targets != context.targets)[rows]
     hits = (flagged & wrong).sum().item()
     return {
         "precision": hits / max(1, int(flagged.sum())),

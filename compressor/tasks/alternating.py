@@ -26,7 +26,8 @@ class Alternating(Training):
     """Trains the network and its maker of images.
 
     The teacher's answer to a made image is the truth here: what Training measures against labels is
-    agreement with the teacher, on the images of the epoch and, as validation, on fresh ones.
+    agreement with the teacher, on the images of the epoch and, in the place of validation, on fresh
+    ones. It is called so, not an accuracy, unless real images are validated on.
     """
 
     def __init__(self, net: nn.Module, *, name: str, **options: Any) -> None:
@@ -38,6 +39,13 @@ class Alternating(Training):
         self.name = name
         self.term = self.distillation.terms[name]
         self.maker = self.adapters[name]
+
+    def tag(self, part: str, name: str) -> str:
+        real = self.term.beside and part == "val"
+        if real:
+            return super().tag(part, name)
+        where = "made" if part == "train" else "fresh_made"
+        return f"{where}/{'agreement' if name == self.task.headline[0] else name}"
 
     def training_step(self, batch: Any, number: int) -> None:
         progress = (self.current_epoch + number / self.trainer.num_training_batches) / max(

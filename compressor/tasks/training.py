@@ -103,6 +103,10 @@ class Training(LightningModule):
         self.clean_metric = None if clean is None else task.metrics(num_classes)[task.headline[0]]
         self.norms_rest = norms_rest
 
+    def tag(self, part: str, name: str) -> str:
+        """What a figure is logged under. part: train or val; name: of the task's metrics."""
+        return f"{part}/{name}"
+
     def setup(self, stage: str) -> None:
         # not later: what runs processes side by side notes the layout of the parameters
         self.channels_last &= not overruns(self.net, self.trainer.strategy.root_device)
@@ -165,7 +169,8 @@ class Training(LightningModule):
         for name, value in self.means().items():
             self.log(f"train/{name}", value)
         for name, value in self.train_metrics.compute().items():
-            self.log(f"train/{name}", value.float(), prog_bar=name == self.task.headline[0])
+            shown = name == self.task.headline[0]
+            self.log(self.tag("train", name), value.float(), prog_bar=shown)
             if name == "loss" and not torch.isfinite(value):
                 epoch = self.first_epoch + self.current_epoch + 1
                 raise Diverged(
@@ -184,7 +189,8 @@ class Training(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.val_metrics.compute().items():
-            self.log(f"val/{name}", value.float(), prog_bar=name == self.task.headline[0])
+            shown = name == self.task.headline[0]
+            self.log(self.tag("val", name), value.float(), prog_bar=shown)
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:

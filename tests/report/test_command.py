@@ -146,3 +146,32 @@ def test_help_is_answered_without_drawing():
         and "--measure" in done.stdout
         and "final.accuracy" in done.stdout
     )
+
+
+def test_a_tree_that_is_no_sweep_is_answered_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("compressor.report.members._MOST", 50)
+    for number in range(30):
+        (tmp_path / f"class {number:02}").mkdir()
+        for image in range(10):
+            (tmp_path / f"class {number:02}" / f"{image}.png").touch()
+    seen = []
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: (seen.append(x) or x for x in walk(top)))
+    assert main([str(tmp_path)]) == 2
+    line = capsys.readouterr().err
+    assert "is no folder of a multirun: no member among the 50 files and folders" in line
+    assert "name the folder that `compress-run -m ...` printed" in line
+    assert len(seen) <= 7
+    # what compress-run marked as a multirun's is looked through
+    (tmp_path / "multirun.yaml").touch()
+    assert main([str(tmp_path)]) == 2
+    assert "holds no member yet" in capsys.readouterr().err and len(seen) > 30
+
+
+def test_nothing_heavy_is_imported_to_say_so(tmp_path):
+    code = (
+        "import sys; from compressor.report_command import main; main([sys.argv[1]]); "
+        "print(sorted({'torch', 'matplotlib', 'scipy', 'hydra', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]" and "holds no member" in done.stderr

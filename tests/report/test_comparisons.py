@@ -63,7 +63,7 @@ def test_a_seed_without_its_partner_is_left_out(compared):
     )  # fmt: skip
     (only,) = rows
     assert only["kind"] == "single" and only["change"]["mean"] == pytest.approx(0.02)
-    assert only["text"].startswith("thinet against random: one seed shows no difference")
+    assert only["text"].startswith("thinet against random: one seed, no interval")
 
 
 def test_against_dense_every_member_meets_its_own_network(compared):

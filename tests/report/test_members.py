@@ -33,6 +33,15 @@ def test_members_without_a_report_are_told_apart(a_sweep):
     assert "only the plan" in rows["5"]["error"]
 
 
+def test_a_member_that_was_interrupted_is_no_failed_one(a_sweep):
+    folder = a_sweep((["seed=0"], {}), (["seed=1"], {}))
+    (folder / "1" / "report.json").unlink()
+    (folder / "1" / "status.json").write_text('{"state": "interrupted", "error": "interrupted"}')
+    rows = members(folder)[0]
+    assert [row["status"] for row in rows] == ["done", "interrupted"]
+    assert "hydra.sweep.dir= this folder goes on" in rows[1]["error"]
+
+
 def test_a_member_that_runs_again_is_not_judged_by_its_old_report(a_sweep):
     folder = a_sweep((["seed=0"], {}), (["seed=1"], {}))
     (folder / "1" / "status.json").write_text('{"state": "running"}')

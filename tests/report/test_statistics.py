@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from compressor.report.statistics import amounts, estimate, front, interval, kind, paired, verdict
+from compressor.report.statistics import (
+    amounts,
+    estimate,
+    front,
+    interval,
+    kind,
+    more_seeds,
+    paired,
+    verdict,
+)
 
 
 def change(*values):
@@ -51,12 +60,27 @@ def test_only_seeds_that_both_have_are_paired():
         (
             (0.2, -0.2, 0.6),
             True,
-            "thinet against random: no difference shown (+0.2 ± 1.0 points over 3 seeds)",
+            "thinet against random: 3 seeds cannot tell (+0.2 ± 1.0 points), and leave room for "
+            "1.2 points at most",
+        ),
+        # mean 1.2, standard deviation 9.66: t(112) * 9.66 / sqrt(113) is 1.80, and so on
+        (
+            (-8.46, 1.2, 10.86),
+            True,
+            "thinet against random: 3 seeds cannot tell (+1.2 ± 24.0 points); about 249 more "
+            "would show a difference of 1.2 points",
+        ),
+        # hardly a difference, and a wide interval: what would show one point
+        (
+            (-9.0, 0.0, 9.0),
+            True,
+            "thinet against random: 3 seeds cannot tell (+0.0 ± 22.4 points); about 311 more "
+            "would show a difference of 1.0 points",
         ),
         (
             (2.5,),
             True,
-            "thinet against random: one seed shows no difference (+2.5 points in that seed)",
+            "thinet against random: one seed, no interval (+2.5 points in that seed)",
         ),
         (
             (0.2, 0.2),
@@ -67,13 +91,34 @@ def test_only_seeds_that_both_have_are_paired():
         (
             (0.0, 0.0),
             True,
-            "thinet against random: no difference shown (+0.0 points over 2 seeds)",
+            "thinet against random: no difference in any of 2 seeds",
         ),
         ((), True, "thinet against random: no pair of finished members with equal seeds"),
     ],
 )
 def test_a_verdict_is_a_plain_sentence(values, higher, sentence):
     assert verdict("thinet", "random", change(*values), higher=higher) == sentence
+
+
+def test_so_many_more_seeds_are_the_least_that_would_show_the_difference():
+    from scipy.special import stdtrit
+
+    seen = change(-3.0, 1.0, 3.5, 0.5)
+    deviation = seen["interval"] * 2 / stdtrit(3, 0.975)
+
+    def half(n):
+        return stdtrit(n - 1, 0.975) * deviation / math.sqrt(n)
+
+    for target in (0.03, 0.01, 0.001):
+        n = seen["n"] + more_seeds(seen, target)
+        assert half(n) < target and (n == seen["n"] + 1 or half(n - 1) >= target)
+
+
+def test_other_figures_than_fractions_ask_for_the_difference_that_was_seen():
+    text = verdict("a", "b", estimate([1.0, -3.0, 5.0]), factor=1.0, unit="ms")
+    assert text.startswith("a against b: 3 seeds cannot tell (+1.0 ± 9.9 ms); about 61 more would")
+    assert text.endswith("show a difference of 1.0 ms")
+    assert verdict("a", "b", estimate([-1.0, 1.0]), factor=1.0, unit="").endswith("(+0 ± 13)")
 
 
 def test_an_interval_that_just_touches_zero_claims_nothing():

@@ -4,7 +4,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
-from compressor.robust.co_teaching import CoTeaching, Pair, trusted
+from compressor.robust import Samples
+from compressor.robust.co_teaching import UNKNOWN, CoTeaching, Pair, trusted
 
 
 def test_the_smallest_losses_are_trusted():
@@ -47,6 +48,33 @@ def test_the_first_network_answers_and_goes_on():
     x = torch.randn(4, 2)
     assert torch.equal(pair.eval()(x), one(x))
     assert [tuple(part.shape) for part in pair.train()(x)] == [(4, 3), (4, 3)]
+
+
+@pytest.mark.parametrize(
+    "asked, rate, used, line",
+    [
+        (None, 0.225, 0.225, "robust.forget=0.225 is the share of labels that the noise changed"),
+        (None, 0.0, 0.0, "robust.forget=0 is the share"),
+        (None, 1.0, 0.99, "robust.forget=0.99 is the share"),
+        (None, None, UNKNOWN, "robust.forget=0.4 is a guess: how many labels are wrong is unknown"),
+        (0.3, 0.225, 0.3, None),
+        (0.3, None, 0.3, None),
+    ],
+)
+def test_what_is_forgotten_follows_the_noise_where_it_is_known_and_that_is_said(
+    asked, rate, used, line
+):
+    robust = CoTeaching(asked)
+    change = robust.begin(
+        Samples(
+            targets=torch.zeros(4, dtype=torch.long), num_classes=2, batch_size=2, epochs=4,
+            noise_rate=rate,
+        )
+    )  # fmt: skip
+    assert robust.forget == used == change.notes["forget"]
+    assert change.targets is None and change.index is None
+    told = CoTeaching(asked).follows(rate)
+    assert told == [] if line is None else told[0].startswith(line)
 
 
 def test_all_samples_cannot_be_forgotten():

@@ -127,3 +127,20 @@ def test_it_finds_what_cleanlab_finds(n, k, rate):
     )
     issues = find_issues(given, p, estimated_joint(joint, given)).numpy()
     assert (issues != expected).mean() < 0.01
+
+
+def test_what_was_found_is_counted_among_the_labels_that_may_be_read():
+    from types import SimpleNamespace
+
+    from compressor.stages.train import _found
+
+    clean = torch.zeros(100, dtype=torch.long)
+    given = clean.clone()
+    given[::5] = 1  # 20 wrong ones, half of them among the labels that may be read
+    corrected = given.clone()
+    corrected[[0, 5, 10, 15, 20, 25, 30]] = 0
+    corrected[1] = DROPPED
+    context = SimpleNamespace(targets=given, clean_targets=clean, labelled=torch.arange(50))
+    assert _found(corrected, context) == {"precision": 7 / 8, "recall": 7 / 10}
+    context.labelled = None
+    assert _found(corrected, context)["recall"] == 7 / 20

@@ -15,6 +15,7 @@ DEFAULTS = {
     [
         ({"accelerator": "foo"}, "choose one of auto, gpu, cpu"),
         ({"accelerator": "mps"}, "there is none in this machine"),
+        ({"accelerator": "tpu"}, "there is none in this machine, which has auto, cpu"),
         ({"devices": 0}, "which has"),
         ({"devices": -1}, "which has"),  # all of them: of GPUs alone
         ({"devices": -2}, "which has"),

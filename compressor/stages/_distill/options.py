@@ -148,6 +148,24 @@ def reads(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def acting(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The terms that count, by name: one of weight 0 is not computed."""
+    terms = {name: make(term) for name, term in options["terms"].items()}
+    return {name: term for name, term in terms.items() if term.weight}
+
+
+def blind(options: Mapping[str, Any]) -> str:
+    """The term under which the stage sees made images alone; "" where it sees real ones."""
+    found = acting(options).items()
+    return next((name for name, term in found if hasattr(term, "draw") and not term.beside), "")
+
+
+def reads_labels(options: Mapping[str, Any]) -> bool:
+    """Whether the stage with these terms looks at a label: its own loss, or one without teacher."""
+    alone = any(not term.needs_teacher for term in acting(options).values())
+    return bool(options["label_weight"] and not blind(options)) or alone
+
+
 def needs_teacher(options: Mapping[str, Any]) -> bool:
     return any(make(term).needs_teacher for term in options["terms"].values())
 
@@ -161,7 +179,11 @@ def _spec(teacher: Mapping[str, Any], size: tuple[int, ...], classes: int) -> Sp
 
 
 def teacher_spec(options: Mapping[str, Any], student: Spec) -> Spec:
-    return _spec(options["teacher"], student.input_size, student.num_classes)
+    from compressor import models
+
+    spec = _spec(options["teacher"], student.input_size, student.num_classes)
+    models.check_trained(spec.factory, spec.arguments, spec.input_size)
+    return spec
 
 
 def check_fits(teacher: Spec, student: Spec, where: str) -> None:

@@ -121,7 +121,10 @@ def _with_teacher(
             adapters=adapters,
             student_taps=own,
             teacher_taps=other,
-            groups=batch_groups(options.get("sampler"), teacher, training, context),
+            # of the data's images, which a method that makes its own does not read
+            groups=None
+            if blind
+            else batch_groups(options.get("sampler"), teacher, training, context),
             per_group=options["sampler"]["per_group"] if "sampler" in options else 1,
         ),
         context=context,

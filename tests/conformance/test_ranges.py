@@ -1,0 +1,188 @@
+"""The ranges that are checked with the command are those of the constructors, by trying values."""
+
+import copy
+import functools
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from compressor import _ranges, checks, models
+from compressor.configuration import Menu, config_dir, plain, read_command
+from compressor.errors import UsageError
+from compressor.instantiation import make, parameters
+from compressor.stages import Machine, compress
+from compressor.stages._distill import options as distill_options
+from compressor.stages._labels import check_labels
+from compressor.stages.noise import _labelled
+
+GROUPS = ("prune", "robust", "distill", "noise", "regularize", "scale")
+# A file or a name of the user's is asked for first.
+OUTSIDE = {"noise": {"file", "matrix"}}
+MORE = [("finetune", "finetune"), ("pretrain", "rotnet"), ("dataset", "digits"),
+        ("dataset", "fake"), *(("model", name) for name in
+        ("resnet20", "resnet18", "mobilenet_v2", "vgg16_bn", "shallow_mimic"))]  # fmt: skip
+# The option of a group on which the keys that all its options share are tried.
+SHARED = {"prune": "weight_sum", "noise": "symmetric", "scale": "multiplier", "distill": "kd"}
+# Refused for what other values are, not for what these are.
+TOGETHER = {
+    "dataset.num_classes": "is fixed by the data",
+    "dataset.augment.crop": "is more than the image",
+    "distill.superclasses": "1 leaves nothing to tell apart, 0 is the data set's own",
+    "distill.at": "of a method that trains from the start",
+    "distill.teacher.source": "needs a path, a function or a model",
+    "distill.terms.collaborative.heads": "are a power of two with some patterns",
+    "robust.warmup": "and robust.correct are 1 together",
+    "robust.correct": "and robust.warmup are 1 together",
+    "finetune.mode": "belongs to its recipe",
+    "finetune.labels": "need a remedy",
+    "finetune.rewind_epoch": "lies within the training",
+    "prune.rounds": "are one of several schedules",
+}
+# Held by no constructor: seeds, and a weight that the stages take as it is.
+ONLY_HERE = {"distill.label_weight", "finetune.clean_seed", "dataset.labelled_seed"}
+
+
+@functools.cache
+def menu():
+    return Menu(read_command([]))
+
+
+def options():
+    for group in GROUPS:
+        for path in sorted((config_dir() / group).glob("[a-z]*.yaml")):
+            if path.stem not in OUTSIDE.get(group, ()):
+                yield group, path.stem
+    yield from MORE
+
+
+def composed(*words):
+    config = menu().compose(words)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return plain(config)
+
+
+def leaves(tree: Any, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        elif not str(key).startswith("_") and key != "arguments":
+            yield f"{prefix}{key}", value
+
+
+def own_keys(group, option, config):
+    """Those that the option's own file has; of one option of the group all."""
+    every = list(leaves(config[group], f"{group}."))
+    if group not in SHARED or SHARED[group] == option:
+        return every
+    if group == "distill":
+        return [(key, value) for key, value in every if ".terms." in key]
+    shared = {key for key, _ in leaves(composed(f"{group}={SHARED[group]}")[group], f"{group}.")}
+    return [(key, value) for key, value in every if key not in shared]
+
+
+def with_value(config, key, value):
+    group, *path = key.split(".")
+    changed = {**config, group: copy.deepcopy(config[group])}
+    node = changed[group]
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    return changed
+
+
+def construct(config, group):
+    """What the constructors say; raises UsageError."""
+    own = config[group]
+    if group == "prune":
+        compress.check(own)
+    elif group == "distill":
+        distill_options.check(own)
+    elif group == "dataset":
+        own = dict(own)
+        share = own.pop("labelled_fraction")
+        del own["labelled_seed"]
+        make(own)
+        _labelled(torch.arange(10_000) % 10, share, 0)
+    elif group in ("finetune", "pretrain"):
+        checks.check(config)
+        labels = {**config["finetune"], "labels": "clean"}
+        check_labels(labels, make(config["robust"]), True)
+    elif group == "model":
+        arguments = {name: value for name, value in own.items() if name != "_target_"}
+        models.build(own["_target_"], arguments, 10, (3, 32, 32))
+    else:
+        make(own)
+
+
+def refuses(attempt, *arguments) -> bool:
+    try:
+        attempt(*arguments)
+    except UsageError:
+        return True
+    return False
+
+
+def candidates(key, value):
+    """Values of the key's own type on either side of where its range ends, or might end."""
+    declared = _ranges.RANGES.get(key)
+    if isinstance(declared, _ranges.OneOf):
+        return [*declared.choices, "no such word" if isinstance(declared.choices[0], str) else 7]
+    if isinstance(value, bool | str | dict) or (value is None and declared is None):
+        return []
+    ends = [end for end in (0, 1, getattr(declared, "low", 0), getattr(declared, "high", 1))]
+    ends = [int(end) for end in ends if abs(end) != _ranges.INF and end == int(end)]
+    found = {end + step for end in ends for step in (-1, 0, 1)}
+    if isinstance(value, float | list) or (value is None and key not in WHOLE):
+        found |= {end + step for end in ends for step in (-0.005, 0.005)}
+        found |= {float(getattr(declared, "high", 1))} - {_ranges.INF}
+    if isinstance(value, list) or key == "prune.keep_rates":
+        return [[number] for number in sorted(found)] if declared else []
+    return sorted(found)
+
+
+WHOLE = {"prune.round_to", "prune.min_channels", "prune.round_epochs", "robust.estimate_epochs",
+         "distill.teacher.epochs", "distill.terms.cckd.embed_dim", "finetune.patience",
+         "pretrain.patience", "dataset.num_classes"}  # fmt: skip
+
+
+def name_of(value):
+    return str(value)
+
+
+@pytest.mark.parametrize(("group", "option"), list(options()), ids=name_of)
+def test_the_command_refuses_what_the_constructor_refuses_and_nothing_else(group, option):
+    config = composed(f"{group}={option}")
+    for key, value in own_keys(group, option, config):
+        last = key.rpartition(".")[2]
+        unread = group == "noise" and last not in parameters(config["noise"]["_target_"])
+        for candidate in candidates(key, value):
+            early = refuses(_ranges.check, key, candidate, config[group])
+            if group == "model" and not early:
+                continue  # to build them all takes long
+            late = refuses(construct, with_value(config, key, candidate), group)
+            beyond = key.endswith("seed") and candidate > 1  # what numpy takes no constructor tells
+            if key not in ONLY_HERE and not unread and not beyond:
+                assert late or not early, f"{key}={candidate} is good, and the command refuses it"
+            if key not in TOGETHER:
+                assert early or not late, f"{key}={candidate} is refused by the constructor alone"
+
+
+def test_the_ranges_of_the_machine_hold_its_defaults():
+    config = composed()["machine"]
+    Machine(**config)
+    for key, value in config.items():
+        _ranges.check(f"machine.{key}", value)
+
+
+def test_values_that_are_none_of_its_business_pass():
+    _ranges.check("robust.q", 7, {"_target_": "my_lab.rkd.RKD", "q": 7})
+    _ranges.check("prune.ratio", 7, {"_target_": "compressor.prune.none.NoPruning"})
+    _ranges.check("robust.q", "${q}")
+    _ranges.check("train.clip_norm", None)
+    with pytest.raises(UsageError, match="prune.budget.macs=2 must be below 1"):
+        _ranges.check("prune.budget", {"macs": 2, "params": None})
+    with pytest.raises(UsageError, match="finite"):
+        _ranges.check("train.lr", float("nan"))
