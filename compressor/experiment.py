@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from compressor import artefact, checks, manifest, models
+from compressor import artefact, automatic, checks, manifest, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.data import ImageData
@@ -34,19 +34,27 @@ class Experiment:
         run_dir: Path = Path(),
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """note: told what happens, a line each."""
-        self.config = config
+        """note: told what happens, a line each.
+
+        `config` then has a number for every `auto` of the one that was given; `resolved` says which
+        and why: {key: {"value", "reason"}}.
+        """
         self.note = note
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
-        checks.check(config)
+        checks.check(automatic.stood_in(config))
         self.robust = make(config["robust"])
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])
         self.trust = models.trusted(config["model"]["_target_"])
-        self.data, self.spec = self._data_and_spec()
+        self.data, self.spec = self._data_and_spec(config)
         self.data.prepare()
+        # once, here: all below sees numbers
+        self.config, self.resolved = automatic.resolve(config, self.data)
+        if self.resolved:
+            checks.check(self.config)
+        config = self.config
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -88,11 +96,11 @@ class Experiment:
         terms = distill["terms"] if distill["at"] == "train" else {}
         train.check(self.robust, self.labels.injected, terms)
 
-    def _data_and_spec(self) -> tuple[ImageData, Spec]:
-        data, unscaled, factory, arguments = _scaled(self.config)
+    def _data_and_spec(self, config: Mapping[str, Any]) -> tuple[ImageData, Spec]:
+        data, unscaled, factory, arguments = _scaled(config)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
-        model = {name: value for name, value in self.config["model"].items() if name != "_target_"}
+        model = {name: value for name, value in config["model"].items() if name != "_target_"}
         self.unscaled = replace(spec, arguments=model, input_size=unscaled).handed_on()
         return data, spec.handed_on()
 

@@ -65,6 +65,7 @@ def report(
         "command": command,
         "seed": experiment.seed,
         "config": dict(experiment.config),
+        "resolved": experiment.resolved,
         "stages": records,
         "points": {name: points[name] for name in ordered},
         "kept": final.plan.kept,

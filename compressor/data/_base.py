@@ -7,12 +7,14 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from compressor.data._auto import AUTO
 from compressor.data._order import EpochSampler, GroupedBatches
 from compressor.data._source import LUMA, Augment, Draw, Source
 from compressor.errors import UsageError
@@ -112,11 +114,14 @@ class ImageData(ABC):
     name: str
     class_names: tuple[str, ...] = ()  # where the source has names; the position is the label
     superclasses: tuple[int, ...] = ()  # of each class, where the source groups them
+    measures = False  # whether `_read` can say what an `auto` stands for
+    # key -> (value, why) of what was `auto`; known once prepared
+    resolved: Mapping[str, tuple[int | float, str]] = MappingProxyType({})
 
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: int | str,
         num_classes: int | None,
         channels: int,
         validation: float,
@@ -125,7 +130,9 @@ class ImageData(ABC):
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
-        self.image_size = whole("dataset.image_size", image_size, 1)
+        self._image_size = image_size
+        if image_size != AUTO:
+            self._image_size = whole("dataset.image_size", image_size, 1)
         if channels not in (1, 3):
             raise UsageError(f"dataset.channels={channels} is not supported: give 1 or 3")
         self.channels = int(channels)
@@ -136,12 +143,14 @@ class ImageData(ABC):
             )
         self.validation = float(validation)
         self.split_seed = whole("dataset.split_seed", split_seed, 0)
-        self.augment = _augment(augment)
-        if self.augment.crop > self.image_size:
+        self._augment = _augment(augment)
+        if AUTO in (image_size, self._augment.scale) and not self.measures:
             raise UsageError(
-                f"dataset.augment.crop={self.augment.crop} is more than the image: give at most "
-                f"dataset.image_size={self.image_size} pixels"
+                f"dataset.image_size and dataset.augment.scale of {self.name} cannot be auto: give "
+                "numbers"
             )
+        if image_size != AUTO:
+            self._check_crop()
         if num_classes is not None:
             num_classes = whole("dataset.num_classes", num_classes, 2)
         self._asked_classes = num_classes
@@ -151,7 +160,24 @@ class ImageData(ABC):
 
     @abstractmethod
     def _read(self) -> tuple[int, dict[str, Source]]:
-        """The number of classes and the sources "train" and "test", at their own size."""
+        """The number of classes and the sources "train" and "test", at their own size.
+
+        Where an option is `auto` it sets `_image_size`, `_augment` and `resolved` too.
+        """
+
+    @property
+    def image_size(self) -> int:
+        """Pixels, height = width."""
+        if self._image_size == AUTO:
+            self.prepare()
+        return self._image_size
+
+    @property
+    def augment(self) -> Augment:
+        """Training transforms."""
+        if self._augment.scale == AUTO:
+            self.prepare()
+        return self._augment
 
     @property
     def num_classes(self) -> int:
@@ -194,6 +220,7 @@ class ImageData(ABC):
                 )
             self._asked_classes = found
             self._raw = raw
+            self._check_crop()
         sized = {
             part: source.sized(self.image_size, self.channels, self.augment)
             for part, source in self._raw.items()
@@ -205,10 +232,17 @@ class ImageData(ABC):
             "test": (sized["test"], torch.arange(len(sized["test"].labels))),
         }
 
+    def _check_crop(self) -> None:
+        if self._augment.crop > self._image_size:
+            raise UsageError(
+                f"dataset.augment.crop={self._augment.crop} is more than the image: give at most "
+                f"dataset.image_size={self._image_size} pixels"
+            )
+
     def resized(self, image_size: int) -> "ImageData":
         """A copy that gives the same images at another size; what was read is shared."""
         new = copy.copy(self)
-        new.image_size = whole("image_size", image_size, 1)
+        new._image_size = whole("image_size", image_size, 1)
         if new.image_size != self.image_size:
             new._parts = None
         return new
@@ -350,6 +384,8 @@ def _augment(options: Mapping) -> Augment:
     whole("dataset.augment.crop", made.crop, 0)
     if not isinstance(made.flip, bool):
         raise UsageError(f"dataset.augment.flip={made.flip} is no switch: give true or false")
+    if made.scale == AUTO:
+        return made
     if not isinstance(made.scale, numbers.Real) or not 0 < made.scale <= 1:
         raise UsageError(
             f"dataset.augment.scale={made.scale} is out of range: give the smallest share of the "

@@ -89,6 +89,10 @@ class FolderImages(Source):
                 out.append(self._training(self._decode(row)))
         return torch.stack(out)
 
+    def check(self, row: int) -> None:
+        """Raise ImageError if this image cannot be decoded."""
+        self._decode(row)
+
     def _decode(self, row: int) -> Tensor:
         from PIL import Image
         from torchvision.transforms.v2.functional import pil_to_tensor
@@ -138,7 +142,7 @@ def list_folder(
 
 def read_folders(
     name: str, root: str, crop_fraction: float, cache: str | None
-) -> tuple[tuple[str, ...], dict[str, Source]]:
+) -> tuple[tuple[str, ...], dict[str, "FolderImages"]]:
     """Class names, and the sources of `root`/train and of `root`/test, else `root`/val."""
     base = Path(root).absolute()
     if not base.is_dir():
@@ -166,6 +170,29 @@ def read_folders(
         )
         for part, (folder, rows) in parts.items()
     }
+
+
+def short_sides(images: FolderImages, most: int) -> list[int]:
+    """Pixels of the shorter side of `most` images, spread evenly over the list; headers alone.
+
+    A file that is no image is passed over: it is told where it is decoded.
+    """
+    from PIL import Image
+
+    rows = torch.linspace(0, len(images.paths) - 1, min(most, len(images.paths))).long().tolist()
+
+    def one(row: int) -> int | None:
+        try:
+            with Image.open(images.root / images.paths[row]) as image:
+                return min(image.size)
+        except Exception:  # as in _decode
+            return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = [side for side in pool.map(one, rows) if side]
+    if not found:
+        images.check(rows[0])
+    return found
 
 
 def _content(root: Path, paths: tuple[str, ...], cache: str | None) -> list[tuple[str, int, str]]:

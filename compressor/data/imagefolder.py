@@ -8,10 +8,13 @@ train.
 
 import numbers
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
+from compressor.data import _auto
+from compressor.data._auto import AUTO
 from compressor.data._base import ImageData
-from compressor.data._folder import read_folders
+from compressor.data._folder import FolderImages, read_folders, short_sides
 from compressor.data._source import Source
 from compressor.errors import UsageError
 
@@ -20,21 +23,25 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageFolder(ImageData):
-    """Colour images, decoded when they are asked for; `channels=1` keeps their luma."""
+    """Colour images, decoded when they are asked for; `channels=1` keeps their luma.
+
+    image_size and augment.scale: numbers, or "auto" for what data/_auto.py makes of the images.
+    """
 
     name = "imagefolder"
+    measures = True
 
     def __init__(
         self,
         root: str,
         *,
-        image_size: int = 224,
+        image_size: int | str = AUTO,
         num_classes: int | None = None,
         channels: int = 3,
         validation: float = 0.1,
         split_seed: int = 0,
         crop_fraction: float = 0.875,
-        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
+        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": AUTO}),
         fingerprint_cache: str | None = None,
     ) -> None:
         super().__init__(
@@ -66,4 +73,18 @@ class ImageFolder(ImageData):
         self._class_names, parts = read_folders(
             self.name, self.root, self.crop_fraction, self.fingerprint_cache
         )
+        self.resolved = self._decided(parts["train"])
         return len(self._class_names), parts
+
+    def _decided(self, train: FolderImages) -> dict[str, tuple[int | float, str]]:
+        """Put numbers in the place of `auto`; key -> (value, why) of these."""
+        found: dict[str, tuple[int | float, str]] = {}
+        if self._image_size == AUTO:
+            sides = short_sides(train, _auto.SAMPLE)
+            self._image_size, why = _auto.image_size(sides)
+            found["dataset.image_size"] = self._image_size, why
+        if self._augment.scale == AUTO:
+            scale, why = _auto.least_area(len(train.labels), self._image_size)
+            self._augment = replace(self._augment, scale=scale)
+            found["dataset.augment.scale"] = scale, why
+        return found

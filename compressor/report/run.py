@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.automatic import told
 from compressor.errors import RunError
 from compressor.report import figures, label_figures, sensitivity, sentences
 from compressor.report.drawing import scale
@@ -235,6 +236,7 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
     for name in drawn:
         parts.append(f"![{_CAPTIONS[name]}](figures/{name})")
     parts += _load_section(run_dir)
+    parts += _resolved_section(report)
     parts += _channel_section(report)
     parts += _sensitivity_section(run_dir, report)
     parts += _stage_section(report)
@@ -251,6 +253,18 @@ def _load_section(run_dir: Path) -> list[str]:
     if (run_dir / "model.onnx").is_file():
         parts.append("`model.onnx` is the same network for ONNX runtimes, with a free batch size.")
     return parts
+
+
+def _resolved_section(report: Mapping[str, Any]) -> list[str]:
+    stages = {stage["name"] for stage in report.get("stages", ()) if not stage.get("skipped")}
+    found = told(report.get("resolved") or {}, stages)
+    if not found:
+        return []
+    rows = [[f"`{key}`", str(each["value"]), each["reason"]] for key, each in found.items()]
+    return [
+        "## Options that followed from the data",
+        markdown_table(["option that was auto", "value", "by"], rows),
+    ]
 
 
 def _channel_section(report: Mapping[str, Any]) -> list[str]:

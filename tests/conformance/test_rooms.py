@@ -22,7 +22,8 @@ ALLOWED = {
     "pretrain": set(),
     "scale": {"models"},
     "tasks": {"taps", "distill"},
-    "report": set(),
+    "automatic": {"data"},
+    "report": {"automatic"},
     "manifest": set(),
     "locks": set(),
     "sessions": {"locks"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "checks": {"instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
-        *("artefact", "cache", "manifest"),
+        *("artefact", "automatic", "cache", "manifest"),
     },
     "plan": {"experiment", "instantiation", "stages", "regularize", "artefact", "cache"},
 }

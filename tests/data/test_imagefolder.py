@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.data import _auto
+from compressor.data.digits import Digits
 from compressor.data.imagefolder import ImageFolder
 from compressor.errors import RunError, UsageError
 
@@ -206,3 +208,64 @@ def test_a_cache_that_cannot_be_written_does_no_harm(pictures, tmp_path):
 def test_options_out_of_range_are_named(options, text):
     with pytest.raises(UsageError, match=text):
         ImageFolder("data", **options)
+
+
+def squares(root, side, train=10):
+    for part, n in (("train", train), ("test", 2)):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("L", (side, side + i)).save(root / part / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    "side, size", [(8, 32), (47, 32), (48, 64), (64, 64), (100, 96), (500, 224)]
+)
+def test_the_image_size_follows_from_the_shorter_sides(tmp_path, side, size):
+    d = ImageFolder(str(squares(tmp_path, side)))
+    assert d.input_size == (3, size, size)  # asked before anything was read
+    value, why = d.resolved["dataset.image_size"]
+    assert value == size and f"{side} pixels in the median" in why
+
+
+def test_few_images_are_cropped_gently_and_typed_numbers_win(tmp_path):
+    root = str(squares(tmp_path, 64))
+    d = ImageFolder(root)
+    assert d.augment.scale == 0.64
+    assert d.resolved["dataset.augment.scale"] == (0.64, "20 train images at 64 pixels")
+    typed = ImageFolder(root, image_size=40, augment={"scale": 0.2})
+    typed.prepare()
+    assert (typed.image_size, typed.augment.scale, dict(typed.resolved)) == (40, 0.2, {})
+    # what follows from the data is no other data than the same numbers typed
+    same = ImageFolder(root, image_size=64, augment={"crop": 0, "flip": True, "scale": 0.64})
+    assert d.fingerprint() == same.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "images, size, scale",
+    [(100_000, 224, 0.08), (99_999, 224, 0.35), (2_000_000, 64, 0.64), (9_999, 224, 0.64)],
+)
+def test_the_crop_asks_more_of_many_and_large_images(images, size, scale):
+    assert _auto.least_area(images, size)[0] == scale
+
+
+def test_a_file_that_is_no_image_is_passed_over_for_the_size(tmp_path):
+    root = squares(tmp_path, 64)
+    (root / "train" / "a" / "0.png").write_bytes(b"no image")
+    assert ImageFolder(str(root)).image_size == 64
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(RunError, match="cannot be decoded"):
+        _ = ImageFolder(str(root)).image_size
+
+
+def test_a_crop_beyond_the_size_that_the_images_have_is_refused(tmp_path):
+    d = ImageFolder(str(squares(tmp_path, 64)), augment={"crop": 65, "scale": 1.0})
+    with pytest.raises(UsageError, match="crop=65 is more than the image"):
+        d.prepare()
+
+
+def test_a_set_of_one_size_has_nothing_to_decide():
+    with pytest.raises(UsageError, match="of digits cannot be auto"):
+        Digits(image_size="auto")
