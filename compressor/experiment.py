@@ -16,7 +16,7 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
-from compressor.stages import Context, Judging, Machine, compress, train
+from compressor.stages import Context, Judging, Machine, _classes, compress, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._blank import Blank, blank
 from compressor.stages._distill import options as distill_options
@@ -44,6 +44,7 @@ class Experiment:
         self.precision = str(config["precision"])
         checks.check(automatic.stood_in(config))
         self.robust = make(config["robust"])
+        _classes.check(config, self.robust)
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])
@@ -143,6 +144,19 @@ class Experiment:
         reads = not compress.is_none(prune) and compress.reads_labels(self.blank(), prune)
         return found if reads else None
 
+    @cached_property
+    def alike(self) -> Judging | None:
+        """Labels by whose classes images for statistics are drawn alike, None where these are even.
+
+        The true ones where the fine-tuning trusts them all, else the given ones.
+        """
+        labels, own = self.labels, self.config["finetune"]
+        clean = self.finetune_labels() == "clean" and own["clean_fraction"] == 1
+        targets, key = (labels.clean, labels.clean_key) if clean else (labels.given, labels.key)
+        found = _classes.counts(targets, labels.labelled, self.data.num_classes)
+        even = _classes.ratio(found) <= _classes.UNEQUAL
+        return None if even else Judging(targets, labels.labelled, key)
+
     def _trusted(self) -> Judging:
         """Corrected labels are made later: where these are trusted, the given ones count."""
         labels, own = self.labels, self.config["finetune"]
@@ -200,6 +214,7 @@ class Experiment:
             labelled=self.labels.labelled,
             damage=self.labels.damage,
             judging=self.judging,
+            alike=self.alike,
             trust=self.trust,
             roles=roles,
             note=self.note,
@@ -211,7 +226,8 @@ def _scaled(
 ) -> tuple[ImageData, tuple[int, int, int], str, Mapping[str, Any]]:
     """The data at the size that `scale` asks for, their size before, the builder, its arguments."""
     options = dict(config["dataset"])
-    del options["labelled_fraction"], options["labelled_seed"]  # the labels' business
+    for name in ("labelled_fraction", "labelled_seed", "sampler"):
+        del options[name]  # the labels' business, and the trainings'
     data: ImageData = make(options)
     model = dict(config["model"])
     factory = model.pop("_target_")

@@ -74,6 +74,7 @@ def report(
         "allocation": cut.get("allocation"),
         "selection": selection,
         "data": experiment.data_keys,
+        "classes_read": label_record.classes(experiment),
         "labels": label_record.figures(experiment, records, artefacts),
         "training": {name: notes[name] for name in notes if "picked_epoch" in notes[name]},
         # the worst of all rounds

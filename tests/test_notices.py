@@ -45,6 +45,14 @@ def folder(tmp_path_factory):
             "so that the network learns nothing",
         ),
         (["distill=data_free", "distill.sampler=class_uniform"], "class_uniform does nothing: dis"),
+        (
+            ["distill=data_free", "dataset.sampler=balanced"],
+            "dataset.sampler=balanced does nothing",
+        ),
+        (
+            ["distill=data_free", "finetune.class_weights=balanced"],
+            "class_weights does nothing: di",
+        ),
         (["distill=data_free", "distill.terms.data_free.beside=true"], "does nothing beside disti"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],

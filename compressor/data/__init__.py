@@ -7,6 +7,6 @@ index), so the number of workers, the batch size and a resume change no image.
 """
 
 from compressor.data._base import ImageData, stratified_split
-from compressor.data._order import EpochSampler
+from compressor.data._order import EpochSampler, spread_over_classes
 
-__all__ = ["EpochSampler", "ImageData", "stratified_split"]
+__all__ = ["EpochSampler", "ImageData", "spread_over_classes", "stratified_split"]

@@ -303,6 +303,7 @@ class ImageData(ABC):
         damage: Damage | None = None,
         groups: Tensor | None = None,
         per_group: int = 1,
+        classes: Tensor | None = None,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -313,7 +314,8 @@ class ImageData(ABC):
         `loader.sampler.set_epoch`. targets: (n, ...) replaces the clean labels of the whole part.
         indices: (m,) positions within the part, visited instead of all. damage: (images, index,
         epoch) -> images, done to normalised images in the loader. groups: (n,) int64; every batch
-        then holds `per_group` or more samples of each of some groups, see GroupedBatches.
+        then holds `per_group` or more samples of each of some groups, see GroupedBatches. classes:
+        (n,) int64; each of them then comes equally often, see EpochSampler.
         """
         source, rows = self._part(part)
         n = len(rows)
@@ -353,7 +355,13 @@ class ImageData(ABC):
                 generator=generator(seed, "loader"),
             )
         sampler = EpochSampler(
-            indices, seed=seed, shuffle=shuffle, pad=part == "train", rank=rank, world=world
+            indices,
+            seed=seed,
+            shuffle=shuffle,
+            pad=part == "train",
+            classes=None if classes is None else classes[indices],
+            rank=rank,
+            world=world,
         )
         return DataLoader(
             data,

@@ -5,6 +5,7 @@ from typing import Any
 
 from compressor.report.members import is_seed, number
 from compressor.report.metrics import Metric
+from compressor.report.sentences import unequal
 from compressor.report.statistics import estimate, front, paired
 
 INERT = "-"  # the value of an option that does nothing here: prune.ratio beside prune=none
@@ -28,7 +29,8 @@ def configurations(
     An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
     members beyond one a seed, "series": what its colour stands for, "problem", "values" and
     "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
-    own dense network), "accuracy", "loss", "macs", "params", "latency_ms" and the two ratios,
+    own dense network), "accuracy", "balanced_accuracy", "macro_f1", "unequal": whether a class has
+    more than twice another's images, "loss", "macs", "params", "latency_ms" and the two ratios,
     "latency_span": the 10th and 90th percentile that its latency lies between}.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
@@ -172,6 +174,9 @@ def _configuration(
         # paired by member: seeds that make both networks good or bad cancel
         "change": estimate(paired(values, dense_values)),
         "accuracy": over_seeds(at(place, "accuracy")),
+        "balanced_accuracy": over_seeds(at(place, "balanced_accuracy")),
+        "macro_f1": over_seeds(at(place, "macro_f1")),
+        "unequal": any(map(unequal, reports)),
         "loss": over_seeds(at(place, "loss")),
         "latency_ms": over_seeds(at(place, "latency_ms.median")),
         "latency_span": _span(

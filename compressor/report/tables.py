@@ -47,6 +47,9 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         against = _one_partner(summary["comparisons"])
     latency_head = "ms" if short else "latency ms"
     heads += ["MACs", latency_head] if short else ["MACs", "params", latency_head, "loss"]
+    balanced = {"balanced accuracy": "balanced_accuracy", "macro-F1": "macro_f1"}
+    if not short and any(entry["unequal"] for entry in summary["configurations"]):
+        heads += [head for head in balanced if head != title]
     rows = []
     for entry in summary["configurations"]:
         cells = {**(entry["fields"] or {"configuration": "all members"}), "n": _count(entry, short)}
@@ -55,6 +58,7 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         if against:
             cells[head] = change_text(against.get(id(entry["fields"])), metric)
         cells["loss"] = _plain(entry["loss"])
+        cells |= {head: _plain(entry[figure]) for head, figure in balanced.items()}
         for name in ("macs", "params"):
             cells["MACs" if name == "macs" else name] = _with_ratio(
                 entry[name], entry[f"{name}_ratio"], short
