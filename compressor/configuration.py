@@ -27,6 +27,7 @@ from compressor._menu import (
     parse,
     read_command,
 )
+from compressor.automatic import AUTO
 from compressor.errors import UsageError
 
 __all__ = [
@@ -273,7 +274,8 @@ def _checked_value(override: Override, base: DictConfig, menu: Menu) -> str:
     if override.is_delete():
         raise UsageError(f"{text} takes away what a run needs; give {key} a value")
     for value in _raw_values(override):
-        if type(node) is int and type(value) is float and override.is_interval_sweep():
+        whole = type(node) is int or (node == AUTO and _beside_auto(key, menu) is int)
+        if whole and type(value) is float and override.is_interval_sweep():
             raise UsageError(f"{text} draws fractions: write {key}=int({text.partition('=')[2]})")
         _check_type(key, value, node, menu)
         _ranges.check(key, value, _group(base, key))
@@ -359,6 +361,11 @@ def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
     elif isinstance(default, ListConfig):
         if isinstance(value, list):
             return
+    elif default == AUTO and _beside_auto(key, menu) is not None:
+        if value == AUTO or type(value) in (int, _beside_auto(key, menu)):
+            return
+        named = "a whole number" if _beside_auto(key, menu) is int else "a number"
+        raise UsageError(f"{key}={_shown(value)}: {named} is expected, or {key}=auto")
     elif type(value) is type(default) or (type(value) is int and type(default) is float):
         return
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -378,6 +385,13 @@ def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
         f"{key}={_shown(value)}: {names[type(default)]} is expected, such as the default "
         f"{key}={_shown(default)}{quoted}"
     )
+
+
+def _beside_auto(key: str, menu: Menu) -> type | None:
+    """The kind of number that can stand where a default is `auto`; None where `auto` is a word."""
+    if menu.mentions(key, "auto or a whole number"):
+        return int
+    return float if menu.mentions(key, "auto or a number") else None
 
 
 def _check_entries(key: str, value: dict[Any, Any], default: DictConfig, menu: Menu) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from compressor import artefact, checks, models
+from compressor import artefact, automatic, checks, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
@@ -19,7 +19,7 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
-from compressor.stages import Context, Judging, Machine, compress, train
+from compressor.stages import Context, Judging, Machine, _classes, compress, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._blank import Blank, blank
 from compressor.stages._distill import options as distill_options
@@ -37,19 +37,29 @@ class Experiment:
         run_dir: Path = Path(),
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """note: told what happens, a line each."""
-        self.config = config
+        """note: told what happens, a line each.
+
+        `config` then has a number for every `auto` of the one that was given; `resolved` says which
+        and why: {key: {"value", "reason"}}.
+        """
         self.note = note
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
-        checks.check(config)
+        checks.check(automatic.stood_in(config))
         self.robust = make(config["robust"])
+        _classes.check(config, self.robust)
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])
         self.trust = models.trusted(config["model"]["_target_"])
-        self.data, self.spec = self._data_and_spec()
+        self.data, self.spec = self._data_and_spec(config)
         self.preprocess, self.classes = self.data.preprocess, self.data.classes
+        # once, here: all below sees numbers
+        self.config, self.resolved = automatic.resolve(config, self.data)
+        if self.resolved:
+            checks.check(self.config)
+            _check_memory(self.config, self.data.input_size)
+        config = self.config
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -99,13 +109,13 @@ class Experiment:
         terms = distill["terms"] if distill["at"] == "train" else {}
         train.check(self.robust, self.labels.injected, terms)
 
-    def _data_and_spec(self) -> tuple[ImageData, Spec]:
-        data, unscaled, factory, arguments = _scaled(self.config)
-        _check_memory(self.config, data.input_size)
+    def _data_and_spec(self, config: Mapping[str, Any]) -> tuple[ImageData, Spec]:
+        data, unscaled, factory, arguments = _scaled(config, self.note)
+        _check_memory(config, data.input_size)
         data.prepare(self.note)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
-        model = {name: value for name, value in self.config["model"].items() if name != "_target_"}
+        model = {name: value for name, value in config["model"].items() if name != "_target_"}
         models.check_trained(factory, arguments, data.input_size)
         self.unscaled = replace(spec, arguments=model, input_size=unscaled).handed_on()
         return data, spec.handed_on()
@@ -154,6 +164,19 @@ class Experiment:
             return found
         reads = not compress.is_none(prune) and compress.reads_labels(self.blank(), prune)
         return found if reads else None
+
+    @cached_property
+    def alike(self) -> Judging | None:
+        """Labels by whose classes images for statistics are drawn alike, None where these are even.
+
+        The true ones where the fine-tuning trusts them all, else the given ones.
+        """
+        labels, own = self.labels, self.config["finetune"]
+        clean = self.finetune_labels() == "clean" and own["clean_fraction"] == 1
+        targets, key = (labels.clean, labels.clean_key) if clean else (labels.given, labels.key)
+        found = _classes.counts(targets, labels.labelled, self.data.num_classes)
+        even = _classes.ratio(found) <= _classes.UNEQUAL
+        return None if even else Judging(targets, labels.labelled, key)
 
     def _trusted(self) -> Judging:
         """Corrected labels are made later: where these are trusted, the given ones count."""
@@ -214,6 +237,7 @@ class Experiment:
             damage=self.labels.damage,
             judging=self.judging,
             data_free=self.data_free,
+            alike=self.alike,
             trust=self.trust,
             roles=roles,
             note=self.note,
@@ -221,12 +245,18 @@ class Experiment:
 
 
 def _scaled(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any], note: Callable[[str], None] | None = None
 ) -> tuple[ImageData, tuple[int, int, int], str, Mapping[str, Any]]:
-    """The data at the size that `scale` asks for, their size before, the builder, its arguments."""
+    """The data at the size that `scale` asks for, their size before, the builder, its arguments.
+
+    note: told how far a reading is, where the images themselves have to say their size.
+    """
     options = dict(config["dataset"])
-    del options["labelled_fraction"], options["labelled_seed"]  # the labels' business
+    for name in ("labelled_fraction", "labelled_seed", "sampler"):
+        del options[name]  # the labels' business, and the trainings'
     data: ImageData = make(options)
+    if options.get("image_size") == automatic.AUTO:
+        data.prepare(note)
     model = dict(config["model"])
     factory = model.pop("_target_")
     unscaled = data.input_size
@@ -242,7 +272,8 @@ def _check_memory(config: Mapping[str, Any], size: tuple[int, int, int]) -> None
     batches = {f"{name}.batch_size": config[name]["batch_size"] for name in ("train", "finetune")}
     batches["machine.eval_batch_size"] = config["machine"]["eval_batch_size"]
     for key, count in batches.items():
-        needs = 4 * count * math.prod(size)  # float32
+        # of `auto` it is asked again when that is a number
+        needs = 0 if count == automatic.AUTO else 4 * count * math.prod(size)  # float32
         if needs > has:
             raise UsageError(
                 f"{key}={count} images of {'x'.join(map(str, size))} take {needs / 1e9:.3g} GB, "

@@ -68,6 +68,21 @@ def figures(
     return found
 
 
+def classes(experiment: "Experiment") -> dict[str, list[Any]]:
+    """The report's `classes_read`: the names of the classes, and how often each occurs.
+
+    train: among the labels that may be read, as they were given; test: in the test part.
+    """
+    data, labels = experiment.data, experiment.labels
+    rows = slice(None) if labels.labelled is None else labels.labelled
+    number = data.num_classes
+    return {
+        "names": list(data.class_names or map(str, range(number))),
+        "train": torch.bincount(labels.given[rows], minlength=number).tolist(),
+        "test": torch.bincount(data.labels("test"), minlength=number).tolist(),
+    }
+
+
 def corrected(records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]) -> Tensor | None:
     """(n,) int64, what the training's remedy took the labels to be in the end, or DROPPED."""
     stored = _stored(records, artefacts)

@@ -113,8 +113,10 @@ def evaluate(
     device: torch.device | str,
     *,
     num_classes: int | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | list[float | None]]:
     """The task's metrics of `net` over all batches of `loader`, in eval mode; modes are restored.
+
+    A vector, such as a figure of each class, comes as a list, None where it is not a number.
 
     task: `loss_inputs(batch) -> (inputs, targets, index)`, `outputs(net_out) -> dict`, and
     `metrics(num_classes)`, a metric collection with to, update and compute. num_classes: by
@@ -136,7 +138,14 @@ def evaluate(
             batches += 1
     if not batches:
         raise RunError("nothing to evaluate on: the data part has 0 batches; check dataset.*")
-    return {name: float(value) for name, value in meter.compute().items()}
+    return {name: _plain(value) for name, value in meter.compute().items()}
+
+
+def _plain(value: Tensor) -> float | list[float | None]:
+    if value.ndim == 0:
+        return float(value)
+    # JSON has no NaN
+    return [None if each != each else each for each in value.tolist()]
 
 
 def _meta_copy(net: nn.Module) -> nn.Module:

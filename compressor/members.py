@@ -131,13 +131,15 @@ def kept_report(
     sources: digests of the files behind the user's own classes, as its status recorded them.
     """
     from compressor import __version__
+    from compressor.automatic import unresolved
 
     status = read_status(folder)
     if status.get("state") != "done" or status.get("sources", {}) != sources:
         return None
     report = _read(folder / "report.json")
     made_by = (report.get("environment") or {}).get("compressor")
-    if made_by != __version__ or _decisive(report.get("config") or {}) != _decisive(config):
+    made_of = unresolved(report.get("config") or {}, report.get("resolved") or {})
+    if made_by != __version__ or _decisive(made_of) != _decisive(config):
         return None
     return report
 

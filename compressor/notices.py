@@ -10,7 +10,7 @@ from compressor.instantiation import make, parameters
 from compressor.measure import count_params
 from compressor.noise.symmetric import Symmetric
 from compressor.regularize.none import NoRegularizer
-from compressor.stages import compress
+from compressor.stages import _classes, compress
 from compressor.stages._blank import without_storage
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from compressor.plan import RunPlan
 
 _DECAY = 0.005  # sgd's weight decay above which a network hardly learns; usual are 1e-4 to 5e-4
+_UNEQUAL = 5  # largest class / smallest above which plain accuracy and a plain loss mislead
 _STEPS = 12  # halvings on the way to the least factor of a scaler
 _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep scale alike
 
@@ -29,7 +30,7 @@ def notices(plan: "RunPlan") -> list[str]:
         *_changed_code(plan), *_uncut(plan), *_untrained(plan), *_unread_prune(plan),
         *_in_part(plan), *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
-        *run.data.notices,
+        *_unequal(plan), *_unread_figure(plan), *run.data.notices,
     ]  # fmt: skip
 
 
@@ -87,13 +88,75 @@ def _untaught(plan: "RunPlan") -> list[str]:
         )
     makers = {name: term for name, term in terms.items() if hasattr(term, "draw")}
     for name, term in makers.items():
+        if not term.beside and plan.run.config[at]["class_weights"] != "none":
+            found.append(f"{at}.class_weights does nothing: distill={name} reads no label")
         if term.beside and not labels:
             found.append(
                 f"distill.terms.{name}.beside=true does nothing beside distill.label_weight=0"
             )
-        if not term.beside and distill["sampler"] != "none":
+        for group in ("distill", "dataset"):
+            sampler = plan.run.config[group]["sampler"]
+            if not term.beside and sampler != "none":
+                found.append(
+                    f"{group}.sampler={sampler} does nothing: distill={name} reads no image"
+                )
+    return found
+
+
+def _trained(plan: "RunPlan") -> list[str]:
+    """Those of the trainings with labels that this run has."""
+    run = {step.stage for step in plan.steps if not step.identity}
+    return [
+        name for name in ("train", "finetune") if name in run and plan.run.config[name]["epochs"]
+    ]
+
+
+def _unequal(plan: "RunPlan") -> list[str]:
+    """Classes so unequal that the frequent ones decide the loss and the accuracy."""
+    experiment, stages = plan.run, _trained(plan)
+    labels, config = experiment.labels, experiment.config
+    found = _classes.counts(labels.given, labels.labelled, experiment.data.num_classes)
+    if not stages or _classes.ratio(found) <= _UNEQUAL:
+        return []
+    present = found > 0
+    most, least = int(found.argmax()), int(found.masked_fill(~present, float("inf")).argmin())
+    names = experiment.data.class_names or tuple(map(str, range(len(found))))
+    words = []
+    if config["dataset"]["sampler"] == "none":
+        plain = [name for name in stages if config[name]["class_weights"] == "none"]
+        if plain:
+            words.append(
+                " ".join(f"{name}.class_weights=balanced" for name in plain)
+                + ", or dataset.sampler=balanced, gives each class the same weight"
+            )
+    picks = [
+        name
+        for name in stages
+        if config[name]["select"] == "best" and config[name]["select_by"] == "accuracy"
+    ]
+    if picks:
+        words.append(
+            " ".join(f"{name}.select_by=balanced_accuracy" for name in picks)
+            + " picks the epoch by all classes alike"
+        )
+    if not words:
+        return []
+    return [
+        f"the classes are unequal: {int(found[most]):,} train images of '{names[most]}' and "
+        f"{int(found[least]):,} of '{names[least]}'; {'; '.join(words)}"
+    ]
+
+
+def _unread_figure(plan: "RunPlan") -> list[str]:
+    """A figure to pick the epoch by where another one, or none, picks it."""
+    found = []
+    for name in _trained(plan):
+        own = plan.run.config[name]
+        read = own["select"] == "best" or (own["select"] == "last" and own["patience"] is not None)
+        if own["select_by"] != "accuracy" and not read:
             found.append(
-                f"distill.sampler={distill['sampler']} does nothing: distill={name} reads no image"
+                f"{name}.select_by={own['select_by']} does nothing beside {name}.select="
+                f"{own['select']}"
             )
     return found
 

@@ -14,6 +14,8 @@ POINTS = ("dense", "compressed", "recalibrated", "final")
 # What is measured at every point, and whether more of it is better.
 FIGURES = {
     "accuracy": True,
+    "balanced_accuracy": True,
+    "macro_f1": True,
     "loss": False,
     "macs": False,
     "params": False,

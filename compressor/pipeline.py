@@ -13,7 +13,7 @@ from compressor.experiment import Experiment
 from compressor.plan import STAGES, RunPlan, Step
 from compressor.stages import Given
 
-MEASURE_VERSION = 1
+MEASURE_VERSION = 2
 
 
 class Walk:

@@ -268,11 +268,13 @@ class RunPlan:
 
         prune: the target of the round that the stage belongs to.
         """
+        # which labels say what images are drawn; without unequal classes none does
+        drawn = {} if self.run.alike is None else {"drawn": self.run.alike.key}
         null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
         if stage == "compress":
-            return compress.reads(prune, self.run.machine)
+            return {**compress.reads(prune, self.run.machine), **drawn}
         if stage == "recalibrate":
-            return dict(self.run.config["recalibrate"])
+            return {**self.run.config["recalibrate"], **drawn}
         if stage == "pretrain":
             own = dict(self.run.config["pretrain"])
             del own["frozen"]  # the training's business
@@ -288,6 +290,8 @@ class RunPlan:
             own = finetune.reads(own)
             own["labels"] = self.run.finetune_labels()
         options = {stage: own, "robust": robust, "distill": distill}
+        if self.run.config["dataset"]["sampler"] != "none":
+            options["sampler"] = self.run.config["dataset"]["sampler"]
         pretrained = self.run.config["pretrain"]
         if stage == "train" and pretrained["pretext"] is not None and pretrained["frozen"]:
             options["frozen"] = True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from compressor.automatic import told
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.notices import notices
@@ -37,6 +38,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
         "labelled": None if labels.labelled is None else len(labels.labelled),
         "flip_rate": labels.flip_rate,
+        "resolved": told(experiment.resolved, {s.stage for s in plan.steps if not s.identity}),
         "stages": [],
         "dense": None,
         "scaled": None,
@@ -197,6 +199,8 @@ def show(coming: Mapping[str, Any]) -> None:
     if coming["flip_rate"]:
         head += f", {coming['flip_rate']:.1%} of the train labels changed"
     say(head)
+    for key, chosen in coming["resolved"].items():
+        say(f"{key}={chosen['value']} ({chosen['reason']})", markup=False)
     stages = Table("stage", "epochs", "state", "key", title="Plan", title_justify="left")
     for stage in coming["stages"]:
         state = "skipped" if stage["skipped"] else "reused" if stage["reused"] else "to run"

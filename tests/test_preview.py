@@ -24,6 +24,7 @@ COMING = {
     "cut": {"macs": (1000, 523)},
     "labelled": None,
     "flip_rate": 0.0,
+    "resolved": {},
     "seconds": 12.3,
 }
 
@@ -57,8 +58,10 @@ def test_the_plan_of_a_dense_network_tells_its_figures_and_keeps_lines_whole(cap
     dense = {**COMING, "stages": stages, "cut": None, "input_size": [3, 8, 8]}
     dense |= {"scaled": {"macs": 0.25, "params": 0.5}, "notices": ["scale.width=[x] " + "y" * 60]}
     dense["data"] = {"train": 1, "val": 2, "test": 3}
+    dense["resolved"] = {"train.epochs": {"value": 60, "reason": "900 images"}}
     preview.show(dense)
     lines = capsys.readouterr().out.splitlines()
+    assert "train.epochs=60 (900 images)" in lines
     assert "MACs 1,000, parameters 2,345,678" in lines
     assert "scaled to 0.250 of the model's MACs and 0.500 of its parameters, measured" in lines
     assert "train after 4 trainings (60 epochs) that its remedy learns from" in lines

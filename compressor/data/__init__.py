@@ -7,7 +7,10 @@ index), so the number of workers, the batch size and a resume change no image.
 """
 
 from compressor.data._base import ImageData, stratified_split
-from compressor.data._order import EpochSampler
+from compressor.data._order import EpochSampler, spread_over_classes
 from compressor.data._preprocess import Preprocess, Unrecorded
 
-__all__ = ["EpochSampler", "ImageData", "Preprocess", "Unrecorded", "stratified_split"]
+__all__ = [
+    "EpochSampler", "ImageData", "Preprocess", "Unrecorded", "spread_over_classes",
+    "stratified_split",
+]  # fmt: skip

@@ -7,12 +7,14 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from compressor.data._auto import AUTO
 from compressor.data._order import EpochSampler, GroupedBatches
 from compressor.data._preprocess import Preprocess, normalise
 from compressor.data._source import LUMA, Augment, Draw, Source, split_by_content
@@ -126,11 +128,14 @@ class ImageData(ABC):
     superclasses: tuple[int, ...] = ()  # of each class, where the source groups them
     notices: tuple[str, ...] = ()  # what was found in the files and may not be meant, a line each
     skipped: tuple[str, ...] = ()  # names of images that are left out
+    measures = False  # whether `_read` can say what an `auto` stands for
+    # key -> (value, why) of what was `auto`; known once prepared
+    resolved: Mapping[str, tuple[int | float, str]] = MappingProxyType({})
 
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: int | str,
         num_classes: int | None,
         channels: int,
         validation: float,
@@ -139,7 +144,9 @@ class ImageData(ABC):
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
-        self.image_size = _side("dataset.image_size", image_size)
+        self._image_size = image_size
+        if image_size != AUTO:
+            self._image_size = _side("dataset.image_size", image_size)
         if channels not in (1, 3):
             raise UsageError(f"dataset.channels={channels} is not supported: give 1 or 3")
         self.channels = int(channels)
@@ -150,12 +157,14 @@ class ImageData(ABC):
             )
         self.validation = float(validation)
         self.split_seed = whole("dataset.split_seed", split_seed, 0)
-        self.augment = _augment(augment)
-        if self.augment.crop > self.image_size:
+        self._augment = _augment(augment)
+        if AUTO in (image_size, self._augment.scale) and not self.measures:
             raise UsageError(
-                f"dataset.augment.crop={self.augment.crop} is more than the image: give at most "
-                f"dataset.image_size={self.image_size} pixels"
+                f"dataset.image_size and dataset.augment.scale of {self.name} cannot be auto: give "
+                "numbers"
             )
+        if image_size != AUTO:
+            self._check_crop()
         if num_classes is not None:
             num_classes = whole("dataset.num_classes", num_classes, 2)
         self._asked_classes = num_classes
@@ -168,8 +177,23 @@ class ImageData(ABC):
     def _read(self) -> tuple[int, dict[str, Source]]:
         """The number of classes and the sources "train" and "test", at their own size.
 
-        A source "val" is the validation part; without one it is split off train.
+        A source "val" is the validation part; without one it is split off train. Where an option
+        is `auto` it sets `_image_size`, `_augment` and `resolved` too.
         """
+
+    @property
+    def image_size(self) -> int:
+        """Pixels, height = width."""
+        if self._image_size == AUTO:
+            self.prepare()
+        return self._image_size
+
+    @property
+    def augment(self) -> Augment:
+        """Training transforms."""
+        if self._augment.scale == AUTO:
+            self.prepare()
+        return self._augment
 
     @property
     def num_classes(self) -> int:
@@ -234,6 +258,7 @@ class ImageData(ABC):
                 )
             self._asked_classes = found
             self._raw = raw
+            self._check_crop()
         sized = {
             part: source.sized(self.image_size, self.channels, self.augment)
             for part, source in self._raw.items()
@@ -250,10 +275,17 @@ class ImageData(ABC):
             return split_by_content(source.labels, contents, self.validation, self.split_seed)
         return stratified_split(source.labels, self.validation, self.split_seed)
 
+    def _check_crop(self) -> None:
+        if self._augment.crop > self._image_size:
+            raise UsageError(
+                f"dataset.augment.crop={self._augment.crop} is more than the image: give at most "
+                f"dataset.image_size={self._image_size} pixels"
+            )
+
     def resized(self, image_size: int) -> "ImageData":
         """A copy that gives the same images at another size; what was read is shared."""
         new = copy.copy(self)
-        new.image_size = _side("image_size", image_size)
+        new._image_size = _side("image_size", image_size)
         if new.image_size != self.image_size:
             new._parts = None
         return new
@@ -319,6 +351,7 @@ class ImageData(ABC):
         damage: Damage | None = None,
         groups: Tensor | None = None,
         per_group: int = 1,
+        classes: Tensor | None = None,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -329,7 +362,8 @@ class ImageData(ABC):
         `loader.sampler.set_epoch`. targets: (n, ...) replaces the clean labels of the whole part.
         indices: (m,) positions within the part, visited instead of all. damage: (images, index,
         epoch) -> images, done to normalised images in the loader. groups: (n,) int64; every batch
-        then holds `per_group` or more samples of each of some groups, see GroupedBatches.
+        then holds `per_group` or more samples of each of some groups, see GroupedBatches. classes:
+        (n,) int64; each of them then comes equally often, see EpochSampler.
         """
         source, rows = self._part(part)
         n = len(rows)
@@ -368,7 +402,13 @@ class ImageData(ABC):
                 generator=generator(seed, "loader"),
             )
         sampler = EpochSampler(
-            indices, seed=seed, shuffle=shuffle, pad=part == "train", rank=rank, world=world
+            indices,
+            seed=seed,
+            shuffle=shuffle,
+            pad=part == "train",
+            classes=None if classes is None else classes[indices],
+            rank=rank,
+            world=world,
         )
         return DataLoader(
             data,
@@ -399,6 +439,8 @@ def _augment(options: Mapping) -> Augment:
     whole("dataset.augment.crop", made.crop, 0)
     if not isinstance(made.flip, bool):
         raise UsageError(f"dataset.augment.flip={made.flip} is no switch: give true or false")
+    if made.scale == AUTO:
+        return made
     if not isinstance(made.scale, numbers.Real) or not 0 < made.scale <= 1:
         raise UsageError(
             f"dataset.augment.scale={made.scale} is out of range: give the smallest share of the "

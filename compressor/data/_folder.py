@@ -81,6 +81,7 @@ class FolderImages(Source):
         self.contents = tuple(fact.digest for fact in facts)
         self.places = places
         self.listed = listed
+        self.short_sides = tuple(min(fact.width, fact.height) for fact in facts)
         self.crop_fraction = rules.crop_fraction
         self.max_pixels = rules.max_pixels
         self._sizes = [fact.size for fact in facts]

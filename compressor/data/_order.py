@@ -14,7 +14,8 @@ class EpochSampler(Sampler):
 
     `set_epoch` is the hook that Lightning calls at the start of every epoch. With world > 1 every
     rank takes each world-th entry; `pad` repeats the first entries of the epoch until the ranks
-    are equally long (training: nothing is dropped), without it no index is seen twice.
+    are equally long (training: nothing is dropped), without it no index is seen twice. With
+    `classes` an epoch is as long, and every class comes equally often in it.
     """
 
     def __init__(
@@ -24,10 +25,13 @@ class EpochSampler(Sampler):
         seed: int = 0,
         shuffle: bool = False,
         pad: bool = False,
+        classes: Tensor | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        """classes: (m,) int64, those of the indices; it shuffles by itself."""
         self.indices = indices
+        self.members = None if classes is None else _by_class(indices, classes)
         self.seed = seed
         self.shuffle = shuffle
         self.pad = pad
@@ -44,13 +48,54 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = self.indices
-        if self.shuffle:
+        if self.members is not None:
+            order = _alike(self.members, generator(self.seed, "classes", self.epoch))
+        elif self.shuffle:
             rng = generator(self.seed, "order", self.epoch)
             order = order[torch.randperm(len(order), generator=rng)]
         if self.pad and len(order):
             order = order[torch.arange(len(self) * self.world) % len(order)]
         for index in order[self.rank :: self.world].tolist():
             yield self.epoch, index
+
+
+def spread_over_classes(classes: Tensor, rng: torch.Generator) -> Tensor:
+    """(n,) positions in a random order of which any beginning holds the classes equally often.
+
+    classes: (n,) int64. A class that has no image left is no longer among those that go on.
+    """
+    order = torch.randperm(len(classes), generator=rng)
+    grouped = classes[order].argsort(stable=True)
+    counts = torch.unique(classes, return_counts=True)[1]
+    # how many of its class come before each image
+    place = torch.arange(len(classes)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    turns = torch.empty(len(classes), dtype=torch.float64)
+    turns[grouped] = place.double()
+    lots = torch.rand(len(classes), generator=rng, dtype=torch.float64)
+    return order[(turns + lots).argsort()]
+
+
+def _by_class(indices: Tensor, classes: Tensor) -> list[Tensor]:
+    counts = torch.unique(classes, return_counts=True)[1]
+    return list(indices[classes.argsort(stable=True)].split(counts.tolist()))
+
+
+def _alike(members: list[Tensor], rng: torch.Generator) -> Tensor:
+    """As many indices as there are members, every class equally often, shuffled.
+
+    A class with fewer images than its share comes again in a new order; a larger one gives another
+    part of its images in every epoch. What cannot be shared out evenly goes to classes by lot.
+    """
+    share, rest = divmod(sum(map(len, members)), len(members))
+    more = set(torch.randperm(len(members), generator=rng)[:rest].tolist())
+    drawn = []
+    for number, own in enumerate(members):
+        count = share + (number in more)
+        times = -(-count // len(own))
+        turns = [own[torch.randperm(len(own), generator=rng)] for _ in range(times)]
+        drawn.append(torch.cat(turns)[:count])
+    every = torch.cat(drawn)
+    return every[torch.randperm(len(every), generator=rng)]
 
 
 class GroupedBatches(Sampler):

@@ -22,7 +22,8 @@ class Augment:
 
     crop: int = 0  # pixels of zero padding before a random crop back to the image size
     flip: bool = False  # horizontal flip of half of the images
-    scale: float = 1.0  # smallest share of the area kept by a random resized crop; 1 = off
+    # smallest share of the area kept by a random resized crop; 1 = off; "auto" until data are read
+    scale: float | str = 1.0
 
 
 class Draw(NamedTuple):

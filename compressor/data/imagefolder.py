@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from compressor.data import _auto
+from compressor.data._auto import AUTO
 from compressor.data._base import ImageData
-from compressor.data._folder import Rules
+from compressor.data._folder import FolderImages, Rules
 from compressor.data._layout import is_flat, read_classes, read_parts
 from compressor.data._source import Source
 from compressor.errors import UsageError
@@ -25,22 +27,26 @@ TEST = 0.25  # share of a folder without test/ that is its test part
 
 
 class ImageFolder(ImageData):
-    """Colour images, decoded when they are asked for; `channels=1` keeps their luma."""
+    """Colour images, decoded when they are asked for; `channels=1` keeps their luma.
+
+    image_size and augment.scale: numbers, or "auto" for what data/_auto.py makes of the images.
+    """
 
     name = "imagefolder"
+    measures = True
 
     def __init__(
         self,
         root: str,
         *,
-        image_size: int = 224,
+        image_size: int | str = AUTO,
         num_classes: int | None = None,
         channels: int = 3,
         validation: float = 0.1,
         split_seed: int = 0,
         test: float = TEST,
         crop_fraction: float = 0.875,
-        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
+        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": AUTO}),
         unreadable: str = "refuse",
         max_pixels: int = 65_000_000,
         fingerprint_cache: str | None = None,
@@ -86,4 +92,17 @@ class ImageFolder(ImageData):
                 idle = f"imagefolder: dataset.test={self.test:g} is not read beside test/ or val/"
                 found = replace(found, notices=(*found.notices, idle))
         self._class_names, self.notices, self.skipped = found.classes, found.notices, found.skipped
+        self.resolved = self._decided(found.sources["train"])
         return len(found.classes), found.sources
+
+    def _decided(self, train: FolderImages) -> dict[str, tuple[int | float, str]]:
+        """Put numbers in the place of `auto`; key -> (value, why) of these."""
+        found: dict[str, tuple[int | float, str]] = {}
+        if self._image_size == AUTO:
+            self._image_size, why = _auto.image_size(train.short_sides)
+            found["dataset.image_size"] = self._image_size, why
+        if self._augment.scale == AUTO:
+            scale, why = _auto.least_area(len(train.labels), self._image_size)
+            self._augment = replace(self._augment, scale=scale)
+            found["dataset.augment.scale"] = scale, why
+        return found

@@ -6,6 +6,7 @@ from typing import Any
 from compressor.report.latencies import is_steady, is_unsteady
 from compressor.report.members import is_seed, number
 from compressor.report.metrics import Metric
+from compressor.report.sentences import unequal
 from compressor.report.statistics import estimate, front, paired
 
 INERT = "-"  # the value of an option that does nothing here: prune.ratio beside prune=none
@@ -29,7 +30,8 @@ def configurations(
     An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
     members beyond one a seed, "series": what its colour stands for, "problem", "values" and
     "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
-    own dense network), "accuracy", "loss", "macs", "params", "latency_ms", the three ratios and
+    own dense network), "accuracy", "balanced_accuracy", "macro_f1", "unequal": whether a class has
+    more than twice another's images, "loss", "macs", "params", "latency_ms", the three ratios and
     "unscaled_ratio" (MACs over those of the model before `scale`), "latency_span": the 95 %
     interval of the latency's ratio, "steady", "steady_ms": whether that and the milliseconds are so
     in every seed, "unsteady": whether the metric itself is a latency that is not, "forms": sizes of
@@ -220,6 +222,9 @@ def _configuration(
         # paired by member: seeds that make both networks good or bad cancel
         "change": estimate(paired(values, dense_values)),
         "accuracy": over_seeds(at(place, "accuracy")),
+        "balanced_accuracy": over_seeds(at(place, "balanced_accuracy")),
+        "macro_f1": over_seeds(at(place, "macro_f1")),
+        "unequal": any(map(unequal, reports)),
         "loss": over_seeds(at(place, "loss")),
         **_latency(lambda figure: over_seeds(at(place, figure)), points),
         "unsteady": any(is_unsteady(point, metric) for point in points),

@@ -12,12 +12,13 @@ DEFAULT = "final.accuracy"
 
 # Parts of a report that hold no figures, or figures that have a place of their own in the tables.
 _NOT_FIGURES = ("schema_version", "command", "config", "stages", "kept", "widths", "history")
-_NOT_FIGURES += ("environment", "seed")
+_NOT_FIGURES += ("environment", "seed", "resolved", "classes_read")
 # Figures of which less is better; of any other more is.
 _COSTS = ("loss", "macs", "params", "size_bytes", "seconds", "latency_ms", "error", "flip_rate")
 _COSTS += ("parity", "latency_ratio")
 # Figures that describe how something was measured
 _SETTINGS = ("batch_size", "threads", "picked_epoch", "last_epoch", "images")
+_CLASSES = 100  # more of them would bury a sweep's other columns; every report.json has them
 _UNITS = {"latency_ms": "ms", "seconds": "s", "size_bytes": "bytes", "macs": "MACs"}
 
 
@@ -60,7 +61,10 @@ class Metric:
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, float]:
-    """Every number of a report by its dotted place; a point's without the word "points"."""
+    """Every number of a report by its dotted place; a point's without the word "points".
+
+    Of figures of each class the final network's alone.
+    """
     found: dict[str, float] = {}
     for name, value in report.items():
         if name == "points":
@@ -68,6 +72,9 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
                 _collect(point, content, found)
         elif name not in _NOT_FIGURES:
             _collect(name, value, found)
+    recall = (report.get("points") or {}).get("final", {}).get("class_recall") or ()
+    for number, value in enumerate(recall if len(recall) <= _CLASSES else ()):
+        _collect(f"final.class_recall.{number}", value, found)
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.automatic import told
 from compressor.errors import RunError
 from compressor.report import feeding, figures, label_figures, latencies, sensitivity, sentences
 from compressor.report.drawing import scale
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+_CLASSES = 20  # rows of the table of classes
 _CAPTIONS = {
     "points.png": "Test accuracy and MACs at each point of the run",
     "channels.png": "Channels of each layer before and after",
@@ -99,8 +101,9 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
     lines = [
         say(report)
         for say in (
-            sentences.conclusion, sentences.kept, sentences.latency, sentences.labels,
-            sentences.baselines, sentences.taught, sentences.picked, sentences.times,
+            sentences.conclusion, sentences.balance, sentences.kept, sentences.latency,
+            sentences.labels, sentences.baselines, sentences.taught, sentences.picked,
+            sentences.times,
         )
     ]  # fmt: skip
     if folder is not None:
@@ -237,8 +240,8 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
         "Accuracy and loss are those of the test part, measured on the reloaded saved networks; "
         "1.00x is the first row."
     ]
-    notes += [sentences.skipped(report)]
-    notes += [sentences.latency(report), sentences.labels(report), sentences.baselines(report)]
+    notes += [sentences.skipped(report), sentences.balance(report), sentences.latency(report)]
+    notes += [sentences.labels(report), sentences.baselines(report)]
     notes += [sentences.taught(report), sentences.picked(report), sentences.kept(report)]
     parts.append(" ".join(note for note in notes if note))
     for sheet in sorted(run_dir.glob("extras/*/generated.png")):
@@ -246,6 +249,8 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
     for name in drawn:
         parts.append(f"![{_CAPTIONS[name]}](figures/{name})")
     parts += _load_section(run_dir, report)
+    parts += _resolved_section(report)
+    parts += _class_section(report)
     parts += _channel_section(report)
     parts += _sensitivity_section(run_dir, report)
     parts += _stage_section(report)
@@ -279,6 +284,52 @@ def _load_section(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     words += " Its metadata hold `preprocess`, `classes` and `input`. It runs without compressor:"
     code = feeding.example(preprocess, os.path.abspath(run_dir / "model.onnx"), normalized)
     return [*parts, words, f"```python\n{code}\n```"]
+
+
+def _resolved_section(report: Mapping[str, Any]) -> list[str]:
+    stages = {stage["name"] for stage in report.get("stages", ()) if not stage.get("skipped")}
+    found = told(report.get("resolved") or {}, stages)
+    if not found:
+        return []
+    rows = [[f"`{key}`", str(each["value"]), each["reason"]] for key, each in found.items()]
+    return [
+        "## Options that followed from the data",
+        markdown_table(["option that was auto", "value", "by"], rows),
+    ]
+
+
+def _class_section(report: Mapping[str, Any]) -> list[str]:
+    """The figures that look at every class alike, and the recall of each class."""
+    points, found = report["points"], report.get("classes_read") or {}
+    dense, final = next(iter(points.values())), list(points.values())[-1]
+    if not found or not final.get("class_recall"):
+        return []
+    heads = ["point", "accuracy", "balanced accuracy", "macro-F1"]
+    rows = [
+        [name, *(_digits(point.get(f)) for f in ("accuracy", "balanced_accuracy", "macro_f1"))]
+        for name, point in points.items()
+    ]
+    parts = ["## Classes", markdown_table(heads, rows)]
+    recall = list(
+        zip(
+            found["names"], found["train"], found["test"], dense.get("class_recall") or (),
+            final["class_recall"], strict=False,
+        )
+    )  # fmt: skip
+    shown = recall
+    if len(recall) > _CLASSES:
+        known = [row for row in recall if row[-1] is not None]
+        shown = sorted(known, key=lambda row: row[-1])[:_CLASSES]
+        parts.append(
+            f"The {_CLASSES} classes of the lowest recall; those of all {len(recall):,} are in "
+            "`report.json` under `class_recall`."
+        )
+    heads = ["class", "train images", "test images", "recall, dense", "recall, final"]
+    cells = [
+        [name, f"{train:,}", f"{test:,}", _digits(before), _digits(after)]
+        for name, train, test, before, after in shown
+    ]
+    return [*parts, markdown_table(heads, cells)]
 
 
 def _channel_section(report: Mapping[str, Any]) -> list[str]:

@@ -27,6 +27,30 @@ def conclusion(report: Mapping[str, Any]) -> str:
     return text + "."
 
 
+def balance(report: Mapping[str, Any]) -> str:
+    """What the accuracy hides where classes are unequal."""
+    final = list(report["points"].values())[-1]
+    if not unequal(report) or final.get("balanced_accuracy") is None:
+        return ""
+    names, recall = report["classes_read"]["names"], final.get("class_recall") or ()
+    known = [(value, name) for value, name in zip(recall, names, strict=False) if value is not None]
+    text = (
+        f"The classes are unequal: balanced accuracy {final['balanced_accuracy']:.4f}, macro-F1 "
+        f"{final['macro_f1']:.4f}"
+    )
+    if known:
+        value, name = min(known)
+        text += f", the lowest recall {value:.4f} (class {name})"
+    return text + "."
+
+
+def unequal(report: Mapping[str, Any]) -> bool:
+    """Whether a class has more than twice the images of another, in training or in the test."""
+    found = report.get("classes_read") or {}
+    parts = [[count for count in found.get(part, ()) if count] for part in ("train", "test")]
+    return any(max(counts) > 2 * min(counts) for counts in parts if counts)
+
+
 def kept(report: Mapping[str, Any]) -> str:
     widths = report.get("widths") or {}
     if not widths:

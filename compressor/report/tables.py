@@ -51,6 +51,9 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
     heads += ["MACs", "ms"] if short else ["MACs", "params", "latency ms", "latency ratio", "loss"]
     if any(entry["unscaled_ratio"] for entry in summary["configurations"]):
         heads.insert(heads.index("MACs") + 1, "of unscaled")
+    balanced = {"balanced accuracy": "balanced_accuracy", "macro-F1": "macro_f1"}
+    if not short and any(entry["unequal"] for entry in summary["configurations"]):
+        heads += [head for head in balanced if head != title]
     rows = []
     for entry in summary["configurations"]:
         cells = {**(entry["fields"] or {"configuration": "all members"}), "n": _count(entry, short)}
@@ -61,6 +64,7 @@ def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
         cells["loss"] = _plain(entry["loss"])
         if entry["unscaled_ratio"]:
             cells["of unscaled"] = f"{entry['unscaled_ratio']['mean']:.3f}x"
+        cells |= {head: _plain(entry[figure]) for head, figure in balanced.items()}
         for name in ("macs", "params"):
             cells["MACs" if name == "macs" else name] = _with_ratio(
                 entry[name], entry[f"{name}_ratio"], short

@@ -82,6 +82,8 @@ class Remedy:
     train_only: whether `finetune.robust=same` makes no sense with it. needs_known: whether it needs
     the transition matrix of injected noise. twofold: whether it trains two networks at once.
     optimizer: the train.optimizer that its paper counts on, if any.
+    per_sample: whether its loss is the mean of `losses`, so that class weights can enter. shares:
+    whether it counts on how often each label is given, so that no class may be given more weight.
     store: per-sample rows, a sidecar of the checkpoint. content: digest of a file that its options
     name: another file under the same name is another training.
     """
@@ -91,11 +93,17 @@ class Remedy:
     needs_known: bool = False
     twofold: bool = False
     optimizer: str | None = None
+    per_sample: bool = False
+    shares: bool = False
     store: "LabelStore | None" = None
     content: str = ""
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
         """Scalar. outputs: the task's; targets: given labels; index: positions in the part."""
+        raise NotImplementedError
+
+    def losses(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        """(B,) of each sample, whose mean is `loss`; asked for where `per_sample`."""
         raise NotImplementedError
 
     def after_backward(self, index: Tensor) -> None:
@@ -168,7 +176,8 @@ def folds_within(folds: int, images: int) -> int:
 def with_auxiliary(outputs: Mapping[str, object], loss: Callable[[Tensor], Tensor]) -> Tensor:
     """`loss` of the logits plus that of every auxiliary head, by the head's own weight.
 
-    outputs["logits"]: (B, K); outputs["aux"], if present: (weight, logits) pairs.
+    outputs["logits"]: (B, K); outputs["aux"], if present: (weight, logits) pairs. loss: gives a
+    scalar, or (B,) values.
     """
     total = loss(outputs["logits"].float())
     for weight, logits in outputs.get("aux", ()):

@@ -13,25 +13,30 @@ from compressor.errors import UsageError
 from compressor.robust import Remedy, with_auxiliary, within
 
 
-def soft(logits: Tensor, targets: Tensor, b: float) -> Tensor:
+def soft(logits: Tensor, targets: Tensor, b: float, reduction: str = "mean") -> Tensor:
     """Mean of -sum_k [b t_k + (1 - b) p_k] log p_k; the gradient flows through both p's.
 
     logits: (B, K); targets: (B,) int64. It is b * cross-entropy plus (1 - b) * entropy.
+    reduction: "mean", or "none" for the (B,) values.
     """
     log_p = logits.log_softmax(dim=1)
-    entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
-    return b * F.nll_loss(log_p, targets) + (1 - b) * entropy
+    entropy = -(log_p.exp() * log_p).sum(dim=1)
+    entropy = entropy.mean() if reduction == "mean" else entropy
+    return b * F.nll_loss(log_p, targets, reduction=reduction) + (1 - b) * entropy
 
 
-def hard(logits: Tensor, targets: Tensor, b: float) -> Tensor:
+def hard(logits: Tensor, targets: Tensor, b: float, reduction: str = "mean") -> Tensor:
     """Mean of -sum_k [b t_k + (1 - b) z_k] log p_k, z the one-hot prediction, a constant."""
     log_p = logits.log_softmax(dim=1)
     opinion = log_p.detach().argmax(dim=1)
-    return b * F.nll_loss(log_p, targets) + (1 - b) * F.nll_loss(log_p, opinion)
+    own = F.nll_loss(log_p, opinion, reduction=reduction)
+    return b * F.nll_loss(log_p, targets, reduction=reduction) + (1 - b) * own
 
 
 class Bootstrap(Remedy):
     """b: weight of the given label."""
+
+    per_sample = True
 
     def __init__(self, b: float = 0.95, form: str = "soft") -> None:
         self.b = within("b", b, 0, 1, "the weight of the given label")
@@ -40,5 +45,11 @@ class Bootstrap(Remedy):
         self.form = form
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return self._of(outputs, targets, "mean")
+
+    def losses(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return self._of(outputs, targets, "none")
+
+    def _of(self, outputs: Mapping[str, object], targets: Tensor, reduction: str) -> Tensor:
         mixture = soft if self.form == "soft" else hard
-        return with_auxiliary(outputs, lambda logits: mixture(logits, targets, self.b))
+        return with_auxiliary(outputs, lambda logits: mixture(logits, targets, self.b, reduction))

@@ -108,6 +108,7 @@ class Confident(Remedy):
 
     corrects = ("hard",)
     train_only = True
+    per_sample = True
 
     def __init__(
         self,
@@ -172,9 +173,14 @@ class Confident(Remedy):
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
         if self._weights is None:
             return with_auxiliary(outputs, lambda logits: F.cross_entropy(logits, targets))
+        return with_auxiliary(outputs, lambda logits: self._each(logits, targets, index).mean())
+
+    def losses(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return with_auxiliary(outputs, lambda logits: self._each(logits, targets, index))
+
+    def _each(self, logits: Tensor, targets: Tensor, index: Tensor) -> Tensor:
+        found = F.cross_entropy(logits, targets, reduction="none")
+        if self._weights is None:
+            return found
         self._weights = self._weights.to(targets.device)
-        weights = self._weights[index]
-        return with_auxiliary(
-            outputs,
-            lambda logits: (weights * F.cross_entropy(logits, targets, reduction="none")).mean(),
-        )
+        return self._weights[index] * found

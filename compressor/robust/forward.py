@@ -29,6 +29,7 @@ class Forward(Remedy):
         self, transition: str = "known", folds: int = FOLDS, estimate_epochs: int | None = None
     ) -> None:
         self.source = Source(transition, folds, estimate_epochs)
+        self.shares = True  # T holds for the labels as they were given
         self.train_only = True  # a fine-tune reads other labels than those that T belongs to
         self.content = self.source.content
         self.needs_known = self.source.name == "known"

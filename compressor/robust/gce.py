@@ -23,12 +23,16 @@ def gce(logits: Tensor, targets: Tensor, q: float = 0.7, k: float | None = None)
     logits: (B, K); targets: (B,) int64. k: where p_y <= k the loss is the constant
     (1 - k^q) / q, without gradient. Returns a scalar; low is good.
     """
+    return _each(logits, targets, q, k).mean()
+
+
+def _each(logits: Tensor, targets: Tensor, q: float, k: float | None) -> Tensor:
     log_p = -F.cross_entropy(logits, targets, reduction="none")
     # expm1 of q * log p: exact for small q, and no p_y^q whose gradient is infinite at p_y = 0
     loss = -torch.expm1(q * log_p) / q
     if k is not None:
         loss = torch.where(log_p.exp() > k, loss, loss.new_tensor((1 - k**q) / q))
-    return loss.mean()
+    return loss
 
 
 class GCE(Remedy):
@@ -38,6 +42,8 @@ class GCE(Remedy):
     afresh. An untrained network's p_y starts near 1/K < k: without a warm-up nothing has a
     gradient.
     """
+
+    per_sample = True
 
     def __init__(
         self, q: float = 0.7, truncated: bool = False, k: float = K, warmup: float = WARMUP
@@ -68,5 +74,10 @@ class GCE(Remedy):
         self._epoch = epoch
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
-        k = self.k if self.truncated and self._epoch >= self._from_epoch else None
-        return with_auxiliary(outputs, lambda logits: gce(logits, targets, self.q, k))
+        return with_auxiliary(outputs, lambda logits: gce(logits, targets, self.q, self._k()))
+
+    def losses(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return with_auxiliary(outputs, lambda logits: _each(logits, targets, self.q, self._k()))
+
+    def _k(self) -> float | None:
+        return self.k if self.truncated and self._epoch >= self._from_epoch else None

@@ -16,12 +16,21 @@ def mae(logits: Tensor, targets: Tensor) -> Tensor:
 
     Its sum over all labels is the constant 2K - 2, which makes it tolerant of symmetric noise.
     """
+    return _each(logits, targets).mean()
+
+
+def _each(logits: Tensor, targets: Tensor) -> Tensor:
     p = logits.softmax(dim=1).gather(1, targets[:, None])
-    return (2 - 2 * p).mean()
+    return (2 - 2 * p)[:, 0]
 
 
 class MAE(Remedy):
     """Learns slowly, the more so the more classes: give it more epochs than cross-entropy."""
 
+    per_sample = True
+
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
         return with_auxiliary(outputs, lambda logits: mae(logits, targets))
+
+    def losses(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return with_auxiliary(outputs, lambda logits: _each(logits, targets))

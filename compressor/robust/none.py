@@ -16,6 +16,8 @@ from compressor.robust import Remedy, with_auxiliary
 class CrossEntropy(Remedy):
     """-log p_y, averaged over the batch; with distributions for targets -sum_k t_k log p_k."""
 
+    per_sample = True
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         if not 0 <= label_smoothing < 1:
             raise UsageError(
@@ -25,7 +27,16 @@ class CrossEntropy(Remedy):
         self.label_smoothing = label_smoothing
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return self._of(outputs, targets, "mean")
+
+    def losses(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return self._of(outputs, targets, "none")
+
+    def _of(self, outputs: Mapping[str, object], targets: Tensor, reduction: str) -> Tensor:
+        smoothing = self.label_smoothing
         return with_auxiliary(
             outputs,
-            lambda logits: F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing),
+            lambda logits: F.cross_entropy(
+                logits, targets, label_smoothing=smoothing, reduction=reduction
+            ),
         )

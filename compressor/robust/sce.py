@@ -18,8 +18,12 @@ def sce(logits: Tensor, targets: Tensor, alpha: float, beta: float, A: float) ->
 
     RCE = -sum_k p_k log t_k with log 0 := A, hence -A (1 - p_y).
     """
+    return _each(logits, targets, alpha, beta, A).mean()
+
+
+def _each(logits: Tensor, targets: Tensor, alpha: float, beta: float, A: float) -> Tensor:
     log_p = -F.cross_entropy(logits, targets, reduction="none")
-    return (-alpha * log_p - beta * A * (1 - log_p.exp())).mean()
+    return -alpha * log_p - beta * A * (1 - log_p.exp())
 
 
 class SCE(Remedy):
@@ -27,6 +31,8 @@ class SCE(Remedy):
 
     Public re-implementations clamp the one-hot label at 1e-4, which is A = -9.21.
     """
+
+    per_sample = True
 
     def __init__(self, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0) -> None:
         self.alpha = within("alpha", alpha, 0, float("inf"), "a weight")
@@ -38,4 +44,9 @@ class SCE(Remedy):
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
         return with_auxiliary(
             outputs, lambda logits: sce(logits, targets, self.alpha, self.beta, self.A)
+        )
+
+    def losses(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
+        return with_auxiliary(
+            outputs, lambda logits: _each(logits, targets, self.alpha, self.beta, self.A)
         )

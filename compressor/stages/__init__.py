@@ -107,7 +107,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Judging:
-    """Labels that a criterion of the cut may read: those that the fine-tuning trusts.
+    """Labels that the making of a cut may read: those that the fine-tuning trusts.
 
     targets: (n,) int64. index: positions that have one, None for all. key: digest of both.
     """
@@ -128,7 +128,8 @@ class Context:
     noise_rate, the share of labels that it changed; None without any.
     labelled: positions whose labels a training may read, None for all. damage: what noise does to
     the images of the training. labels_key: digest of all of these. judging: what a criterion of the
-    cut may read of labels, None where it reads none.
+    cut may read of labels, None where it reads none. alike: labels by whose classes images for
+    statistics are drawn equally often, None where the classes are about equal.
     data_free: whether no stage but the teacher's own training may read an image of the train part.
     trust: dotted class names that the run's own model config names.
     roles: artefacts of other stages that this one declared.
@@ -153,6 +154,7 @@ class Context:
     damage: Callable[[Tensor, Tensor, int], Tensor] | None = None
     judging: Judging | None = None
     data_free: bool = False
+    alike: Judging | None = None
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None

@@ -12,6 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
+from compressor.tasks.training import scalars
+
 COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds",
 )  # fmt: skip
@@ -44,7 +46,7 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         # Callbacks come before the module's own hook, so its train metrics are not logged yet.
         # Every rank computes: the metrics are exchanged.
-        train = module.train_metrics.compute()
+        train = scalars(module.train_metrics)
         clean = None if module.clean_metric is None else module.clean_metric.compute()
         parts = module.means()
         if not trainer.is_global_zero:
@@ -82,9 +84,9 @@ class History(Callback):
 class EpochLine(Callback):
     """A line an epoch where no terminal is: a bar's lines wrap in a file, and most are lost."""
 
-    def __init__(self, told: str, first_epoch: int, headline: str) -> None:
+    def __init__(self, told: str, first_epoch: int, figures: tuple[str, ...]) -> None:
         self.told, self.first_epoch = told, first_epoch
-        self.figures = ("loss", headline)
+        self.figures = tuple(dict.fromkeys(("loss", *figures)))
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -20,6 +20,7 @@ from compressor.prune import Ranking, Selector
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
 from compressor.stages import Context, Given
+from compressor.stages._classes import alike
 from compressor.stages._counts import choose, running
 from compressor.stages._options import SelectOptions
 from compressor.stages._select import judge
@@ -123,6 +124,8 @@ class Case:
         judging = self.context.judging
         if judging is not None and judging.key != CLEAN:
             more["labels"] = judging.key
+        if self.context.alike is not None:
+            more["drawn"] = self.context.alike.key
         return key_of(
             stage=stage,
             version=VERSION,
@@ -152,9 +155,16 @@ class Case:
 def _batches(
     context: Context, images: int, index: Tensor | None, targets: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first `images` of `index` in the train part, in the stage's own order, not augmented."""
+    """The first `images` of `index` in the train part, in the stage's own order, not augmented.
+
+    Where classes are unequal that order takes them in turns.
+    """
+    seed = derive(context.seed, "images")
+    if context.alike is not None:
+        index = torch.arange(context.data.size("train")) if index is None else index
+        index = index[alike(context.alike.targets[index], seed)]
     loader = context.data.loader(
-        "train", BATCH, seed=derive(context.seed, "images"), shuffle=True,
+        "train", BATCH, seed=seed, shuffle=context.alike is None,
         targets=targets, indices=index, workers=context.machine.workers,
     )  # fmt: skip
     left = images

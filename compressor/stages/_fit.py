@@ -1,8 +1,8 @@
 """Runs Lightning for a stage: loaders, callbacks, checkpoints, history; picks the epoch.
 
-The picked weights are those of the epoch with the best validation headline (ties: the later one),
-or of the last epoch with `select: last`; both figures stay in the history. A fit that was killed
-goes on from its last finished epoch (stages/_resume.py) and ends with the same numbers.
+The picked weights are those of the epoch with the best validation figure (select_by; ties: the
+later one), or of the last epoch with `select: last`; both figures stay in the history. A fit that
+was killed goes on from its last finished epoch (stages/_resume.py) and ends with the same numbers.
 """
 
 import csv
@@ -36,6 +36,7 @@ from compressor.stages._callbacks import (
     column,
     quiet,
 )
+from compressor.stages._classes import SELECT_BY, balanced_weights, counts, hard
 from compressor.stages._resume import Progress, Resume
 from compressor.tasks.alternating import Alternating
 from compressor.tasks.optimization import OptimizerOptions
@@ -52,7 +53,8 @@ class TrainingSet:
 
     targets: (n,) int64 or (n, K) distributions. index: positions that are visited, None for all.
     clean: (n,) int64, the true labels where they are known and not the targets. damage: done to
-    the images. norms_rest: batch norms keep their statistics.
+    the images. norms_rest: batch norms keep their statistics. weighted: whether the loss of a
+    sample is weighted by its class, balanced: whether every class is visited equally often.
     """
 
     targets: Tensor | None = None
@@ -60,6 +62,8 @@ class TrainingSet:
     clean: Tensor | None = None
     damage: Any = None
     norms_rest: bool = False
+    weighted: bool = False
+    balanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class StageData(LightningDataModule):
             damage=self.training.damage,
             groups=self.distillation.groups,
             per_group=self.distillation.per_group,
+            classes=hard(self.training.targets) if self.training.balanced else None,
             workers=self.workers,
             rank=trainer.global_rank,
             world=trainer.world_size,
@@ -153,6 +158,7 @@ def fit(
     regularizer: Regularizer | None = None,
     training: TrainingSet | None = None,
     patience: int | None = None,
+    select_by: str | None = None,
     start: int = 0,
     stop: int | None = None,
 ) -> Fitted:
@@ -160,11 +166,17 @@ def fit(
 
     select: best | last | clean_peak, of the last phase; the phases before go on from their last
     epoch. patience: epochs of the last phase without a better figure after which it ends.
+    select_by: the validation figure that decides, None for the task's headline.
     start, stop: epochs of these that are done before, and after which to leave; schedules, the
     order of the images and the phases stay those of the whole.
     """
     training = training or TrainingSet()
+    weights = None
+    if training.weighted:
+        found = counts(training.targets, training.index, context.data.num_classes)
+        weights = balanced_weights(found)
     module_options = {
+        "class_weights": weights,
         "clean": training.clean,
         "given": training.targets,
         "norms_rest": training.norms_rest,
@@ -212,6 +224,7 @@ def fit(
             training,
             progress,
             patience if phase is phases[-1] else None,
+            select_by or context.task.headline[0],
         )
         first += phase.epochs
     if progress.epochs:
@@ -254,12 +267,15 @@ def _fit_phase(
     training: TrainingSet,
     progress: Progress,
     patience: int | None,
+    by: str,
 ) -> dict[str, Any]:
     machine = context.machine
     headline, direction = context.task.headline
     peak = select == "clean_peak" and training.clean is not None
-    judged = module.tag("val", headline)
+    judged = module.tag("val", by)
     monitor = f"train/clean_{headline}" if peak else judged
+    if not peak and by != headline:
+        direction = SELECT_BY[by]
     checkpoint = LaterOfEquals(
         dirpath=progress.folder / f"picked-{first}",
         filename=f"{name}-{{epoch}}",
@@ -277,7 +293,7 @@ def _fit_phase(
     bar = machine.progress and Console().is_terminal
     if machine.progress:
         told = f"{name}: epoch {{}} of {options.epochs}"
-        callbacks.append(bar_of(name, first) if bar else EpochLine(told, first, headline))
+        callbacks.append(bar_of(name, first) if bar else EpochLine(told, first, (headline, by)))
     data = StageData(context.data, options, training, context, first, module.distillation)
     with quiet():
         trainer = Trainer(
@@ -318,10 +334,12 @@ def _fit_phase(
     prefix = "net."
     tensors = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
     fill(module.net, tensors)
-    return _summary(history, column(judged), int(state["epoch"]) + 1 + first)
+    shown = dict.fromkeys(column(module.tag("val", figure)) for figure in (headline, by))
+    return _summary(history, tuple(shown), int(state["epoch"]) + 1 + first)
 
 
-def _summary(history: Path, value: str, picked: int) -> dict[str, Any]:
+def _summary(history: Path, values: tuple[str, ...], picked: int) -> dict[str, Any]:
+    """values: columns of the history whose figures at the picked and the last epoch are told."""
     with history.open(newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = next(row for row in rows if int(row["epoch"]) == picked)
@@ -329,8 +347,8 @@ def _summary(history: Path, value: str, picked: int) -> dict[str, Any]:
         "epochs": len(rows),
         "picked_epoch": picked,
         "last_epoch": int(rows[-1]["epoch"]),
-        f"picked_{value}": float(chosen[value]),
-        f"last_{value}": float(rows[-1][value]),
+        **{f"picked_{value}": float(chosen[value]) for value in values},
+        **{f"last_{value}": float(rows[-1][value]) for value in values},
     }
 
 
@@ -344,6 +362,14 @@ def _strategy(machine: Any, module: LightningModule) -> str:
     unused = "_find_unused_parameters_true"
     whole = module.automatic_optimization and not machine.strategy.endswith(unused)
     return "ddp_spawn" if whole else f"ddp_spawn{unused}"
+
+
+def rebalanced(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, bool]:
+    """What a TrainingSet is to know of unequal classes. own: the optimizer's part of `options`."""
+    return {
+        "weighted": own["class_weights"] == "balanced",
+        "balanced": options.get("sampler") == "balanced",
+    }
 
 
 def plain(options: Mapping[str, Any]) -> OptimizerOptions:

@@ -11,6 +11,7 @@ from compressor.data import stratified_split
 from compressor.errors import UsageError
 from compressor.robust import DROPPED
 from compressor.stages import Context
+from compressor.stages._classes import hard
 from compressor.stages._fit import TrainingSet
 from compressor.stages.train import CORRECTED
 
@@ -37,7 +38,7 @@ def training_set(options: Mapping[str, Any], context: Context) -> TrainingSet:
         stored = np.load(context.roles["corrected"].folder / CORRECTED, mmap_mode="c")
         targets = torch.from_numpy(stored)
         if labels == "corrected_hard" and targets.ndim == 2:
-            targets = _hard(targets)
+            targets = hard(targets)
         elif targets.ndim == 1 and bool((targets == DROPPED).any()):
             rows = torch.arange(len(targets)) if index is None else index
             index = rows[targets[rows] != DROPPED]
@@ -58,10 +59,6 @@ def trusted(clean: Tensor, labelled: Tensor | None, fraction: float, seed: int) 
             f"finetune.clean_fraction={fraction} leaves none of {len(rows)} samples: raise it"
         )
     return chosen
-
-
-def _hard(soft: Tensor) -> Tensor:
-    return torch.cat([rows.argmax(dim=1) for rows in soft.split(16_384)])
 
 
 def resolve(labels: str, truth_known: bool, injected: bool, corrects: tuple[str, ...]) -> str:

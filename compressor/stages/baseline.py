@@ -11,7 +11,7 @@ import torch
 from compressor.instantiation import make
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._distill.taught import distillation
-from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.stages._fit import TrainingSet, fit, plain, rebalanced
 from compressor.stages._fold import folded
 from compressor.stages._labels import trusted
 from compressor.stages.pretrain import freeze_trunk
@@ -33,7 +33,7 @@ def kinds(damaged: bool, wrong: bool, clean_fraction: float) -> tuple[str, ...]:
 
 def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) -> dict[str, Any]:
     """train: the train stage's; finetune: configs/finetune, with the share of trusted labels."""
-    names = ("train", "distill", "regularize", "frozen")
+    names = ("train", "distill", "regularize", "frozen", "sampler")
     shared = {name: train[name] for name in names if name in train}
     if kind == "clean":
         times = min(MOST, 1 / finetune["clean_fraction"])
@@ -46,7 +46,7 @@ def options(kind: str, train: Mapping[str, Any], finetune: Mapping[str, Any]) ->
 
 
 def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
-    """options: train, robust (none), distill, regularize, frozen (or absent), baseline."""
+    """options: train, robust (none), distill, baseline; regularize, frozen, sampler, or absent."""
     own, train = options["baseline"], options["train"]
     frozen = options.get("frozen", False)
     torch.manual_seed(context.seed)
@@ -68,6 +68,7 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         clean=context.clean_targets if noisy else None,
         damage=None if alone else context.damage,
         norms_rest=frozen,
+        **rebalanced(options, train),
     )
     taught = distillation(
         options["distill"], net, given.spec, training, context, others(given, context, frozen)
@@ -83,6 +84,7 @@ def baseline(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         regularizer=make(options["regularize"]) if "regularize" in options else None,
         training=training,
         patience=train["patience"],
+        select_by=train["select_by"],
     )
     net, told = taught.finish(fitted.net)
     notes = {"epochs": 0, **told, **folded(net, given, context), **fitted.metrics}

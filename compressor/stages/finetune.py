@@ -20,7 +20,7 @@ from compressor.instantiation import make
 from compressor.measure import count_macs
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._distill.taught import distillation
-from compressor.stages._fit import fit, plain
+from compressor.stages._fit import fit, plain, rebalanced
 from compressor.stages._labels import training_set
 from compressor.stages._scratch import fresh
 from compressor.tasks.optimization import OptimizerOptions
@@ -109,10 +109,10 @@ def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     """Train the parent's network as the mode says.
 
     options: finetune (configs/finetune; its labels are resolved), robust (none, or the train
-    stage's), distill.
+    stage's), distill; sampler as of the train stage.
     """
     own = options["finetune"]
-    training = training_set(own, context)
+    training = replace(training_set(own, context), **rebalanced(options, own))
     fitting = plain(own)
     if own["mode"] == "scratch_b":
         dense = count_macs(given.spec.build(context.trust), given.spec.input_size)
@@ -131,6 +131,7 @@ def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         distillation=taught.distillation,
         training=training,
         patience=own["patience"],
+        select_by=own["select_by"],
         start=own.get("rewind_epoch", 0),
     )
     told = {"mode": own["mode"], "labels": own["labels"]}

@@ -59,6 +59,7 @@ def pretrain(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         distillation=Distillation({}),
         training=TrainingSet(damage=context.damage),
         patience=own["patience"],
+        select_by=own["select_by"],
     )
     torch.manual_seed(context.seed)
     whole = given.spec.build(context.trust)

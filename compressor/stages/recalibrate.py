@@ -1,4 +1,6 @@
-"""Batch-norm statistics again, on train images, without labels and without gradients.
+"""Batch-norm statistics again, on train images, without gradients.
+
+No label is read, but to draw unequal classes equally often.
 
 After a cut the running means and variances belong to another network. Averages are cumulative
 (momentum=None): with a momentum of 0.1 the reset value would still weigh 0.9^n after n batches.
@@ -14,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compressor.errors import UsageError
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
+from compressor.stages._classes import alike
 
 VERSION = 1
 
@@ -30,8 +33,12 @@ def recalibrate(given: Given, options: Mapping[str, Any], context: Context) -> O
     images, batch_size = options["images"], options["batch_size"]
     device = context.machine.device
     net = given.network(context.trust).to(device)
+    seed, order = derive(context.seed, "images"), None
+    # images whose labels may not be read are drawn with the others: of these no class is known
+    if context.alike is not None and context.alike.index is None:
+        order = alike(context.alike.targets, seed)
     loader = context.data.loader(
-        "train", batch_size, seed=derive(context.seed, "images"), shuffle=True,
+        "train", batch_size, seed=seed, shuffle=order is None, indices=order,
         workers=context.machine.workers,
     )  # fmt: skip
     seen = recalibrate_norms(net, (x.to(device) for x in _first(loader, images)))

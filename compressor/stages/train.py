@@ -1,6 +1,7 @@
 """Dense training on the given (maybe wrong) labels."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._crossfit import probabilities
 from compressor.stages._distill.taught import Taught, distillation
-from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.stages._fit import TrainingSet, fit, plain, rebalanced
 from compressor.stages._fold import folded
 from compressor.stages.pretrain import freeze_trunk, other_head
 
@@ -27,7 +28,7 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
 
     options: train (configs/train), robust (configs/robust), distill (configs/distill or none),
     regularize (configs/regularize, or absent); frozen: true where only the head of a pretrained
-    network learns.
+    network learns; sampler: balanced where every class is visited equally often, or absent.
     epochs=0 leaves the initial weights, or the library's pretrained ones. until: an epoch after
     which to stop, the schedule being that of the whole training.
     """
@@ -41,6 +42,7 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
     robust = make(options["robust"])
     frozen = options.get("frozen", False)
     training, notes = training_set(robust, given, own, context, frozen)
+    training = replace(training, **rebalanced(options, own))
     if frozen:
         freeze_trunk(net, given.spec, context.trust)
     taught = distillation(
@@ -57,6 +59,7 @@ def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome
         regularizer=make(options["regularize"]) if "regularize" in options else None,
         training=training,
         patience=own["patience"],
+        select_by=own["select_by"],
         stop=options.get("until"),
     )
     if robust.corrected(context.folder / CORRECTED):

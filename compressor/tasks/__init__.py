@@ -22,7 +22,11 @@ class Task(Protocol):
         """The network's answer as named tensors: "logits", and "aux": ((weight, logits), ...)."""
 
     def metrics(self, num_classes: int) -> MetricCollection:
-        """Fresh metrics with update(outputs, targets) and compute(); "loss" among them."""
+        """Fresh metrics with update(outputs, targets) and compute(); "loss" among them.
+
+        One whose value is a vector, such as a figure of each class, is measured of finished
+        networks and not followed during training.
+        """
 
     def example_inputs(self, input_size: tuple[int, ...], batch: int) -> tuple[Tensor, ...]:
         """Inputs of the right shape with values like normalised images."""

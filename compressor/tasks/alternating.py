@@ -85,7 +85,7 @@ class Alternating(Training):
             real = self.task.outputs(self.net(self._layout(inputs)))
             if self.clean_metric is not None:
                 self.clean_metric.update(real, self._clean[index])
-            label = self.robust.loss(real, targets, index)
+            label = self.label_loss(real, targets, index)
             self.note_part("labels", label)
             loss = loss + self.distillation.label_weight * label
         for name, penalty in self.regularizer.penalties(self.net).items():

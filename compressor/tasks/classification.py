@@ -1,4 +1,4 @@
-"""Image classification: logits (N, K), accuracy and cross-entropy."""
+"""Image classification: logits (N, K), accuracy, its likes for unequal classes, cross-entropy."""
 
 from typing import Any
 
@@ -54,6 +54,56 @@ class CrossEntropy(Metric):
         return self.sum / self.total
 
 
+class _Counts(Metric):
+    """Counts of every class; what they come to is the subclass's business.
+
+    right: samples of the class that were told as such, support: samples of it, answers: samples
+    that were told as it, each (K,). Targets as in Accuracy.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name in ("right", "support", "answers"):
+            zeros = torch.zeros(num_classes, dtype=torch.long)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, outputs: dict[str, Any], targets: Tensor) -> None:
+        labels = targets.argmax(dim=1) if targets.is_floating_point() else targets
+        labels, answers = labels.flatten(), outputs["logits"].argmax(dim=1).flatten()
+        # no bincount and no mask, for which a GPU would be waited for in every step
+        one = torch.ones_like(labels)
+        self.right = self.right.index_add(0, labels, (answers == labels).long())
+        self.support = self.support.index_add(0, labels, one)
+        self.answers = self.answers.index_add(0, answers, one)
+
+
+class ClassRecall(_Counts):
+    """(K,) fraction of each class's samples that were told as such; NaN where there is none."""
+
+    def compute(self) -> Tensor:
+        return self.right.double() / self.support
+
+
+class BalancedAccuracy(_Counts):
+    """Mean recall of the classes that have a sample, in [0, 1] (Brodersen et al. ICPR 2010)."""
+
+    def compute(self) -> Tensor:
+        return (self.right.double() / self.support).nanmean()
+
+
+class MacroF1(_Counts):
+    """Mean over the classes of 2 right / (support + answers), in [0, 1].
+
+    Classes that no sample has and no answer names are left out, as in scikit-learn.
+    """
+
+    def compute(self) -> Tensor:
+        return (2 * self.right.double() / (self.support + self.answers)).nanmean()
+
+
 class Classification:
     """Task object of `task=classification`."""
 
@@ -72,7 +122,12 @@ class Classification:
         return {"logits": logits, "aux": aux}
 
     def metrics(self, num_classes: int) -> MetricCollection:
-        return MetricCollection({"accuracy": Accuracy(), "loss": CrossEntropy()})
+        counted = {
+            "balanced_accuracy": BalancedAccuracy(num_classes),
+            "macro_f1": MacroF1(num_classes),
+            "class_recall": ClassRecall(num_classes),
+        }
+        return MetricCollection({"accuracy": Accuracy(), "loss": CrossEntropy(), **counted})
 
     def example_inputs(self, input_size: tuple[int, ...], batch: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from compressor.distill import Batch
 from compressor.errors import Diverged
@@ -54,6 +55,11 @@ class Distillation:
         return {name: term for name, term in self.terms.items() if term.weight}
 
 
+def scalars(meter: MetricCollection) -> dict[str, Tensor]:
+    """What a meter comes to, without vectors, such as figures of each class."""
+    return {name: value for name, value in meter.compute().items() if value.ndim == 0}
+
+
 class Training(LightningModule):
     """Trains `net` for one phase.
 
@@ -62,6 +68,8 @@ class Training(LightningModule):
     are over already, for the schedule to begin behind.
     given, clean: (n,) labels of the train part: what it trains on, and the true ones if they are
     known and others. norms_rest: batch norms keep the statistics that they have.
+    class_weights: (K,), by which the loss of each sample on its label counts, mean 1 over the
+    samples; None where the remedy's loss counts as it is.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Training(LightningModule):
         given: Tensor | None = None,
         clean: Tensor | None = None,
         norms_rest: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -102,6 +111,7 @@ class Training(LightningModule):
         self.clean = clean
         self.clean_metric = None if clean is None else task.metrics(num_classes)[task.headline[0]]
         self.norms_rest = norms_rest
+        self.class_weights = class_weights
 
     def tag(self, part: str, name: str) -> str:
         """What a figure is logged under. part: train or val; name: of the task's metrics."""
@@ -119,6 +129,8 @@ class Training(LightningModule):
         teacher = self.distillation.teacher
         if teacher is not None:
             teacher.to(self.device).eval().requires_grad_(False)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self.device)
         self._clean = None if self.clean is None else self.clean.to(self.device)
         logits = self.distillation.logits
         self._logits = None if logits is None else logits.to(self.device)
@@ -140,7 +152,7 @@ class Training(LightningModule):
         inputs, targets, index = self.task.loss_inputs(batch)
         inputs = self._layout(inputs)
         outputs = self.forward_tapped(self.net, inputs, self.distillation.student_taps)
-        loss = self.distillation.label_weight * self.robust.loss(outputs, targets, index)
+        loss = self.distillation.label_weight * self.label_loss(outputs, targets, index)
         terms = self.distillation.acting
         if terms:
             teacher = self._ask_teacher(inputs, index)
@@ -168,7 +180,7 @@ class Training(LightningModule):
     def on_train_epoch_end(self) -> None:
         for name, value in self.means().items():
             self.log(f"train/{name}", value)
-        for name, value in self.train_metrics.compute().items():
+        for name, value in scalars(self.train_metrics).items():
             shown = name == self.task.headline[0]
             self.log(self.tag("train", name), value.float(), prog_bar=shown)
             if name == "loss" and not torch.isfinite(value):
@@ -188,7 +200,7 @@ class Training(LightningModule):
         self.val_metrics.update(outputs, targets)
 
     def on_validation_epoch_end(self) -> None:
-        for name, value in self.val_metrics.compute().items():
+        for name, value in scalars(self.val_metrics).items():
             shown = name == self.task.headline[0]
             self.log(self.tag("val", name), value.float(), prog_bar=shown)
         self.val_metrics.reset()
@@ -210,6 +222,18 @@ class Training(LightningModule):
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
+    def label_loss(self, outputs: dict[str, Any], targets: Tensor, index: Tensor) -> Tensor:
+        """Scalar: the remedy's, or the mean over the batch of weight x loss.
+
+        Of distributions for targets the weight is their mean. Not divided by the batch's weights,
+        as torch's losses do: a batch of a rare class alone counts as much as it should.
+        """
+        if self.class_weights is None:
+            return self.robust.loss(outputs, targets, index)
+        soft = targets.is_floating_point()
+        weights = targets @ self.class_weights if soft else self.class_weights[targets]
+        return (weights * self.robust.losses(outputs, targets, index)).mean()
+
     def note_part(self, name: str, value: Tensor) -> None:
         """Add to the epoch's mean of a part of the loss, before weighting."""
         value = value.detach()
@@ -222,7 +246,7 @@ class Training(LightningModule):
         return {name: exchange(value, reduce_op="mean") for name, value in means.items()}
 
     def _criterion(self, targets: Tensor, index: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda logits: self.robust.loss({"logits": logits, "aux": ()}, targets, index)
+        return lambda logits: self.label_loss({"logits": logits, "aux": ()}, targets, index)
 
     def _ask_teacher(self, inputs: Tensor, index: Tensor) -> dict[str, Any]:
         if self._logits is not None:

@@ -23,7 +23,8 @@ ALLOWED = {
     "pretrain": set(),
     "scale": {"models"},
     "tasks": {"taps", "distill"},
-    "report": set(),
+    "automatic": {"data"},
+    "report": {"automatic"},
     "manifest": set(),
     "locks": set(),
     "sessions": {"locks"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "checks": {"instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
-        *("artefact", "cache", "changed_code", "manifest"),
+        *("artefact", "automatic", "cache", "changed_code", "manifest"),
     },
     "plan": {
         "experiment",

@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.data import _auto, spread_over_classes
+from compressor.data.digits import Digits
 from compressor.data.imagefolder import ImageFolder
 from compressor.errors import RunError, UsageError
 
@@ -206,3 +208,128 @@ def test_a_cache_that_cannot_be_written_does_no_harm(pictures, tmp_path):
 def test_options_out_of_range_are_named(options, text):
     with pytest.raises(UsageError, match=text):
         ImageFolder("data", **options)
+
+
+def squares(root, side, train=10):
+    for part, n in (("train", train), ("test", 2)):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("L", (side, side + i)).save(root / part / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    "side, size", [(8, 32), (47, 32), (48, 64), (64, 64), (100, 96), (500, 224)]
+)
+def test_the_image_size_follows_from_the_shorter_sides(tmp_path, side, size):
+    d = ImageFolder(str(squares(tmp_path, side)))
+    assert d.input_size == (3, size, size)  # asked before anything was read
+    value, why = d.resolved["dataset.image_size"]
+    assert value == size and f"{side} pixels in the median" in why
+
+
+def test_few_images_are_cropped_gently_and_typed_numbers_win(tmp_path):
+    root = str(squares(tmp_path, 64))
+    d = ImageFolder(root)
+    assert d.augment.scale == 0.64
+    assert d.resolved["dataset.augment.scale"] == (0.64, "20 train images at 64 pixels")
+    typed = ImageFolder(root, image_size=40, augment={"scale": 0.2})
+    typed.prepare()
+    assert (typed.image_size, typed.augment.scale, dict(typed.resolved)) == (40, 0.2, {})
+    # what follows from the data is no other data than the same numbers typed
+    same = ImageFolder(root, image_size=64, augment={"crop": 0, "flip": True, "scale": 0.64})
+    assert d.fingerprint() == same.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "images, size, scale",
+    [(100_000, 224, 0.08), (99_999, 224, 0.35), (2_000_000, 64, 0.64), (9_999, 224, 0.64)],
+)
+def test_the_crop_asks_more_of_many_and_large_images(images, size, scale):
+    assert _auto.least_area(images, size)[0] == scale
+
+
+def test_a_file_that_is_no_image_is_passed_over_for_the_size(tmp_path):
+    root = squares(tmp_path, 64)
+    (root / "train" / "a" / "0.png").write_bytes(b"no image")
+    assert ImageFolder(str(root)).image_size == 64
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(RunError, match="cannot be decoded"):
+        _ = ImageFolder(str(root)).image_size
+
+
+def test_a_crop_beyond_the_size_that_the_images_have_is_refused(tmp_path):
+    d = ImageFolder(str(squares(tmp_path, 64)), augment={"crop": 65, "scale": 1.0})
+    with pytest.raises(UsageError, match="crop=65 is more than the image"):
+        d.prepare()
+
+
+def test_a_set_of_one_size_has_nothing_to_decide():
+    with pytest.raises(UsageError, match="of digits cannot be auto"):
+        Digits(image_size="auto")
+
+
+# -- unequal classes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    root = tmp_path_factory.mktemp("unequal")
+    for part, counts in (("train", (90, 9, 1)), ("test", (2, 2, 2))):
+        for name, n in zip("abc", counts, strict=True):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("L", (8, 8), 10 * i).save(root / part / name / f"{i}.png")
+    return ImageFolder(str(root), image_size=8, validation=0.0)
+
+
+def visited(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    return torch.cat([index for _, _, index in loader])
+
+
+def test_a_balanced_sampler_visits_every_class_equally_often(unequal):
+    labels = unequal.labels("train")
+    loader = unequal.loader("train", 16, seed=3, shuffle=True, classes=labels)
+    for epoch in (0, 1):
+        index = visited(loader, epoch)
+        counts = torch.bincount(labels[index])
+        assert len(index) == 100 and sorted(counts.tolist()) == [33, 33, 34]
+        own = index[labels[index] == 0]
+        assert len(own.unique()) == len(own)  # a large class gives no image twice
+        assert len(index[labels[index] == 1].unique()) == 9
+    assert torch.equal(visited(loader, 1), index)
+    assert not torch.equal(visited(loader, 0), index)
+    assert not torch.equal(visited(unequal.loader("train", 16, seed=4, classes=labels), 1), index)
+
+
+def test_the_processes_share_a_balanced_epoch(unequal):
+    labels = unequal.labels("train")
+    whole = visited(unequal.loader("train", 16, seed=3, classes=labels), 2)
+    parts = [
+        visited(unequal.loader("train", 16, seed=3, classes=labels, rank=r, world=3), 2)
+        for r in range(3)
+    ]
+    assert [len(part) for part in parts] == [34, 34, 34]
+    for rank, part in enumerate(parts):
+        places = torch.arange(rank, 102, 3) % 100
+        assert torch.equal(part, whole[places])
+
+
+def test_a_balanced_epoch_keeps_to_the_positions_that_may_be_visited(unequal):
+    labels, some = unequal.labels("train"), torch.tensor([0, 1, 2, 3, 90, 99])
+    index = visited(unequal.loader("train", 4, classes=labels, indices=some), 0)
+    assert torch.bincount(labels[index]).tolist() == [2, 2, 2]
+    assert set(index.tolist()) <= set(some.tolist())
+
+
+def test_any_beginning_of_a_spread_order_holds_the_classes_equally():
+    classes = torch.tensor([0] * 90 + [1] * 9 + [2])
+    order = spread_over_classes(classes, torch.Generator().manual_seed(0))
+    assert order.sort().values.tolist() == list(range(100))
+    count = [torch.bincount(classes[order[:m]], minlength=3).tolist() for m in (3, 9, 19, 50)]
+    assert count == [[1, 1, 1], [4, 4, 1], [9, 9, 1], [40, 9, 1]]
+    again = spread_over_classes(classes, torch.Generator().manual_seed(0))
+    assert torch.equal(order, again)

@@ -79,6 +79,7 @@ def train(
     machine = {k: more.pop(k) for k in ("workers", "devices", "strategy", "progress") if k in more}
     window = {k: more.pop(k) for k in ("start", "stop") if k in more}
     training, patience = more.pop("training", None), more.pop("patience", None)
+    by = more.pop("select_by", None)
     return fit(
         net or tiny(),
         options(**more),
@@ -91,6 +92,7 @@ def train(
         **window,
         training=training,
         patience=patience,
+        select_by=by,
     )
 
 
@@ -543,3 +545,71 @@ def test_patience_is_of_the_last_phase_and_warm_up_of_the_first(tmp_path, digits
         for number, phase in enumerate((Phase(2, None), Phase(2, None, gamma=0.1)))
     ]
     assert [(one.warmup_epochs, one.gamma) for one in made] == [(1.0, 0.5), (0, 0.1)]
+
+
+# -- unequal classes ------------------------------------------------------------------------------
+
+
+def uneven(data, **more):
+    """All images of the even digits and three of each odd one."""
+    labels = data.labels("train")
+    few = [torch.nonzero(labels == digit).flatten()[:3] for digit in range(1, 10, 2)]
+    index = torch.cat([torch.nonzero(labels % 2 == 0).flatten(), *few]).sort().values
+    return TrainingSet(targets=labels, index=index, **more)
+
+
+@pytest.mark.parametrize("by", ["balanced_accuracy", "macro_f1", "loss"])
+def test_another_figure_of_the_validation_part_can_pick_the_epoch(tmp_path, digits, by):
+    more = dict(epochs=4, lr=0.5, schedule="constant", training=uneven(digits))
+    fitted = train(tmp_path / "a", digits, select="best", select_by=by, **more)
+    values = [float(row[f"val_{by}"]) for row in history(tmp_path / "a")]
+    best = min if by == "loss" else max
+    picked = max(epoch for epoch, value in enumerate(values, 1) if value == best(values))
+    assert fitted.metrics["picked_epoch"] == picked
+    assert fitted.metrics[f"picked_val_{by}"] == best(values)
+    assert "picked_val_accuracy" in fitted.metrics
+
+
+class Seen(CrossEntropy):
+    """Notes whose losses were asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.index, self.asked = [], 0
+
+    def loss(self, outputs, targets, index):
+        self.index.append(index)
+        return super().loss(outputs, targets, index)
+
+    def losses(self, outputs, targets, index):
+        self.asked += 1
+        return super().losses(outputs, targets, index)
+
+
+def test_a_balanced_training_visits_rare_classes_as_often_as_the_others(tmp_path, digits):
+    robust, training = Seen(), uneven(digits, balanced=True)
+    train(tmp_path / "a", digits, robust=robust, epochs=1, training=training)
+    visited = digits.labels("train")[torch.cat(robust.index)]
+    assert len(visited) == len(training.index) and robust.asked == 0
+    counts = torch.bincount(visited, minlength=10)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_a_weighted_training_asks_the_remedy_for_every_samples_loss(tmp_path, digits):
+    robust = Seen()
+    train(tmp_path / "a", digits, robust=robust, epochs=1, training=uneven(digits, weighted=True))
+    assert robust.asked and not robust.index
+
+
+@pytest.mark.parametrize("way", ["weighted", "balanced"])
+def test_an_uneven_training_goes_on_to_the_same_numbers_after_a_kill(
+    tmp_path, digits, monkeypatch, way
+):
+    more = dict(epochs=3, training=uneven(digits, **{way: True}), select="best")
+    more["select_by"] = "macro_f1"
+    whole = train(tmp_path / "a", digits, **more)
+    folder = killed(monkeypatch, tmp_path / "b", digits, 2, **more)
+    resumed = train(folder, digits, **more)
+    assert figures(folder) == figures(tmp_path / "a")
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name

@@ -1,0 +1,161 @@
+"""Classes that are not equally frequent: weights, refusals, the figures that look at each class."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional as F
+
+from compressor.errors import UsageError
+from compressor.robust.backward import Backward
+from compressor.robust.bootstrap import Bootstrap
+from compressor.robust.co_teaching import CoTeaching
+from compressor.robust.confident import Confident
+from compressor.robust.forward import Forward
+from compressor.robust.gce import GCE
+from compressor.robust.mae import MAE
+from compressor.robust.none import CrossEntropy
+from compressor.robust.pencil import Pencil
+from compressor.robust.sce import SCE
+from compressor.stages._classes import balanced_weights, check, counts, ratio
+from compressor.tasks.classification import Classification
+from compressor.tasks.training import Distillation, Training
+
+
+def test_ninety_and_ten_samples_weigh_five_ninths_and_five():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    weights = balanced_weights(counts(labels, None, 2))
+    assert weights.tolist() == pytest.approx([100 / 180, 100 / 20])
+    assert weights[labels].mean().item() == pytest.approx(1.0)
+    known = compute_class_weight("balanced", classes=np.arange(2), y=labels.numpy())
+    assert weights.tolist() == pytest.approx(known.tolist())
+
+
+def test_labels_that_are_not_read_do_not_count_and_absent_classes_weigh_nothing():
+    labels = torch.tensor([0] * 90 + [1] * 10 + [2] * 50)
+    found = counts(labels, torch.arange(100), 3)
+    assert found.tolist() == [90, 10, 0] and ratio(found) == 9
+    assert balanced_weights(found).tolist() == pytest.approx([100 / 180, 5, 0])
+
+
+def test_distributions_for_labels_count_by_their_masses():
+    soft = torch.tensor([[0.75, 0.25]] * 4)
+    found = counts(soft, None, 2)
+    assert found.tolist() == [3, 1]
+    assert (soft @ balanced_weights(found)).mean().item() == pytest.approx(1.0)
+
+
+def module(robust, weights):
+    return Training(
+        torch.nn.Linear(2, 2), task=Classification(), num_classes=2, robust=robust,
+        distillation=Distillation(), regularizer=None, optimizer=None, seed=0,
+        class_weights=weights,
+    )  # fmt: skip
+
+
+def test_a_weighted_loss_is_the_mean_of_weight_times_loss():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    targets, weights = torch.tensor([0, 0, 1]), torch.tensor([0.5, 5.0])
+    outputs, index = {"logits": logits, "aux": ((0.3, -logits),)}, torch.arange(3)
+    made = module(CrossEntropy(), weights).label_loss(outputs, targets, index)
+    each = F.cross_entropy(logits, targets, reduction="none")
+    aux = F.cross_entropy(-logits, targets, reduction="none")
+    by_hand = sum(w * (a + 0.3 * b) for w, a, b in zip([0.5, 0.5, 5.0], each, aux, strict=True)) / 3
+    torch.testing.assert_close(made, by_hand)
+    # a label that is sure is a distribution like any other
+    soft = module(CrossEntropy(), weights).label_loss(outputs, F.one_hot(targets).float(), index)
+    torch.testing.assert_close(soft, by_hand)
+
+
+WEIGHABLE = [
+    CrossEntropy(label_smoothing=0.1), GCE(), GCE(truncated=True, warmup=0.0), MAE(), SCE(),
+    Bootstrap(form="soft"), Bootstrap(form="hard"), Confident(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("robust", WEIGHABLE, ids=lambda robust: type(robust).__name__)
+def test_the_losses_of_a_remedy_are_those_whose_mean_it_takes(robust):
+    logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    outputs = {"logits": logits, "aux": ((0.3, logits.flip(0)),)}
+    given = torch.arange(7) % 4, torch.arange(7)
+    each = robust.losses(outputs, *given)
+    assert robust.per_sample and each.shape == (7,)
+    torch.testing.assert_close(each.mean(), robust.loss(outputs, *given))
+    unweighted, even = module(robust, None), module(robust, torch.ones(4))
+    torch.testing.assert_close(
+        unweighted.label_loss(outputs, *given), even.label_loss(outputs, *given)
+    )
+
+
+def config(robust="none", sampler="none", train="none", finetune="none", same="none", draw="none"):
+    own = {"class_weights": "none", "select_by": "accuracy"}
+    return {
+        "dataset": {"sampler": sampler},
+        "robust": {"_target_": f"compressor.robust.{robust}.Some"},
+        "pretrain": own,
+        "train": {**own, "class_weights": train},
+        "finetune": {**own, "class_weights": finetune, "robust": same},
+        "distill": {"sampler": draw},
+    }
+
+
+@pytest.mark.parametrize("robust", [Pencil(), CoTeaching()])
+def test_weights_are_refused_where_a_loss_is_no_mean_over_samples(robust):
+    name = type(robust).__module__.rpartition(".")[2]
+    with pytest.raises(UsageError, match=f"robust={name} has not: type dataset.sampler=balanced"):
+        check(config(name, train="balanced"), robust)
+    check(config(name, sampler="balanced"), robust)
+    check(config(name, finetune="balanced"), robust)  # which has a loss of its own
+
+
+@pytest.mark.parametrize("robust", [Forward(), Backward()])
+@pytest.mark.parametrize("asked", [{"train": "balanced"}, {"sampler": "balanced"}])
+def test_a_transition_matrix_and_other_shares_of_labels_exclude_each_other(robust, asked):
+    with pytest.raises(UsageError, match="=balanced makes another matrix of robust="):
+        check(config("forward", **asked), robust)
+
+
+@pytest.mark.parametrize(
+    "wrong, line",
+    [
+        ({"train": "balanced", "sampler": "balanced"}, "give one of them"),
+        ({"sampler": "balanced", "draw": "class_uniform"}, "both choose the images of a batch"),
+        ({"sampler": "some"}, "dataset.sampler=some is not known: choose one of none, balanced"),
+        ({"finetune": "some"}, "finetune.class_weights=some is not known"),
+    ],
+)
+def test_what_excludes_each_other_is_refused(wrong, line):
+    with pytest.raises(UsageError, match=line):
+        check(config(**wrong), CrossEntropy())
+
+
+def test_figures_that_look_at_every_class_alike_by_hand_and_against_scikit_learn():
+    # 6 of class 0, all right but one; 3 of class 1, one right; class 2 is told but never there
+    truth = torch.tensor([0] * 6 + [1] * 3)
+    told = torch.tensor([0, 0, 0, 0, 0, 1, 1, 0, 2])
+    meter = Classification().metrics(4)
+    for rows in (slice(0, 4), slice(4, 9)):
+        meter.update({"logits": F.one_hot(told[rows], 4).float()}, truth[rows])
+    found = meter.compute()
+    assert found["balanced_accuracy"].item() == pytest.approx((5 / 6 + 1 / 3) / 2)
+    assert found["class_recall"][:2].tolist() == pytest.approx([5 / 6, 1 / 3])
+    assert found["class_recall"][2:].isnan().all()
+    f1 = [2 * 5 / (6 + 6), 2 * 1 / (3 + 2), 0.0]
+    assert found["macro_f1"].item() == pytest.approx(sum(f1) / 3)
+    truth, told = truth.numpy(), told.numpy()
+    assert found["macro_f1"].item() == pytest.approx(f1_score(truth, told, average="macro"))
+    recall = recall_score(truth, told, average=None, labels=[0, 1])
+    assert found["class_recall"][:2].tolist() == pytest.approx(recall.tolist())
+
+
+def test_they_agree_with_scikit_learn_on_many_answers():
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 5, (400,), generator=rng) * (torch.rand(400, generator=rng) < 0.4)
+    logits = torch.randn(400, 5, generator=rng)
+    logits[torch.arange(400), truth] += 1
+    meter = Classification().metrics(5)
+    meter.update({"logits": logits}, truth)
+    found, told = meter.compute(), logits.argmax(dim=1)
+    assert found["balanced_accuracy"].item() == pytest.approx(balanced_accuracy_score(truth, told))
+    assert found["macro_f1"].item() == pytest.approx(f1_score(truth, told, average="macro"))
