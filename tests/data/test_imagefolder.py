@@ -215,7 +215,8 @@ def squares(root, side, train=10):
         for name in ("a", "b"):
             (root / part / name).mkdir(parents=True)
             for i in range(n):
-                Image.new("L", (side, side + i)).save(root / part / name / f"{i}.png")
+                # no image of one class is one of another too
+                Image.new("L", (side, side + i), ord(name)).save(root / part / name / f"{i}.png")
     return root
 
 
@@ -253,9 +254,7 @@ def test_the_crop_asks_more_of_many_and_large_images(images, size, scale):
 def test_a_file_that_is_no_image_is_passed_over_for_the_size(tmp_path):
     root = squares(tmp_path, 64)
     (root / "train" / "a" / "0.png").write_bytes(b"no image")
-    assert ImageFolder(str(root)).image_size == 64
-    for path in (root / "train").rglob("*.png"):
-        path.write_bytes(b"no image")
+    assert ImageFolder(str(root), unreadable="skip").image_size == 64
     with pytest.raises(RunError, match="cannot be decoded"):
         _ = ImageFolder(str(root)).image_size
 
@@ -281,7 +280,8 @@ def unequal(tmp_path_factory):
         for name, n in zip("abc", counts, strict=True):
             (root / part / name).mkdir(parents=True)
             for i in range(n):
-                Image.new("L", (8, 8), 10 * i).save(root / part / name / f"{i}.png")
+                grey = 100 * "abc".index(name) + i
+                Image.new("L", (8, 8), grey).save(root / part / name / f"{i}.png")
     return ImageFolder(str(root), image_size=8, validation=0.0)
 
 
