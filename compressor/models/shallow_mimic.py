@@ -8,7 +8,7 @@ Run: compress-run model=shallow_mimic distill=mimic distill.at=train distill.tea
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, foreign
 from compressor.models._construction import describe
 
 
@@ -74,7 +74,9 @@ def shallow_mimic(
     given = {"filters": filters, "pool": pool, "bottleneck": bottleneck, "hidden": hidden}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
-            raise UsageError(f"model.{name}={value!r} is no whole number of {least[name]} or more")
+            raise UsageError(
+                f"model.{name}={foreign(repr(value))} is no whole number of {least[name]} or more"
+            )
     if pool > min(input_size[1:]):
         raise UsageError(
             f"model.pool={pool} is more than the image, {input_size[1]}x{input_size[2]}: lower it"

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import RunError, UsageError
+from compressor.errors import RunError, UsageError, foreign
 from compressor.surgery._plan import Plan, kept_mask
 from compressor.surgery._structure import Group
 
@@ -24,14 +24,18 @@ def replay(net: nn.Module, plan: Plan) -> nn.Module:
     tensors: dict[int, Tensor] = {}  # the slots of one operation share their indices
     for (name, dim), indices in plan.by_slot.items():
         if name not in names:
-            raise UsageError(f"the plan cuts '{name}', which this network lacks; wrong network")
+            raise UsageError(
+                f"the plan cuts '{foreign(name)}', which this network lacks; wrong network"
+            )
         shape = tuple(names[name].shape)
         if dim >= len(shape):
-            raise UsageError(f"the plan cuts dimension {dim} of '{name}', whose shape is {shape}")
+            raise UsageError(
+                f"the plan cuts dimension {foreign(dim)} of '{name}', whose shape is {shape}"
+            )
         if indices[-1] >= shape[dim]:
             raise UsageError(
-                f"the plan keeps index {indices[-1]} of '{name}' dimension {dim}, which has "
-                f"{shape[dim]}; replay it on the dense network it was made for"
+                f"the plan keeps index {foreign(indices[-1])} of '{name}' dimension {dim}, which "
+                f"has {shape[dim]}; replay it on the dense network it was made for"
             )
         if id(indices) not in tensors:
             tensors[id(indices)] = torch.tensor(indices)
