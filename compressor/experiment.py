@@ -116,9 +116,10 @@ class Experiment:
         for place in [path] if isinstance(path, str) else path:
             made = artefact.read(artefact.find(place))
             distill_options.check_fits(made.spec, self.spec, str(place))
+            made.network(self.trust)  # a damaged one is refused here, and compared with its list
             files = ("spec.json", "plan.json", artefact.WEIGHTS)
             key = key_of(teacher={name: manifest.digest(made.folder / name) for name in files})
-            found[key] = replace(made, key=key)
+            found[key] = replace(made, key=key, sealed=None)
         return found
 
     def finetune_labels(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from compressor import models
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.notices import notices
@@ -54,6 +55,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         cuts = [compress.preview(dense, step.options["prune"], bench) for step in cutting]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
+        _rehearse(experiment, dense, cutting[-1], cuts[-1], reused)
     for step in (*plan.steps, *plan.baselines):
         known = {stage["key"] for stage in preview["stages"]}
         sides = [side for side in step.sides if not (reused[step.key] or side.key in known)]
@@ -62,6 +64,19 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         preview["stages"] += rows if step in plan.steps or step.key not in known else []
     preview["seconds"] = _rough_seconds(experiment, preview)
     return preview
+
+
+def _rehearse(
+    experiment: "Experiment",
+    dense: Blank,
+    step: "Step",
+    cut: Mapping[str, Any],
+    reused: Mapping[str, bool],
+) -> None:
+    """Cut a network that is not this tool's own at random once, before its first epoch."""
+    if models.is_known(experiment.spec.factory) or reused[step.key]:
+        return
+    compress.rehearse(dense, step.options["prune"], {name: n for name, _, n in cut["layers"]})
 
 
 def _bench(experiment: "Experiment", dense: Blank) -> Bench:

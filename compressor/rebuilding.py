@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compressor import manifest, models
 from compressor.errors import RunError, UsageError, foreign
 from compressor.models._bounds import Limits, TooLarge, Watch, watched
-from compressor.surgery import dry_run, replay
+from compressor.surgery import dry_run, meta_copy, replay
 
 if TYPE_CHECKING:
     from compressor.artefact import Artefact
@@ -52,20 +52,19 @@ class _Building:
                 "or was tampered with"
             ) from None
 
-    def without_storage(self) -> tuple[nn.Module | None, bool]:
-        """The cut network on the meta device, and whether it holds values that no file restores.
+    def without_storage(self) -> tuple[nn.Module | None, Watch | None]:
+        """The cut network on the meta device, and what saw it being built.
 
-        (None, True) where the builder needs real values.
+        (None, None) where the builder needs real values.
         """
         try:
             with torch.device("meta"):
                 dense, watch = self.dense()
-            net = replay(dense, self.made.plan)
+            return replay(dense, self.made.plan), watch
         except (UsageError, RunError):
             raise
         except (RuntimeError, NotImplementedError):
-            return None, True
-        return net, _needs_values(net, watch.left())
+            return None, None
 
     def misfit(self, net: nn.Module) -> str:
         """Why the cut network cannot run where the dense one can; "" where it does.
@@ -73,7 +72,8 @@ class _Building:
         Only a failure that the dense network does not have is a verdict on the plan.
         """
         size = self.made.spec.input_size
-        reason = _failure(net, size)
+        # what a class of the user's keeps from a first forward, it shall not keep from this one
+        reason = _failure(net, size, copied=self.foreign_code)
         if not reason:
             return ""
         with torch.device("meta"):
@@ -92,7 +92,7 @@ def rebuild(made: "Artefact", trust: tuple[str, ...]) -> nn.Module:
     building = _Building(made, trust, Limits.of(len(held), weights.stat().st_size))
     with _as_ours(made.folder), _float32(), torch.random.fork_rng(devices=[]):
         # Without storage first: a lying spec.json must not allocate what it asks for.
-        net, needs_values = building.without_storage()
+        net, watch = building.without_storage()
         if net is not None:
             _compare(held, net, str(weights))
             if made.plan.operations and (reason := building.misfit(net)):
@@ -100,7 +100,7 @@ def rebuild(made: "Artefact", trust: tuple[str, ...]) -> nn.Module:
                     f"{made.folder / 'plan.json'} leaves a network that cannot run ({reason}): "
                     "the folder mixes files of different networks, or was tampered with"
                 )
-        if net is None or needs_values:
+        if net is None or watch is None or _needs_values(net, watch.left()):
             net = replay(building.dense()[0], made.plan)
             _compare(held, net, str(weights))
         else:
@@ -185,10 +185,10 @@ def _give_storage(net: nn.Module) -> None:
                 store[name] = given[id(old)]
 
 
-def _failure(net: nn.Module, input_size: tuple[int, int, int]) -> str:
+def _failure(net: nn.Module, input_size: tuple[int, int, int], copied: bool = False) -> str:
     """How a forward on the meta device ends that meets shapes which do not fit, else ""."""
     try:
-        dry_run(net, (torch.empty(1, *input_size, device="meta"),))
+        dry_run(meta_copy(net) if copied else net, (torch.empty(1, *input_size, device="meta"),))
     except (RunError, NotImplementedError):
         return ""
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:

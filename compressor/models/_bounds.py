@@ -140,8 +140,10 @@ class Watch(TorchDispatchMode):
 
     def _foresee(self, func, args: tuple, kwargs: Mapping[str, Any]) -> None:
         """Count what an operator is going to allocate, before it does."""
+        if func.is_view or func._schema.name.endswith("_"):
+            return
         given = [value for value in args if isinstance(value, Tensor)]
-        if func._schema.name[-1] == "_" or any(value.is_meta for value in given):
+        if any(value.is_meta for value in given):
             return
         if not given and kwargs.get("device") is not None and kwargs["device"].type == "meta":
             return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from compressor.errors import RunError, UsageError, foreign
 from compressor.surgery._plan import Plan, kept_mask
@@ -42,6 +44,20 @@ def replay(net: nn.Module, plan: Plan) -> nn.Module:
         kept.setdefault(name, {})[dim] = tensors[id(indices)]
     _apply(net, kept)
     return net
+
+
+def duplicate(net: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """A deep copy, in which the parameters in `shared` are the very ones of `net`.
+
+    What a module makes of its parameters before each forward, as weight norm does, is no leaf and
+    cannot be copied as it is: the copy makes it anew.
+    """
+    memo: dict[int, object] = {id(tensor): tensor for tensor in shared}
+    for module in net.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(net, memo)
 
 
 def cut_group(net: nn.Module, group: Group, keep: Tensor) -> None:
@@ -99,6 +115,21 @@ def _apply(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
     for number, dims in changed.items():
         path, module = touched[number]
         _adjust(path, module, dims)
+    _adjust_parametrised(net, kept)
+
+
+def _adjust_parametrised(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
+    """Layers whose weight is made of a parameter of its size, which lies in a module of its own."""
+    for path, module in net.named_modules():
+        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            continue
+        if not is_parametrized(module, "weight"):
+            continue
+        prefix = f"{path}.parametrizations.weight." if path else "parametrizations.weight."
+        originals = {n: p for n, p in module.parametrizations.weight.named_parameters()}
+        for name, original in originals.items():
+            if prefix + name in kept and original.ndim == module.weight.ndim:
+                _adjust(path, module, {"weight": kept[prefix + name]})
 
 
 def _slice(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:

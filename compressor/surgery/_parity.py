@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError
-from compressor.surgery._cut import replay
+from compressor.surgery._cut import duplicate, replay
 from compressor.surgery._plan import Plan
 from compressor.surgery._structure import Structure
 from compressor.surgery._trace import as_tree
@@ -45,14 +44,13 @@ def check_parity(
         error = _compare(masked.eval(), small.eval(), plan, inputs, "eval", mixing)
         _compare(masked.train(), small.train(), plan, inputs, "train", mixing)
         del masked
-        _optimizer_step(copy.deepcopy(small), inputs)
+        _optimizer_step(duplicate(small), inputs)
     return error
 
 
 def _copy_sharing(net: nn.Module, own: set[str]) -> nn.Module:
     """A copy that shares all parameters but those named in `own`; buffers are its own."""
-    shared = {id(p): p for name, p in net.named_parameters() if name not in own}
-    return copy.deepcopy(net, shared)
+    return duplicate(net, shared=[p for name, p in net.named_parameters() if name not in own])
 
 
 def _check_cuts(dense: nn.Module, plan: Plan) -> None:
@@ -155,7 +153,7 @@ def _compare(
     if inputs[0].device.type != "mps":
         # ill-conditioned arithmetic (batch norm over few values) is no wrong cut: look closer
         double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
-        exact = _error(copy.deepcopy(masked).double(), copy.deepcopy(small).double(), double)
+        exact = _error(duplicate(masked).double(), duplicate(small).double(), double)
     if exact <= TOLERANCE_DOUBLE:
         return error if mode == "train" else min(error, exact)
     layer = _first_difference(masked, small, plan, inputs)
