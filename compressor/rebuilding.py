@@ -125,7 +125,7 @@ def header(weights: Path) -> Header:
         with safe_open(weights, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
             return {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise RunError(f"{weights} cannot be read ({foreign(error)}): make it again") from None
 
 
