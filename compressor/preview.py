@@ -15,6 +15,7 @@ from compressor.instantiation import make
 from compressor.notices import notices
 from compressor.stages import _sensitivity, compress, finetune
 from compressor.stages._blank import Blank
+from compressor.stages._rehearsal import rehearse
 from compressor.stages._timed import Bench
 from compressor.surgery import EMPTY_PLAN
 
@@ -76,7 +77,7 @@ def _rehearse(
     """Cut a network that is not this tool's own at random once, before its first epoch."""
     if models.is_known(experiment.spec.factory) or reused[step.key]:
         return
-    compress.rehearse(dense, step.options["prune"], {name: n for name, _, n in cut["layers"]})
+    rehearse(dense, step.options["prune"], {name: n for name, _, n in cut["layers"]})
 
 
 def _bench(experiment: "Experiment", dense: Blank) -> Bench:

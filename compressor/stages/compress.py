@@ -155,33 +155,8 @@ def preview(
     }
 
 
-def rehearse(dense: Blank, prune: Mapping[str, Any], widths: Mapping[str, int]) -> None:
-    """The parity gate on a random cut to these widths, with fresh weights, before any training.
-
-    A forward that computes with the number of channels passes every analysis: only values show it,
-    and the cut would be refused after hours. widths: of every group in scope.
-    """
-    options, _ = SelectOptions.split(prune)
-    groups = running(choose(dense.structure, options), dense.calls)
-    keep = {}
-    for group in groups:
-        order = torch.randperm(group.size, generator=generator(0, "rehearsal", group.name))
-        keep[group.name] = order[: widths[group.name]].sort().values
-    plan = surgery.plan_cut(dense.structure, keep)
-    images = torch.randn(
-        _parity_images(dense.spec.input_size),
-        *dense.spec.input_size,
-        generator=generator(0, "example"),
-    )
-    net = dense.with_storage().eval()
-    with torch.no_grad():
-        answer = tree_leaves(surgery.duplicate(net)(images))
-    sound = all(leaf.isfinite().all() for leaf in answer if isinstance(leaf, Tensor))
-    if plan.operations and sound:  # of weights that overflow nothing can be told
-        surgery.check_parity(net, dense.structure, plan, (images,))
-
-
-def _parity_images(input_size: Sequence[int]) -> int:
+def parity_images(input_size: Sequence[int]) -> int:
+    """How many images the parity gate looks at."""
     return PARITY_LARGE if min(input_size[-2:]) >= LARGE else PARITY_IMAGES
 
 
@@ -259,7 +234,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
             )
     seconds = time.perf_counter() - start
     images = case.batches[0][0]
-    inputs = images[: _parity_images(images.shape)].to(device)
+    inputs = images[: parity_images(images.shape)].to(device)
     check_widths(groups, aim.counts, done.keep)
     error = surgery.check_parity(net, structure, plan, (inputs,))
     surgery.check_state(net, small)

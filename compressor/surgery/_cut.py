@@ -119,17 +119,14 @@ def _apply(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
 
 
 def _adjust_parametrised(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
-    """Layers whose weight is made of a parameter of its size, which lies in a module of its own."""
+    """Convolutions whose weight is made of a parameter of its size, in a module of its own."""
     for path, module in net.named_modules():
-        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if not isinstance(module, nn.modules.conv._ConvNd) or not is_parametrized(module, "weight"):
             continue
-        if not is_parametrized(module, "weight"):
-            continue
-        prefix = f"{path}.parametrizations.weight." if path else "parametrizations.weight."
-        originals = {n: p for n, p in module.parametrizations.weight.named_parameters()}
-        for name, original in originals.items():
-            if prefix + name in kept and original.ndim == module.weight.ndim:
-                _adjust(path, module, {"weight": kept[prefix + name]})
+        prefix = f"{path}.parametrizations.weight.".removeprefix(".")
+        for name, original in module.parametrizations.weight.named_parameters():
+            if prefix + name in kept and original.shape == module.weight.shape:
+                _adjust_convolution(path, module, kept[prefix + name])
 
 
 def _slice(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
