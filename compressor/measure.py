@@ -4,6 +4,7 @@ One convention everywhere: MACs are those of convolutions and linear layers (mat
 batch 1, without biases, batch norms and activations: half of what torch's own counter says.
 """
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.errors import RunError, UsageError
-from compressor.surgery import meta_copy
 
 
 def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
@@ -24,7 +24,7 @@ def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
     whose forward needs real tensors is run for real. `net` stays as it is, its modes too.
     """
     try:
-        return _count(meta_copy(net).eval(), input_size)
+        return _count(_meta_copy(net), input_size)
     except Exception:  # whatever foreign code does on meta tensors, the real forward decides
         try:
             with _evaluating(net):
@@ -122,6 +122,23 @@ def evaluate(
     if not batches:
         raise RunError("nothing to evaluate on: the data part has 0 batches; check dataset.*")
     return {name: float(value) for name, value in meter.compute().items()}
+
+
+def _meta_copy(net: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters and buffers hold no data; `net` is only read."""
+    memo: dict[int, Tensor] = {}
+    for parameter in net.parameters():
+        empty = torch.empty_like(parameter, device="meta", requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+    for buffer in net.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for module in net.modules():
+        for value in vars(module).values():
+            # what weight norm makes before each forward: a tensor with a history has no copy
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = torch.empty_like(value, device="meta", requires_grad=False)
+    # deepcopy takes what the memo holds for the copy of that object: no weight is ever copied.
+    return copy.deepcopy(net, memo).eval()
 
 
 def _count(net: nn.Module, input_size: tuple[int, int, int]) -> int:

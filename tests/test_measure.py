@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compressor import measure
 from compressor.errors import RunError, UsageError
 from compressor.measure import count_macs, count_params, evaluate, latency
 
@@ -68,6 +69,15 @@ def test_shared_parameters_count_once_and_their_work_twice():
     layer = nn.Linear(4, 4, bias=False)
     net = nn.Sequential(nn.Flatten(), layer, layer)
     assert (count_params(net), count_macs(net, (1, 2, 2))) == (16, 32)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_layer_whose_weight_is_made_before_each_forward_is_counted_on_the_meta_device():
+    net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU())
+    net(torch.zeros(1, 3, 8, 8))
+    copied = measure._meta_copy(net)
+    assert all(p.is_meta for p in copied.parameters())
+    assert count_macs(net, (3, 8, 8)) == 36 * 8 * 27
 
 
 def test_attention_does_not_hide_in_the_fused_path():

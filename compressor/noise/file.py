@@ -6,6 +6,7 @@ from 0) and `label`. Without `index` the labels are those of the whole list, in 
 """
 
 import csv
+import hashlib
 import re
 import zlib
 from collections.abc import Collection
@@ -18,7 +19,6 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from torch import Tensor
 
 from compressor.errors import UsageError, foreign
-from compressor.manifest import digest
 from compressor.noise import Part
 
 # What a damaged archive raises beside the usual: at its table, in an entry, in an entry's head.
@@ -51,7 +51,7 @@ class File:
         self.column = column
         self.known = known
         self.index, self.labels = self._read()
-        self.content = digest(Path(file))
+        self.content = _digest(file)
 
     def corrupt(self, part: Part) -> Tensor:
         listed = part.listed or len(part.labels)
@@ -130,6 +130,15 @@ class File:
                 "one label an index"
             )
         return index, labels.astype(np.int64)
+
+
+def _digest(path: str) -> str:
+    """SHA-256, in hex."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _npz(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
