@@ -89,6 +89,7 @@ def rebuild(made: "Artefact", trust: tuple[str, ...]) -> nn.Module:
 
     weights = made.weights
     held = header(weights)
+    models.import_library(made.spec.factory)
     building = _Building(made, trust, Limits.of(len(held), weights.stat().st_size))
     with _as_ours(made.folder), _float32(), torch.random.fork_rng(devices=[]):
         # Without storage first: a lying spec.json must not allocate what it asks for.

@@ -90,6 +90,13 @@ def is_known(factory: str) -> bool:
     return factory == _PREFIX + name and name in __all__ and name not in _LIBRARIES
 
 
+def import_library(factory: str) -> None:
+    """What the builder is going to import, which takes seconds and is no part of building."""
+    name = factory.removeprefix(_PREFIX)
+    if factory == _PREFIX + name and name in __all__:
+        importlib.import_module("timm" if name == "timm" else "torchvision.models")
+
+
 def with_option(option: str) -> list[str]:
     """Names of the builders that take `option`, sorted."""
     builders = {name: inspect.signature(globals()[name]).parameters for name in __all__}

@@ -5,7 +5,6 @@ is added, and a network of the sizes that networks have never meets one of these
 """
 
 import ctypes
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ MAX_NUMBER = 1_000_000
 # torchvision's and timm's builders loop over the square of an image's side in places.
 MAX_LIBRARY_NUMBER = 16_384
 _DEPTH = 100  # modules inside one another
-_SECONDS = 10.0  # of the building thread's own processor time; the largest of timm takes 2
+_SECONDS = 10.0  # processor time of the building thread; the largest of timm takes half a one
 
 
 _FILLS = frozenset(f"aten::{name}_" for name in ("normal", "uniform", "fill", "zero", "erfinv"))
@@ -77,7 +76,7 @@ def check_numbers(options: Mapping[str, Any], most: int = MAX_NUMBER) -> None:
             left += [(f"{name}.{key}", item) for key, item in value.items()]
         elif isinstance(value, Sequence) and not isinstance(value, str):
             left += [(name, item) for item in value]
-        elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= most):
+        elif isinstance(value, int | float) and not abs(value) <= most:  # nor is a NaN
             raise UsageError(
                 f"model.{foreign(name)}={foreign(value)} is larger than any network's: give at "
                 f"most {most:,}"

@@ -80,6 +80,8 @@ def build_on_meta():
         ("timm", {"name": "vit_tiny_patch16_224", "arguments": {"depth": 10**9}}, "depth="),
         ("torchvision", {"name": "vit_b_16", "arguments": {"x": [1, {"y": 1e999}]}}, "x.y=inf"),
         ("resnet20", {"depth": -1e7}, "depth=-10000000.0"),
+        ("resnet20", {"depth": 10**400}, "depth=10000"),
+        ("resnet20", {"width": float("nan")}, "width=nan"),
     ],
 )
 def test_numbers_in_arguments_are_bounded_before_anything_is_built(factory, arguments, text):
