@@ -8,8 +8,9 @@
     metrics.json         figures measured on the reloaded network (in a run's model/ folder)
     manifest.json        size and SHA-256 of the files above: what is not in it is not trusted
 
-Loading = build, replay the plan, load the tensors. No pickle, no module is ever imported because a
-file names it: builders are those of `compressor.models`, other classes must be trusted by name.
+Loading = build, replay the plan, load the tensors (`rebuilding`). No pickle, no module is ever
+imported because a file names it: builders are those of `compressor.models`, other classes must be
+trusted by name. Only what the manifest lists is read, and a symbolic link in its place is not.
 """
 
 from collections.abc import Iterable, Mapping
