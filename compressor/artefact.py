@@ -10,33 +10,32 @@
     metrics.json         figures measured on the reloaded network (in a run's model/ folder)
     manifest.json        size and SHA-256 of the files above: what is not in it is not trusted
 
-Loading = build, replay the plan, load the tensors. No pickle, no module is ever imported because a
-file names it: builders are those of `compressor.models`, other classes must be trusted by name.
+Loading = build, replay the plan, load the tensors (`rebuilding`). No pickle, no module is ever
+imported because a file names it: builders are those of `compressor.models`, other classes must be
+trusted by name. Only what the manifest lists is read, and a symbolic link in its place is not.
 """
 
 import hashlib
-import math
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from compressor import manifest
 from compressor.data import Preprocess, Unrecorded
-from compressor.errors import RunError, UsageError
+from compressor.errors import UsageError, foreign
 from compressor.manifest import NAME as MANIFEST
-from compressor.manifest import digest, read_json, text_of, verify, write_json
-from compressor.surgery import EMPTY_PLAN, Plan, replay
+from compressor.manifest import digest, read_json, text_of, write_json
+from compressor.surgery import EMPTY_PLAN, Plan
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 EXTRAS = "extras"  # a folder of what is worth a look and no part of the network
 _REQUIRED = ("spec.json", "plan.json", WEIGHTS)
+_OPTIONAL = ("lineage", "notes", "metrics")
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,16 @@ class Spec:
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> "Spec":
+        # late: the models import torchvision
+        from compressor.models._bounds import check_plain
+
         try:
             if data["format"] != FORMAT:
                 raise UsageError(
-                    f"{where} has format {data['format']}, this version reads {FORMAT}: "
+                    f"{where} has format {foreign(data['format'])}, this version reads {FORMAT}: "
                     "use the version of compressor that wrote it"
                 )
+            check_plain(data["arguments"], f"{where}: arguments")
             size = tuple(data["input_size"])
             if not all(type(n) is int for n in (*size, data["num_classes"])):
                 raise TypeError("input_size and num_classes are whole numbers")
@@ -93,9 +96,13 @@ class Spec:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
-            raise UsageError(f"{where} does not describe a network ({error!r})") from None
+            raise UsageError(
+                f"{where} does not describe a network ({foreign(repr(error))})"
+            ) from None
         if len(size) != 3 or min(size) < 1 or spec.num_classes < 1:
-            raise UsageError(f"{where}: input_size={list(size)} is not channels, height, width")
+            raise UsageError(
+                f"{where}: input_size={foreign(list(size))} is not channels, height, width"
+            )
         return spec
 
 
@@ -110,14 +117,24 @@ class Artefact:
     lineage: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    sealed: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """The weights' entry in the manifest, until they have been compared with it."""
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
 
     def network(self, trust: Iterable[str] = ()) -> nn.Module:
         """The network in eval mode, read from the folder."""
-        return _read_network(self.folder, self.spec, self.plan, trust)
+        from compressor.rebuilding import rebuild
+
+        return rebuild(self, tuple(trust))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The size of every tensor, read from the file's header alone."""
-        return _shapes(self.folder / WEIGHTS)
+        from compressor.rebuilding import header
+
+        return {name: shape for name, (_, shape) in header(self.weights).items()}
 
 
 def write(
@@ -145,18 +162,35 @@ def write(
 
 
 def read(folder: Path, key: str = "", *, checked: bool = False) -> Artefact:
-    """The artefact that lies in `folder`, compared with its manifest unless that was done."""
-    files = frozenset(_REQUIRED) if checked else verify(folder)
+    """The artefact that lies in `folder`.
+
+    checked: whether its files have been compared with its manifest. If not, what is read here is,
+    and the weights are when the network is made: their size is known to be right by then.
+    """
+    files = manifest.listing(folder)
     for name in _REQUIRED:
         if name not in files:
             raise UsageError(f"{folder} holds no network (its manifest lists no {name})")
-    spec = Spec.from_json(read_json(folder / "spec.json"), str(folder / "spec.json"))
-    plan = Plan.from_json(read_json(folder / "plan.json"))
-    optional = {
-        name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
-        for name in ("lineage", "notes", "metrics")
-    }
-    return Artefact(folder=folder, key=key or folder.name, spec=spec, plan=plan, **optional)
+    found = {}
+    for name in ("spec", "plan", *_OPTIONAL):
+        found[name] = _read_listed(folder, f"{name}.json", files, checked)
+    return Artefact(
+        folder=folder,
+        key=key or folder.name,
+        spec=Spec.from_json(found.pop("spec"), str(folder / "spec.json")),
+        plan=Plan.from_json(found.pop("plan")),
+        sealed=None if checked else files[WEIGHTS],
+        **found,
+    )
+
+
+def _read_listed(folder: Path, name: str, files: Mapping[str, Any], checked: bool) -> Any:
+    """The values of a description; {} where the manifest lists none."""
+    if name not in files:
+        return {}
+    if not checked:
+        manifest.check(folder, name, files[name], most=manifest.MAX_JSON_BYTES)
+    return read_json(folder / name)
 
 
 def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
@@ -226,107 +260,8 @@ def find(path: str | Path) -> Path:
     return folder
 
 
-def _read_network(folder: Path, spec: Spec, plan: Plan, trust: Iterable[str]) -> nn.Module:
-    from safetensors.torch import load_file
-
-    trust = tuple(trust)
-    weights = folder / WEIGHTS
-    shapes = _shapes(weights)
-    with _bounded(shapes, folder), _as_ours(folder), torch.random.fork_rng(devices=[]):
-        _check_shapes(spec, plan, shapes, str(weights), trust)
-        net = replay(spec.build(trust), plan)
-    _compare(shapes, net, str(weights))
-    fill(net, load_file(weights))
-    return net.eval()
-
-
-def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{weights} cannot be read ({error}): make it again") from None
-
-
 def fill(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Load tensors by name, with the versions that the network's own modules ask for."""
     state = net.state_dict()
     state.update(tensors)  # keeps the state's _metadata, which a plain dict would lack
     net.load_state_dict(state)
-
-
-@contextmanager
-def _bounded(shapes: Mapping[str, tuple[int, ...]], folder: Path) -> Iterator[None]:
-    """A lying spec.json ends before it has built a network without end, or filled the memory.
-
-    Cuts make tensors smaller, not fewer: the dense network has about as many as the weights.
-    """
-    most = 4 * len(shapes) + 1000
-    largest = max(10**8, 1000 * sum(map(math.prod, shapes.values())))
-    here = threading.get_ident()  # the hook is the whole process's
-    count = numbers = 0
-
-    def tally(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
-        nonlocal count, numbers
-        if value is None or threading.get_ident() != here:
-            return
-        count, numbers = count + 1, numbers + value.numel()
-        # built at most twice: without storage, then with it
-        if count > 2 * most or numbers > 2 * largest:
-            raise RunError(
-                f"{folder / 'spec.json'} describes a far larger network than {WEIGHTS} holds: "
-                "the folder mixes files of different networks, or was tampered with"
-            )
-
-    handle = register_module_parameter_registration_hook(tally)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _as_ours(folder: Path) -> Iterator[None]:
-    """What a builder makes of arguments that it was never meant for, as one line."""
-    try:
-        yield
-    except (UsageError, RunError):
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UsageError(
-            f"{folder / 'spec.json'} and plan.json describe no network that can be built "
-            f"({reason[:200]}): restore the folder or make it again"
-        ) from error
-
-
-def _check_shapes(
-    spec: Spec,
-    plan: Plan,
-    shapes: Mapping[str, tuple[int, ...]],
-    where: str,
-    trust: tuple[str, ...],
-) -> None:
-    """Compare on the meta device first: a lying spec.json must not allocate what it asks for."""
-    try:
-        with torch.device("meta"):
-            net = replay(spec.build(trust), plan)
-    except (UsageError, RunError):
-        raise
-    except (RuntimeError, NotImplementedError):
-        return  # a builder that needs real values; its sizes are compared after it is built
-    _compare(shapes, net, where)
-
-
-def _compare(shapes: Mapping[str, tuple[int, ...]], net: nn.Module, where: str) -> None:
-    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    wrong = [name for name in expected if shapes.get(name) != expected[name]]
-    wrong += [name for name in shapes if name not in expected]
-    if wrong:
-        name = wrong[0]
-        raise RunError(
-            f"{where} does not fit its spec and plan: {name} is {shapes.get(name)}, "
-            f"expected {expected.get(name)}; the folder mixes files of different networks"
-        )

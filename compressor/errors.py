@@ -15,3 +15,13 @@ class RunError(RuntimeError):
 
 class Diverged(RunError):
     """A training broke in a way that the same training always will."""
+
+
+def foreign(text: object, limit: int = 200) -> str:
+    """Text from a file that anybody may have written, fit for one line of a message.
+
+    At most `limit` characters of it; what would break the line or steer a terminal is escaped.
+    """
+    line = str(text)[: limit + 1]
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."

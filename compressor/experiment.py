@@ -140,8 +140,9 @@ class Experiment:
         for place in [path] if isinstance(path, str) else path:
             made = artefact.read(artefact.find(place))
             distill_options.check_fits(made.spec, self.spec, str(place))
+            made.network(self.trust)  # a damaged one is refused here, and compared with its list
             key = key_of(teacher=artefact.content(made))
-            found[key] = replace(made, key=key)
+            found[key] = replace(made, key=key, sealed=None)
         return found
 
     def finetune_labels(self) -> str:

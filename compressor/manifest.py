@@ -6,18 +6,22 @@ or be cut off without being noticed.
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compressor.errors import RunError, UsageError
+from compressor.errors import RunError, UsageError, foreign
 
 FORMAT = 2
 NAME = "manifest.json"
-# A description is text that a person could read; anything larger is not one of ours.
-_MAX_JSON_BYTES = 64 * 2**20
+# A description is text that a person could read; anything larger is not one of ours. As values in
+# memory it may take twenty times as much.
+MAX_JSON_BYTES = 16 * 2**20
+_MAX_FILES = 10_000
+_MAX_NAME = 1000  # characters of a file's path inside its folder
 
 
 class OtherVersion(UsageError):
@@ -48,43 +52,87 @@ def verify(folder: Path) -> frozenset[str]:
     Raises RunError when the folder is damaged, UsageError when it is none of ours, OtherVersion
     when another version wrote it.
     """
+    files = listing(folder)
+    for name, entry in files.items():
+        check(folder, name, entry)
+    return frozenset(files)
+
+
+def listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """The manifest's entries by path relative to the folder; no file but the manifest is read.
+
+    The folder itself may be no symbolic link; those above it are the user's own affair. Raises as
+    `verify` does.
+    """
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a symbolic link: give the folder that it leads to")
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: give the model/ folder of a finished run")
-    listing = folder / NAME
-    if not listing.is_file():
+    path = folder / NAME
+    if path.is_symlink() or not path.is_file():
         raise UsageError(
             f"{folder} is no artefact (it has no {NAME}): give the model/ folder of a run"
         )
-    body = read_json(listing)
+    body = read_json(path)
     if isinstance(body, dict) and body.get("format") != FORMAT and "files" in body:
         raise OtherVersion(
-            f"{listing} has format {body.get('format')}, this version reads {FORMAT}: "
+            f"{path} has format {foreign(body.get('format'))}, this version reads {FORMAT}: "
             "use the version of compressor that wrote it"
         )
     files = body.get("files") if isinstance(body, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(e, dict) for e in files.values()):
-        raise RunError(f"{listing} is damaged: restore the folder or make it again")
+    sound = isinstance(files, dict) and len(files) <= _MAX_FILES
+    if not sound or not all(_is_entry(entry) for entry in files.values()):
+        raise RunError(f"{path} is damaged: restore the folder or make it again")
     for name in files:
-        path = PurePosixPath(name)
-        if name in ("", ".") or path.is_absolute() or ".." in path.parts:
-            raise UsageError(f"{listing} names {name!r}, which lies outside its folder: not loaded")
-    if _signed({key: body[key] for key in body if key != "sha256"}) != listing.read_text("utf-8"):
-        raise RunError(f"{listing} is damaged (its checksum differs): restore it or make it again")
-    for name, entry in files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
+        _check_name(name, path)
+    try:
+        signed = _signed({key: body[key] for key in body if key != "sha256"})
+        whole = signed == path.read_text("utf-8")
+    except (OSError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise RunError(f"{path} is damaged (its checksum differs): restore it or make it again")
+    return files
+
+
+def check(folder: Path, name: str, entry: Mapping[str, Any], most: float = math.inf) -> None:
+    """Compare one file with its entry in the manifest: kind and size first, then the checksum.
+
+    most: bytes that it may have.
+    """
+    path = folder / name
+    parts = (name, *PurePosixPath(name).parents)
+    try:
+        if any((folder / part).is_symlink() for part in parts) or not path.is_file():
             raise RunError(f"{path} is missing: restore the folder or make it again")
-        try:
-            whole = path.stat().st_size == entry.get("bytes") and digest(path) == entry.get(
-                "sha256"
-            )
-        except OSError as error:
-            raise RunError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
-        if not whole:
-            raise RunError(
-                f"{path} is damaged (its size or checksum differs): restore it or make it again"
-            )
-    return frozenset(files)
+        size = path.stat().st_size
+        if size > most:
+            raise RunError(f"{path} has {size:,} bytes, more than one of its kind: not read")
+        whole = size == entry["bytes"] and digest(path) == entry["sha256"]
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
+    if not whole:
+        raise RunError(
+            f"{path} is damaged (its size or checksum differs): restore it or make it again"
+        )
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("bytes")) is int
+        and isinstance(entry.get("sha256"), str)
+    )
+
+
+def _check_name(name: str, where: Path) -> None:
+    path = PurePosixPath(name)
+    outside = name in ("", ".") or path.is_absolute() or ".." in path.parts
+    if outside or len(name) > _MAX_NAME or not name.isprintable():
+        raise UsageError(
+            f"{where} names '{foreign(name)}', which lies outside its folder or is no file name: "
+            "not loaded"
+        )
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -100,11 +148,16 @@ def about(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """The values of a description, or RunError with its path."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise RunError(f"{path} is no file: restore the folder or make it again")
+        if status.st_size > MAX_JSON_BYTES:
             raise RunError(f"{path} is too large for a description: not read")
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({error}): restore it or make it again") from None
+        raise RunError(
+            f"{path} cannot be read ({foreign(error)}): restore it or make it again"
+        ) from None
 
 
 def text_of(data: Any) -> str:

@@ -156,6 +156,11 @@ def _meta_copy(net: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
     for buffer in net.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for module in net.modules():
+        for value in vars(module).values():
+            # what weight norm makes before each forward: a tensor with a history has no copy
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = torch.empty_like(value, device="meta", requires_grad=False)
     # deepcopy takes what the memo holds for the copy of that object: no weight is ever copied.
     return copy.deepcopy(net, memo).eval()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from compressor import models
 from compressor.automatic import told
 from compressor.errors import UsageError
 from compressor.instantiation import make
@@ -17,6 +18,7 @@ from compressor.report.setting import model_name
 from compressor.run_folder import unscaled
 from compressor.stages import _sensitivity, compress, finetune
 from compressor.stages._blank import Blank
+from compressor.stages._rehearsal import rehearse
 from compressor.stages._timed import Bench
 from compressor.surgery import EMPTY_PLAN
 
@@ -58,6 +60,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         cuts = [compress.preview(dense, step.options["prune"], bench) for step in cutting]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
+        _rehearse(experiment, dense, cutting[-1], cuts[-1], reused)
     for step in (*plan.steps, *plan.baselines):
         known = {stage["key"] for stage in preview["stages"]}
         sides = [side for side in step.sides if not (reused[step.key] or side.key in known)]
@@ -66,6 +69,19 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         preview["stages"] += rows if step in plan.steps or step.key not in known else []
     preview["seconds"] = _rough_seconds(experiment, preview)
     return preview
+
+
+def _rehearse(
+    experiment: "Experiment",
+    dense: Blank,
+    step: "Step",
+    cut: Mapping[str, Any],
+    reused: Mapping[str, bool],
+) -> None:
+    """Cut a network that is not this tool's own at random once, before its first epoch."""
+    if models.is_known(experiment.spec.factory) or reused[step.key]:
+        return
+    rehearse(dense, step.options["prune"], {name: n for name, _, n in cut["layers"]})
 
 
 def _bench(experiment: "Experiment", dense: Blank) -> Bench:

@@ -2,10 +2,12 @@ import copy
 import json
 import sys
 
+import doubles
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import compressor
@@ -13,13 +15,13 @@ from compressor import artefact, manifest
 from compressor.artefact import Spec
 from compressor.data import Preprocess
 from compressor.errors import RunError, UsageError
-from compressor.surgery import EMPTY_PLAN, analyse, plan_cut, replay
+from compressor.surgery import EMPTY_PLAN, Cut, Plan, analyse, plan_cut, replay
 
 SPEC = Spec("compressor.models.resnet20", {"width": 0.5}, (1, 16, 16), 10)
 
 
 def saved(folder, spec=SPEC, plan=EMPTY_PLAN, net=None):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     net = net or replay(spec.build(), plan)
     artefact.write(folder, spec=spec, plan=plan, net=net, lineage={"parent": "p"})
     manifest.seal(folder)
@@ -173,8 +175,14 @@ def test_a_newer_format_says_so(tmp_path):
     [
         ({"num_classes": 10.7}, "whole numbers"),
         ({"input_size": [3, float("inf"), 8]}, "whole numbers"),
-        ({"arguments": {"depth": 1e300}}, "far larger network"),  # would be built without end
-        ({"arguments": {"width": 1e300}}, "describe no network that can be built"),
+        ({"arguments": {"depth": 1e300}}, "depth=1e\\+300 is larger than any"),  # without end
+        ({"arguments": {"width": float("nan")}}, "width=nan is larger than any"),
+        ({"arguments": {"depth": 1e6}}, "far larger network"),
+        ({"num_classes": 10**9}, "num_classes=1000000000"),
+        ({"input_size": [1, 10**9, 8]}, "input_size=.1, 1000000000"),
+        ({"arguments": [[[[]]]]}, "does not describe a network"),
+        ({"arguments": {"width": [[[[[[[[[[1]]]]]]]]]]}}, "more nested values"),
+        ({"arguments": {"shortcut": "A" * 2000}}, "text of 2,000 characters"),
     ],
 )
 def test_numbers_that_no_network_has_are_one_line(tmp_path, change, expected):
@@ -316,3 +324,161 @@ def test_the_content_of_a_network_is_not_how_it_is_fed(tmp_path):
     assert artefact.content(artefact.read(tmp_path / "a")) == before
     edited(tmp_path / "a", "spec.json", lambda spec: spec["arguments"].update(depth=2.0))
     assert artefact.content(artefact.read(tmp_path / "a")) != before
+
+
+def counted(build):
+    """`Spec.build` that notes the device it is called under."""
+
+    def noting(spec, *args, **options):
+        noting.places.append(torch.get_default_device().type)
+        return build(spec, *args, **options)
+
+    noting.places = []
+    return noting
+
+
+def with_weights(folder, change):
+    """Other tensors in the weights' file, signed again."""
+    path = folder / artefact.WEIGHTS
+    save_file({name: change(name, value) for name, value in load_file(path).items()}, path)
+    manifest.seal(folder)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float64]
+)
+def test_a_tensor_of_another_type_is_refused_and_not_cast(tmp_path, dtype):
+    saved(tmp_path / "a")
+    one = "layer1.0.conv1.weight"
+    with_weights(tmp_path / "a", lambda name, value: value.to(dtype) if name == one else value)
+    with pytest.raises(RunError, match=f"{one} is .* expected F32") as caught:
+        compressor.load(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_content_of_a_network_is_not_how_it_is_fed(tmp_path):
+    saved(tmp_path / "a")
+    before = artefact.content(artefact.read(tmp_path / "a"))
+    # the digests by which teachers were known before: those of the files
+    assert before == {name: manifest.digest(tmp_path / "a" / name) for name in before}
+    assert sorted(before) == ["plan.json", "spec.json", "weights.safetensors"]
+    artefact.add_feeding(tmp_path / "a", PREPROCESS, NAMES)
+    manifest.seal(tmp_path / "a")
+    assert artefact.content(artefact.read(tmp_path / "a")) == before
+    edited(tmp_path / "a", "spec.json", lambda spec: spec["arguments"].update(depth=2.0))
+    assert artefact.content(artefact.read(tmp_path / "a")) != before
+
+
+def test_a_counter_of_another_type_is_refused_too(tmp_path):
+    saved(tmp_path / "a")
+    counter = "bn1.num_batches_tracked"
+    with_weights(tmp_path / "a", lambda name, value: value.int() if name == counter else value)
+    with pytest.raises(RunError, match=f"{counter} is I32 .* expected I64"):
+        compressor.load(tmp_path / "a")
+
+
+def test_a_network_is_the_saved_one_in_a_session_of_another_default_type(tmp_path):
+    saved(tmp_path / "a")
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = compressor.load(tmp_path / "a")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_loading_draws_no_weights_that_are_read_from_the_file_anyway(tmp_path, monkeypatch):
+    saved(tmp_path / "a")
+    monkeypatch.setattr(Spec, "build", on_meta := counted(Spec.build))
+    loaded = compressor.load(tmp_path / "a")
+    assert on_meta.places == ["meta"]
+    assert not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
+
+
+class Hidden(doubles.Net):
+    """Holds values that no state dict has: beside it, in a list, and as a buffer of its own."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.scale = torch.full((1,), 3.0)
+        self.steps = [torch.ones(1), torch.full((1,), 2.0)]
+        self.register_buffer("shift", torch.full((1,), 5.0), persistent=False)
+        self.tied = self.head.weight
+
+    def forward(self, x):
+        return super().forward(x) * self.scale * self.steps[1] + self.shift
+
+
+def test_values_that_no_file_restores_are_made_anew(tmp_path):
+    spec = Spec(f"{__name__}.Hidden", {}, (3, 8, 8), 10)
+    assert sys.modules[__name__].Hidden is Hidden
+    net = spec.build([spec.factory]).eval()
+    saved(tmp_path / "a", spec=spec, net=net)
+    loaded = compressor.load(tmp_path / "a", trust=[spec.factory])
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(net(x), loaded(x))
+    assert loaded.tied is loaded.head.weight
+
+
+def test_a_description_that_the_manifest_does_not_list_is_not_read(tmp_path):
+    saved(tmp_path / "a")
+    (tmp_path / "a" / "metrics.json").write_text("[" * 1000)
+    assert artefact.read(tmp_path / "a").metrics == {}
+
+
+def test_a_link_to_a_model_folder_is_refused_and_one_above_it_is_not(tmp_path):
+    saved(tmp_path / "run" / "model")
+    (tmp_path / "latest").symlink_to(tmp_path / "run")
+    (tmp_path / "model").symlink_to(tmp_path / "run" / "model")
+    assert isinstance(compressor.load(tmp_path / "latest"), nn.Module)
+    with pytest.raises(UsageError, match="is a symbolic link"):
+        compressor.load(tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model").symlink_to(tmp_path / "run" / "model")
+    with pytest.raises(UsageError, match="is a symbolic link"):
+        compressor.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("spec.json", lambda spec: spec.update(factory="compressor.models." + "x" * 9999)),
+        ("spec.json", lambda spec: spec.update(format="\x1b[2J" * 9999)),
+        ("spec.json", lambda spec: spec["arguments"].update({"y" * 999: 1})),
+        ("plan.json", lambda plan: plan.update(version="9" * 9999)),
+        ("plan.json", lambda plan: plan.update(operations=[{"op": "z\n" * 9999}])),
+    ],
+)
+def test_foreign_text_in_a_message_is_cut_and_cannot_steer_a_terminal(tmp_path, name, change):
+    saved(tmp_path / "a")
+    edited(tmp_path / "a", name, change)
+    with pytest.raises((RunError, UsageError)) as caught:
+        compressor.load(tmp_path / "a")
+    message = str(caught.value).replace(str(tmp_path), "")
+    assert message.isprintable() and len(message) < 800
+
+
+def misfitting(folder, spec, build):
+    """A sealed folder whose one cut takes inputs from a layer and none from what feeds it."""
+    plan = Plan((Cut("a", (("body.3.weight", 1),), (0, 1, 2), ()),))
+    net = replay(build(), plan)
+    return saved(folder, spec=spec, plan=plan, net=net)
+
+
+def test_a_plan_that_leaves_a_network_that_cannot_run_is_refused(tmp_path):
+    spec = Spec("doubles.Net", {}, (3, 8, 8), 10)
+    misfitting(tmp_path / "a", spec, lambda: doubles.Net(10))
+    with pytest.raises(RunError, match="plan.json leaves a network that cannot run"):
+        compressor.load(tmp_path / "a", trust=["doubles.Net"])
+
+
+def test_a_forward_that_needs_values_is_no_verdict_on_the_plan(tmp_path):
+    spec = Spec("doubles.Untraceable", {}, (3, 8, 8), 10)
+    misfitting(tmp_path / "a", spec, lambda: doubles.Untraceable(10))
+    plan = Plan((Cut("a", (("body.0.weight", 0), ("body.0.bias", 0)), (0, 1, 2), ("body.0",)),
+                 Cut("b", tuple((f"body.1.{n}", 0) for n in
+                                ("weight", "bias", "running_mean", "running_var")), (0, 1, 2)),
+                 Cut("c", (("body.3.weight", 1),), (0, 1, 2))))  # fmt: skip
+    saved(tmp_path / "b", spec=spec, plan=plan, net=replay(doubles.Untraceable(10), plan))
+    assert isinstance(compressor.load(tmp_path / "b", trust=["doubles.Untraceable"]), nn.Module)

@@ -71,6 +71,15 @@ def test_shared_parameters_count_once_and_their_work_twice():
     assert (count_params(net), count_macs(net, (1, 2, 2))) == (16, 32)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_layer_whose_weight_is_made_before_each_forward_is_counted_on_the_meta_device():
+    net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU())
+    net(torch.zeros(1, 3, 8, 8))
+    copied = measure._meta_copy(net)
+    assert all(p.is_meta for p in copied.parameters())
+    assert count_macs(net, (3, 8, 8)) == 36 * 8 * 27
+
+
 def test_attention_does_not_hide_in_the_fused_path():
     net = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True))
     # 9 positions of 16 features: in-projection 3 x 16 x 16, out 16 x 16, feed-forward 2 x 16 x 32,

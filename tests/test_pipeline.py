@@ -655,6 +655,22 @@ def test_a_network_that_cannot_be_traced_is_refused_before_the_first_epoch(folde
     assert not (folder / "untraceable").exists()
 
 
+def test_a_function_of_the_channel_count_is_found_before_the_first_epoch(folder):
+    words = ("model=custom", "model._target_=doubles.ByCount", "prune.scope=all")
+    with pytest.raises(RunError, match="computes something else .* leave it out") as caught:
+        run(folder, "by_count", *words)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "by_count").exists()
+
+
+def test_the_rehearsal_is_left_out_where_the_networks_code_is_our_own(folder, monkeypatch):
+    rehearsed = []
+    monkeypatch.setattr(preview, "rehearse", lambda dense, *_: rehearsed.append(dense.spec.factory))
+    for model in (["model=resnet20"], ["model=custom", "model._target_=doubles.Net"]):
+        run(folder, "plan", "plan_only=true", "seed=6", *model)
+    assert rehearsed == ["doubles.Net"]
+
+
 def test_the_plan_alone_trains_nothing(folder, capsys):
     coming = run(folder, "plan", "plan_only=true", "seed=5")["plan"]
     assert [stage["reused"] for stage in coming["stages"]] == [False] * 4

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, foreign
+from compressor.models._bounds import MAX_LIBRARY_NUMBER, MAX_NUMBER, check_numbers
 from compressor.models._construction import class_layers, describe
 from compressor.models.library import refuse_loading, timm, torchvision
 from compressor.models.mobilenet import mobilenet_v2
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _PREFIX = "compressor.models."
+_LIBRARIES = ("timm", "torchvision")  # they build whatever network is named
 
 
 def build(
@@ -57,7 +59,7 @@ def build(
     input_size = _check_sizes(num_classes, input_size)
     if not isinstance(factory, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", factory):
         raise UsageError(
-            f"model._target_={factory!r} is not a dotted name; "
+            f"model._target_='{foreign(factory)}' is not a dotted name; "
             f"use {_PREFIX}<name> with one of {', '.join(__all__)}"
         )
     name = factory.removeprefix(_PREFIX)
@@ -65,13 +67,14 @@ def build(
         if not download and "pretrained" in options:
             options["pretrained"] = False
         _check_options(name, options)
+        check_numbers(options, MAX_LIBRARY_NUMBER if name in _LIBRARIES else MAX_NUMBER)
         return globals()[name](num_classes, input_size, **options)
     if factory not in ((trust,) if isinstance(trust, str) else trust):
         near = difflib.get_close_matches(name, __all__, n=1)
         hint = f" (near: {_PREFIX}{near[0]})" if near and factory.startswith(_PREFIX) else ""
         raise UsageError(
-            f"{factory} is not one of this tool's networks{hint}; if you trust it, "
-            f'call compressor.load(path, trust=["{factory}"])'
+            f"{foreign(factory)} is not one of this tool's networks{hint}; if you trust it, "
+            f'call compressor.load(path, trust=["{foreign(factory)}"])'
         )
     return _build_trusted(factory, options, num_classes, input_size)
 
@@ -79,6 +82,19 @@ def build(
 def trusted(factory: str) -> tuple[str, ...]:
     """What the user's own command trusts by naming this class as its model."""
     return () if factory.startswith(_PREFIX) else (factory,)
+
+
+def is_known(factory: str) -> bool:
+    """Whether this tool's own code builds the network: its cuts are tested, layer by layer."""
+    name = factory.removeprefix(_PREFIX)
+    return factory == _PREFIX + name and name in __all__ and name not in _LIBRARIES
+
+
+def import_library(factory: str) -> None:
+    """What the builder is going to import, which takes seconds and is no part of building."""
+    name = factory.removeprefix(_PREFIX)
+    if factory == _PREFIX + name and name in __all__:
+        importlib.import_module("timm" if name == "timm" else "torchvision.models")
 
 
 def with_option(option: str) -> list[str]:
@@ -131,18 +147,21 @@ def _given(builder: Callable, arguments: Mapping) -> dict:
 
 
 def _check_sizes(num_classes: int, input_size: Sequence[int]) -> tuple[int, int, int]:
-    if not _is_count(num_classes):
-        raise UsageError(f"num_classes={num_classes!r} is not a positive integer")
-    size = tuple(input_size) if isinstance(input_size, Sequence) else ()
-    if len(size) != 3 or not all(map(_is_count, size)):
+    if not _is_count(num_classes, MAX_NUMBER):
         raise UsageError(
-            f"input_size={input_size!r} is not (channels, height, width) in positive integers"
+            f"num_classes={foreign(num_classes)} is not a positive integer up to {MAX_NUMBER:,}"
+        )
+    size = tuple(input_size) if isinstance(input_size, Sequence) else ()
+    if len(size) != 3 or not all(_is_count(side, MAX_LIBRARY_NUMBER) for side in size):
+        raise UsageError(
+            f"input_size={foreign(input_size)} is not (channels, height, width) in positive "
+            f"integers up to {MAX_LIBRARY_NUMBER:,}"
         )
     return size
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
 
 
 def _check_options(name: str, options: Mapping) -> None:
@@ -150,9 +169,9 @@ def _check_options(name: str, options: Mapping) -> None:
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
+            near = difflib.get_close_matches(option[:100], known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise UsageError(f"model.{option} is not an option of {name}; {hint}")
+            raise UsageError(f"model.{foreign(option)} is not an option of {name}; {hint}")
     required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     for option in required:
         if not options.get(option):
@@ -180,7 +199,9 @@ def _build_trusted(
         net = target(**options)
     except (TypeError, ValueError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{factory} cannot be built with {sorted(options)}: {line}") from error
+        raise UsageError(
+            f"{factory} cannot be built with {foreign(sorted(options))}: {foreign(line)}"
+        ) from error
     if not isinstance(net, nn.Module):
         raise UsageError(
             f"{factory} returned a {type(net).__name__}; name a torch.nn.Module subclass "

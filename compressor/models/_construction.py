@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, foreign
 
 # CIFAR's 32 and the 64 of the down-sampled ImageNet are the sizes for which papers drop the
 # stride-4 stem; on larger images it costs little accuracy and saves most of the arithmetic.
@@ -16,14 +16,18 @@ def require_positive(option: str, value: object) -> float:
     """`value` as a float; UsageError unless it is a positive finite number."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value <= 0:
-        raise UsageError(f"{option}={value!r} is not a positive number; 1.0 leaves things unscaled")
+        raise UsageError(
+            f"{option}={foreign(repr(value))} is not a positive number; 1.0 leaves things unscaled"
+        )
     return float(value)
 
 
 def require_choice(option: str, value: object, choices: Sequence[str]) -> None:
     """UsageError unless `value` is one of `choices`."""
     if value not in choices:
-        raise UsageError(f"{option}={value!r} is unknown; choose one of {', '.join(choices)}")
+        raise UsageError(
+            f"{option}={foreign(repr(value))} is unknown; choose one of {', '.join(choices)}"
+        )
 
 
 def scaled_width(channels: int, width: float) -> int:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from compressor.errors import RunError, UsageError
+from compressor.errors import RunError, UsageError, foreign
 from compressor.models._construction import class_layers, describe, initialise
 from compressor.models._published import load_published
 
@@ -100,8 +100,8 @@ def refuse_loading(arguments: Mapping, where: str) -> None:
     for key in arguments:
         if str(key).startswith(_LOADING):
             raise UsageError(
-                f"{where}.{key} is refused: weights, files and addresses are never taken from a "
-                "model's arguments; use model.pretrained=true for the published weights"
+                f"{where}.{foreign(key)} is refused: weights, files and addresses are never taken "
+                "from a model's arguments; use model.pretrained=true for the published weights"
             )
         if key in _OURS:
             raise UsageError(f"{where}.{key} is refused: it follows from {_OURS[key]}")
@@ -110,7 +110,7 @@ def refuse_loading(arguments: Mapping, where: str) -> None:
 def _refuse_path(name: str, what: str) -> None:
     if any(part in str(name) for part in ("/", "\\", ":", "..")):
         raise UsageError(
-            f"model.name={name} looks like a path or a hub address; "
+            f"model.name={foreign(name)} looks like a path or a hub address; "
             f"give the plain name of a {what} network"
         )
 
@@ -119,7 +119,8 @@ def _check_name(name: str, known: Iterable[str], what: str) -> None:
     known = sorted(known)
     if name not in known:
         raise UsageError(
-            f"model.name={name} is not a {what} network; {_hint(str(name), known, what)}"
+            f"model.name={foreign(name)} is not a {what} network; "
+            f"{_hint(str(name)[:100], known, what)}"
         )
 
 
@@ -164,7 +165,7 @@ def _call(factory, name: str, **options) -> nn.Module:
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"{name} cannot be built with model.arguments and these sizes: "
-            f"{str(error).splitlines()[0]}"
+            f"{foreign((str(error).splitlines() or [type(error).__name__])[0])}"
         ) from error
 
 

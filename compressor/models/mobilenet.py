@@ -6,7 +6,7 @@ Run: compress-run model=mobilenet_v2 model.width=0.5
 
 from torch import nn
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, foreign
 from compressor.models._construction import (
     choose_stem,
     describe,
@@ -54,7 +54,8 @@ def mobilenet_v2(
         require_unscaled("mobilenet_v2", width=width, depth=depth)
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise UsageError(
-            f"model.dropout={dropout!r} is not a fraction in [0, 1); the default is 0.2"
+            f"model.dropout={foreign(repr(dropout))} is not a fraction in [0, 1); the default is "
+            "0.2"
         )
     setting = [[t, c, scaled_depth(n, depth), s] for t, c, n, s in _SETTING]
     if small:

@@ -8,7 +8,7 @@ Run: compress-run model=shallow_mimic distill=mimic distill.at=train distill.tea
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, foreign
 from compressor.models._construction import describe
 
 
@@ -103,7 +103,9 @@ def _check(input_size: tuple[int, int, int], **given: int) -> None:
     least = {"filters": 1, "pool": 1, "bottleneck": 0, "hidden": 1}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
-            raise UsageError(f"model.{name}={value!r} is no whole number of {least[name]} or more")
+            raise UsageError(
+                f"model.{name}={foreign(repr(value))} is no whole number of {least[name]} or more"
+            )
     if given["pool"] > min(input_size[1:]):
         raise UsageError(
             f"model.pool={given['pool']} is more than the image, {input_size[1]}x{input_size[2]}: "

@@ -11,17 +11,21 @@ import re
 import zlib
 from collections.abc import Collection
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 import torch
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from torch import Tensor
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, foreign
 from compressor.noise import Part
 
 # What a damaged archive raises beside the usual: at its table, in an entry, in an entry's head.
-_BROKEN = (BadZipFile, zlib.error, NotImplementedError)
+_BROKEN = (BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_MOST = 30_000_000  # labels: ImageNet-21k has 14 million
+_LARGEST = 2**30  # bytes of an archive
+_SHOWN = 100  # names of an archive's arrays
 
 
 class File:
@@ -47,7 +51,7 @@ class File:
         self.column = column
         self.known = known
         self.index, self.labels = self._read()
-        self.content = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        self.content = _digest(file)
 
     def corrupt(self, part: Part) -> Tensor:
         listed = part.listed or len(part.labels)
@@ -96,12 +100,14 @@ class File:
 
     def _read(self) -> tuple[np.ndarray | None, np.ndarray]:
         try:
+            if Path(self.file).exists() and not Path(self.file).is_file():
+                raise ValueError("it is no file")
             if Path(self.file).suffix == ".npz":
-                columns = _npz(self.file)
+                columns = _npz(self.file, ("index", self.column))
             else:
                 columns = _csv(self.file, ("index", self.column))
         except (OSError, EOFError, ValueError, KeyError, csv.Error, *_BROKEN) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = foreign((str(error).splitlines() or [type(error).__name__])[0])
             raise UsageError(
                 f"noise.file={self.file} cannot be read ({reason}): give a .csv with the head "
                 "index,label or a .npz with arrays of these names"
@@ -109,7 +115,7 @@ class File:
         if self.column not in columns:
             raise UsageError(
                 f"noise.file={self.file} has no column '{self.column}', it has "
-                f"{', '.join(columns)}: type noise.column=NAME"
+                f"{foreign(', '.join(columns))}: type noise.column=NAME"
             )
         index, labels = columns.get("index"), columns[self.column]
         for name, values in (("index", index), (self.column, labels)):
@@ -126,14 +132,49 @@ class File:
         return index, labels.astype(np.int64)
 
 
-def _npz(path: str) -> dict[str, np.ndarray]:
-    # opened here: of a damaged one numpy leaves its own handle open
-    with open(path, "rb") as handle:
-        found = np.load(handle, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            raise ValueError("it holds one array without a name")
-        with found as file:
-            return {name: file[name] for name in file.files}
+def _digest(path: str) -> str:
+    """SHA-256, in hex."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _npz(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays in `read`, and the names of the others as empty ones: those are not looked at."""
+    columns = {}
+    if Path(path).stat().st_size > _LARGEST:
+        raise ValueError("it is far larger than a list of labels")
+    with ZipFile(path) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        for name in list(entries)[:_SHOWN]:
+            columns[foreign(name)] = np.empty(0, dtype=np.int64)
+        for name in read:
+            if name in entries:
+                columns[name] = _array(archive, entries[name], name)
+    return columns
+
+
+def _array(archive: ZipFile, entry: ZipInfo, name: str) -> np.ndarray:
+    """One array of whole numbers; what its head says is checked before anything is unpacked."""
+    with archive.open(entry) as file:
+        head = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+        version = read_magic(file)
+        if version not in head:
+            raise ValueError(f"'{name}' is no list of whole numbers")
+        shape, _, kind = head[version](file)
+        if len(shape) != 1 or kind.kind not in "iu":
+            raise ValueError(f"'{name}' is no list of whole numbers")
+        if shape[0] > _MOST:
+            raise ValueError(f"'{name}' has {shape[0]:,} entries: at most {_MOST:,} are read")
+        size = shape[0] * kind.itemsize
+        if entry.file_size != file.tell() + size:
+            raise ValueError(f"'{name}' is not of the size that its head says")
+        content = file.read(size)
+        if len(content) != size or file.read(1):
+            raise ValueError(f"'{name}' is not of the size that its head says")
+        return np.frombuffer(content, dtype=kind)
 
 
 def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:

@@ -49,7 +49,7 @@ def read_matrix(path: str, name: str) -> np.ndarray:
                 values = np.load(handle, allow_pickle=False)
         else:
             values = np.loadtxt(path, delimiter=",", ndmin=2)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"{name}={path} cannot be read ({reason}): give a .npy or a .csv of numbers"

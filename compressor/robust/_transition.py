@@ -58,7 +58,7 @@ def read(path: str) -> Tensor:
         else:
             values = np.loadtxt(path, delimiter=",", ndmin=2)
         matrix = torch.from_numpy(np.asarray(values, dtype=np.float64))
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"robust.transition={path} is neither {', '.join(SOURCES)} nor a matrix in a .npy or "

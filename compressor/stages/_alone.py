@@ -1,6 +1,5 @@
 """What is done to the readers of one group when it alone is cut, as prune.reconstruct says."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +59,7 @@ def alone(
     net: nn.Module, structure: Structure, group: Group, kept: Tensor, repair: Repair | None
 ) -> nn.Module:
     """A copy of the network without the group's other classes, repaired."""
-    small = surgery.replay(copy.deepcopy(net), surgery.plan_cut(structure, {group.name: kept}))
+    small = surgery.replay(surgery.duplicate(net), surgery.plan_cut(structure, {group.name: kept}))
     if repair and len(kept) < group.size:
         with torch.no_grad():
             repair(small, kept)

@@ -1,7 +1,6 @@
 """model.onnx: one file that any ONNX runtime opens, checked against the network it came from."""
 
 import contextlib
-import copy
 import importlib
 import logging
 import os
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from compressor.errors import RunError
 from compressor.seeding import generator
+from compressor.surgery import duplicate
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -41,9 +41,9 @@ def export_onnx(
     """
     path = Path(path)
     _require("onnx", "onnxscript", "onnxruntime")
-    plain = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+    plain = duplicate(net).cpu().float().eval().requires_grad_(False)
     if first is not None:
-        plain = nn.Sequential(copy.deepcopy(first).cpu().eval(), plain)
+        plain = nn.Sequential(duplicate(first).cpu().eval(), plain)
     images = _images if first is None else _bytes
     batches = [images(size, input_size) for size in (TRACED_BATCH, UNSEEN_BATCH)]
     partial = path.with_name(f".{path.name}.partial")

@@ -7,7 +7,6 @@ an entry of the cache of their own, so that every run on this machine decides al
 of the MACs that they end in is told: prune.budget.macs of it gives the same widths anywhere.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +85,13 @@ class Bench:
         return manifest.read_json(self.cache.folder(key) / "widths.json")
 
     def _timer(self, structure: Structure) -> Timer:
-        start = copy.deepcopy(self.net).cpu()
-        dense = start if self.original is None else copy.deepcopy(self.original).cpu()
+        start = surgery.duplicate(self.net).cpu()
+        dense = start if self.original is None else surgery.duplicate(self.original).cpu()
 
         def timed(counts: Mapping[str, int]) -> dict[str, Any]:
             keep = {name: torch.arange(count) for name, count in counts.items()}
             plan = surgery.plan_cut(structure, keep)
-            small = surgery.replay(copy.deepcopy(start), plan)
+            small = surgery.replay(surgery.duplicate(start), plan)
             found = latency.in_turns(dense, small, self.spec.input_size, self.machine, self.note)
             self.note(
                 f"latency: {found['share']:.3f} of the dense one ({found['small']:.3g} ms of "

@@ -206,6 +206,11 @@ def _coming_widths(
     return found
 
 
+def parity_images(input_size: Sequence[int]) -> int:
+    """How many images the parity gate looks at."""
+    return PARITY_LARGE if min(input_size[-2:]) >= LARGE else PARITY_IMAGES
+
+
 def _check_compares(
     dense: Blank,
     groups: Sequence[Group],
@@ -283,8 +288,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         (images,) = context.task.example_inputs(given.spec.input_size, PARITY_IMAGES)
     else:
         images = case.batches[0][0]
-    few = PARITY_LARGE if min(images.shape[-2:]) >= LARGE else PARITY_IMAGES
-    inputs = images[:few].to(device)
+    inputs = images[: parity_images(images.shape)].to(device)
     check_widths(groups, aim.counts, done.keep)
     error = surgery.check_parity(net, structure, plan, (inputs,))
     surgery.check_state(net, small)

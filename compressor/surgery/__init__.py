@@ -4,8 +4,8 @@ analyse(net, inputs) finds the groups of channels that live or die together; pla
 into a plan (JSON); replay applies it to a freshly built network without any analysis.
 """
 
-from compressor.surgery._analyse import analyse
-from compressor.surgery._cut import cut_group, replay
+from compressor.surgery._analyse import analyse, dry_run, meta_copy
+from compressor.surgery._cut import cut_group, duplicate, replay
 from compressor.surgery._parity import check_parity, check_state
 from compressor.surgery._plan import EMPTY_PLAN, Cut, Plan, keep_count, plan_cut
 from compressor.surgery._structure import (
@@ -30,8 +30,11 @@ __all__ = [
     "check_parity",
     "check_state",
     "cut_group",
+    "dry_run",
+    "duplicate",
     "keep_count",
     "output_dim",
+    "meta_copy",
     "plan_cut",
     "replay",
 ]

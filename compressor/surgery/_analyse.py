@@ -51,6 +51,25 @@ def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
     )
 
 
+class _Short(TorchDispatchMode):
+    """Operators on meta tensors by the short way."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return execute(func, args, kwargs or {})
+
+
+def dry_run(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
+    """One forward in eval mode, for one input; raises what that raises. net: on the meta device."""
+    net.eval()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), _Short():
+            net(*_meta_inputs(example_inputs, 1))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
 def meta_copy(net: nn.Module) -> nn.Module:
     """A copy with every tensor on the meta device; no weight is copied."""
     memo: dict[int, object] = {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from compressor.errors import RunError, UsageError
+from compressor.errors import RunError, UsageError, foreign
 from compressor.surgery._plan import Plan, kept_mask
 from compressor.surgery._structure import Group
 
@@ -24,20 +26,38 @@ def replay(net: nn.Module, plan: Plan) -> nn.Module:
     tensors: dict[int, Tensor] = {}  # the slots of one operation share their indices
     for (name, dim), indices in plan.by_slot.items():
         if name not in names:
-            raise UsageError(f"the plan cuts '{name}', which this network lacks; wrong network")
+            raise UsageError(
+                f"the plan cuts '{foreign(name)}', which this network lacks; wrong network"
+            )
         shape = tuple(names[name].shape)
         if dim >= len(shape):
-            raise UsageError(f"the plan cuts dimension {dim} of '{name}', whose shape is {shape}")
+            raise UsageError(
+                f"the plan cuts dimension {foreign(dim)} of '{name}', whose shape is {shape}"
+            )
         if indices[-1] >= shape[dim]:
             raise UsageError(
-                f"the plan keeps index {indices[-1]} of '{name}' dimension {dim}, which has "
-                f"{shape[dim]}; replay it on the dense network it was made for"
+                f"the plan keeps index {foreign(indices[-1])} of '{name}' dimension {dim}, which "
+                f"has {shape[dim]}; replay it on the dense network it was made for"
             )
         if id(indices) not in tensors:
             tensors[id(indices)] = torch.tensor(indices)
         kept.setdefault(name, {})[dim] = tensors[id(indices)]
     _apply(net, kept)
     return net
+
+
+def duplicate(net: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """A deep copy, in which the parameters in `shared` are the very ones of `net`.
+
+    What a module makes of its parameters before each forward, as weight norm does, is no leaf and
+    cannot be copied as it is: the copy makes it anew.
+    """
+    memo: dict[int, object] = {id(tensor): tensor for tensor in shared}
+    for module in net.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(net, memo)
 
 
 def cut_group(net: nn.Module, group: Group, keep: Tensor) -> None:
@@ -95,6 +115,18 @@ def _apply(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
     for number, dims in changed.items():
         path, module = touched[number]
         _adjust(path, module, dims)
+    _adjust_parametrised(net, kept)
+
+
+def _adjust_parametrised(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
+    """Convolutions whose weight is made of a parameter of its size, in a module of its own."""
+    for path, module in net.named_modules():
+        if not isinstance(module, nn.modules.conv._ConvNd) or not is_parametrized(module, "weight"):
+            continue
+        prefix = f"{path}.parametrizations.weight.".removeprefix(".")
+        for name, original in module.parametrizations.weight.named_parameters():
+            if prefix + name in kept and original.shape == module.weight.shape:
+                _adjust_convolution(path, module, kept[prefix + name])
 
 
 def _slice(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:

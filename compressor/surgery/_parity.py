@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError
-from compressor.surgery._cut import replay
+from compressor.surgery._cut import duplicate, replay
 from compressor.surgery._plan import Plan, plan_cut
 from compressor.surgery._structure import Group, Structure, output_dim
 from compressor.surgery._trace import as_tree
@@ -49,14 +48,13 @@ def check_parity(
             advice = _advice(dense, structure, kept, inputs, masked.training)
             raise RunError(f"{refusal}; {advice}") from refusal
         del masked
-        _optimizer_step(copy.deepcopy(small), inputs)
+        _optimizer_step(duplicate(small), inputs)
     return error
 
 
 def _copy_sharing(net: nn.Module, own: set[str]) -> nn.Module:
     """A copy that shares all parameters but those named in `own`; buffers are its own."""
-    shared = {id(p): p for name, p in net.named_parameters() if name not in own}
-    return copy.deepcopy(net, shared)
+    return duplicate(net, shared=[p for name, p in net.named_parameters() if name not in own])
 
 
 def _check_cuts(dense: nn.Module, plan: Plan) -> None:
@@ -172,7 +170,7 @@ def _exact_error(masked: nn.Module, small: nn.Module, inputs: tuple, error: floa
     if inputs[0].device.type == "mps":
         return error
     double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
-    return _error(copy.deepcopy(masked).double(), copy.deepcopy(small).double(), double)
+    return _error(duplicate(masked).double(), duplicate(small).double(), double)
 
 
 def _advice(

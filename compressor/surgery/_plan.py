@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressor.errors import UsageError
+from compressor.errors import UsageError, foreign
 from compressor.surgery._structure import Structure
 
 VERSION = 1
@@ -78,7 +78,8 @@ class Plan:
             raise UsageError("a plan is an object with exactly 'version' and 'operations'")
         if not _is_index(data["version"]) or data["version"] != VERSION:
             raise UsageError(
-                f"plan version {data['version']!r} is not known; this program reads {VERSION}"
+                f"plan version {foreign(data['version'])} is not known; this program reads "
+                f"{VERSION}"
             )
         if not isinstance(data["operations"], list):
             raise UsageError("a plan's 'operations' is a list")
@@ -88,8 +89,9 @@ class Plan:
             for name, dim in cut.slots:
                 if (name, dim) in seen:
                     raise UsageError(
-                        f"plan operation {number} cuts dimension {dim} of '{name}' a second time; "
-                        "successive cuts must be composed into one"
+                        f"plan operation {number} cuts dimension {foreign(dim)} of "
+                        f"'{foreign(name)}' a second time; successive cuts must be composed into "
+                        "one"
                     )
                 seen.add((name, dim))
             cuts.append(cut)
@@ -125,29 +127,28 @@ def _read_cut(entry, where: str) -> Cut:
     if not isinstance(entry, dict):
         raise UsageError(f"{where} is no object")
     if entry.get("op") != "cut":
-        raise UsageError(f"{where} has op {entry.get('op')!r}; this program knows 'cut'")
+        raise UsageError(f"{where} has op '{foreign(entry.get('op'))}'; this program knows 'cut'")
     if not required <= set(entry) <= required | {"producers"}:
         raise UsageError(
-            f"{where} has fields {sorted(map(str, entry))}; expected {sorted(required)}"
+            f"{where} has fields {foreign(sorted(map(str, entry)))}; expected {sorted(required)}"
         )
     group, slots, kept = entry["group"], entry["slots"], entry["kept"]
     producers = entry.get("producers", [])
     if not isinstance(group, str):
-        raise UsageError(f"{where}: 'group' is {group!r}; it must be a name")
+        raise UsageError(f"{where}: 'group' is {foreign(group)}; it must be a name")
+    where = f"{where} ('{foreign(group)}')"
     if not isinstance(slots, list) or not slots:
-        raise UsageError(f"{where} ('{group}'): 'slots' must be a list of [name, dimension]")
+        raise UsageError(f"{where}: 'slots' must be a list of [name, dimension]")
     for slot in slots:
         good = isinstance(slot, list | tuple) and len(slot) == 2
         if not good or not isinstance(slot[0], str) or not _is_index(slot[1]):
-            raise UsageError(f"{where} ('{group}'): slot {slot!r} must be [name, dimension]")
+            raise UsageError(f"{where}: slot {foreign(slot)} must be [name, dimension]")
     if not isinstance(kept, list) or not kept or not all(_is_index(i) for i in kept):
-        raise UsageError(
-            f"{where} ('{group}'): 'kept' must be a list of indices, none negative, not empty"
-        )
+        raise UsageError(f"{where}: 'kept' must be a list of indices, none negative, not empty")
     if any(a >= b for a, b in zip(kept, kept[1:], strict=False)):
-        raise UsageError(f"{where} ('{group}'): 'kept' must be ascending without repetition")
+        raise UsageError(f"{where}: 'kept' must be ascending without repetition")
     if not isinstance(producers, list) or not all(isinstance(p, str) for p in producers):
-        raise UsageError(f"{where} ('{group}'): 'producers' must be a list of module paths")
+        raise UsageError(f"{where}: 'producers' must be a list of module paths")
     return Cut(group, tuple((n, d) for n, d in slots), tuple(kept), tuple(producers))
 
 

@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,19 @@ def test_a_pickle_in_disguise_is_not_opened(tmp_path):
 def test_a_file_is_asked_for():
     with pytest.raises(UsageError, match="type noise.file="):
         File()
+
+
+def test_of_an_archive_only_the_arrays_that_are_needed_are_read(tmp_path):
+    np.savez(tmp_path / "l.npz", label=np.array([2, 2, 1, 1, 0, 0]), other=np.array([{}], object))
+    assert corrupt(tmp_path / "l.npz").tolist() == [2, 1, 1, 0]
+
+
+@pytest.mark.parametrize("shape", ["(10**15,)", "(1000000000000000,)", "(100,)", "(1,)", "(-1,)"])
+def test_an_array_of_another_size_than_its_head_says_is_not_unpacked(tmp_path, shape):
+    head = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(24)
+    with zipfile.ZipFile(tmp_path / "l.npz", "w") as archive:
+        archive.writestr("label.npy", content)
+    with pytest.raises(UsageError, match="l.npz cannot be read") as caught:
+        File(str(tmp_path / "l.npz"))
+    assert "\n" not in str(caught.value)

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from compressor.errors import RunError
-from compressor.surgery import analyse, cut_group, plan_cut, replay
+from compressor.surgery import analyse, check_parity, cut_group, plan_cut, replay
 
 X = torch.zeros(1, 3, 12, 12)
 
@@ -129,3 +130,25 @@ def test_a_group_can_be_cut_inside_a_forward_hook():
     handle = net.c.register_forward_pre_hook(cut_then_repeat)
     net(torch.zeros(2, 3, 12, 12))
     assert net.c.out_channels == 6 and net.g.in_channels == 6
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_the_channels_of_a_parametrised_layer_follow_its_cut():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(),
+        nn.Linear(8 * 16, 4),
+    )  # fmt: skip
+    for layer in (net[0], net[2]):
+        register_parametrization(layer, "weight", Doubled())
+    x = torch.randn(2, 3, 8, 8)
+    structure = analyse(net, (x,))
+    plan = plan_cut(structure, {g.name: torch.arange(g.size // 2) for g in structure.groups})
+    assert check_parity(net, structure, plan, (x,)) <= 1e-5
+    small = replay(net, plan)
+    sizes = [(m.in_channels, m.out_channels, m.groups) for m in (small[0], small[2])]
+    assert sizes == [(3, 4, 1), (4, 4, 2)]

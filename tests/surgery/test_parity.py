@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from compressor.errors import RunError
-from compressor.surgery import EMPTY_PLAN, Cut, Plan, _parity, analyse, check_parity, plan_cut
+from compressor.surgery import (
+    EMPTY_PLAN,
+    Cut,
+    Plan,
+    _parity,
+    analyse,
+    check_parity,
+    duplicate,
+    plan_cut,
+)
 
 
 @pytest.fixture
@@ -141,3 +150,22 @@ def test_a_mixing_group_is_measured_and_not_refused(x):
     plan = plan_cut(structure, {"0": torch.tensor([0, 3, 4])})
     assert structure.group("0").mixing
     assert check_parity(net, structure, plan, (x,)) > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm]
+)
+def test_a_layer_whose_weight_is_made_before_each_forward_can_be_compared(x, norm):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), norm(nn.Conv2d(6, 4, 3)),
+        nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+    net(x)  # what the norm makes has a history by now
+    structure = analyse(net, (x,))
+    plan = plan_cut(structure, {"0": torch.tensor([0, 3, 4])})
+    assert check_parity(net, structure, plan, (x,)) <= 1e-5
+    duplicated = duplicate(net)
+    assert torch.equal(duplicated.eval()(x), net.eval()(x))
+    assert not {id(p) for p in duplicated.parameters()} & {id(p) for p in net.parameters()}
