@@ -102,6 +102,8 @@ _TRAINING: dict[str, Range | OneOf] = {
     "clip_norm": _over(0, "null does not clip"),
     "select": _one_of("best", "last", "clean_peak"),
     "patience": _least(1, "or null"),
+    "class_weights": _one_of("none", "balanced"),
+    "select_by": _one_of("accuracy", "balanced_accuracy", "macro_f1", "loss"),
 }
 # Keys by their full name; `distill.terms.` and `model.` go on with the option's own.
 RANGES: dict[str, Range | OneOf] = {
@@ -131,6 +133,10 @@ RANGES: dict[str, Range | OneOf] = {
     "dataset.crop_fraction": _SHARE,
     "dataset.augment.crop": _least(0),
     "dataset.augment.scale": _SHARE,
+    "dataset.test": _INSIDE,
+    "dataset.unreadable": _one_of("refuse", "skip"),
+    "dataset.max_pixels": Range(1, 178_956_970, remedy="give width x height"),
+    "dataset.sampler": _one_of("none", "balanced"),
     "dataset.labelled_fraction": _SHARE,
     "dataset.labelled_seed": _SEED,
     "noise.seed": _SEED,

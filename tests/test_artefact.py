@@ -313,19 +313,6 @@ def test_a_wrong_description_of_the_input_is_one_line(tmp_path, change, words):
     assert "\n" not in str(caught.value)
 
 
-def test_the_content_of_a_network_is_not_how_it_is_fed(tmp_path):
-    saved(tmp_path / "a")
-    before = artefact.content(artefact.read(tmp_path / "a"))
-    # the digests by which teachers were known before: those of the files
-    assert before == {name: manifest.digest(tmp_path / "a" / name) for name in before}
-    assert sorted(before) == ["plan.json", "spec.json", "weights.safetensors"]
-    artefact.add_feeding(tmp_path / "a", PREPROCESS, NAMES)
-    manifest.seal(tmp_path / "a")
-    assert artefact.content(artefact.read(tmp_path / "a")) == before
-    edited(tmp_path / "a", "spec.json", lambda spec: spec["arguments"].update(depth=2.0))
-    assert artefact.content(artefact.read(tmp_path / "a")) != before
-
-
 def counted(build):
     """`Spec.build` that notes the device it is called under."""
 

@@ -657,7 +657,7 @@ def test_a_network_that_cannot_be_traced_is_refused_before_the_first_epoch(folde
 
 def test_a_function_of_the_channel_count_is_found_before_the_first_epoch(folder):
     words = ("model=custom", "model._target_=doubles.ByCount", "prune.scope=all")
-    with pytest.raises(RunError, match="computes something else .* leave it out") as caught:
+    with pytest.raises(RunError, match="computes something else .* type prune.skip") as caught:
         run(folder, "by_count", *words)
     assert "\n" not in str(caught.value)
     assert not (folder / "by_count").exists()

@@ -45,7 +45,7 @@ class Alternating(Training):
         if real:
             return super().tag(part, name)
         where = "made" if part == "train" else "fresh_made"
-        return f"{where}/{'agreement' if name == self.task.headline[0] else name}"
+        return f"{where}/{name.replace(self.task.headline[0], 'agreement')}"
 
     def training_step(self, batch: Any, number: int) -> None:
         progress = (self.current_epoch + number / self.trainer.num_training_batches) / max(

@@ -12,7 +12,7 @@ from compressor import _ranges, checks, models
 from compressor.configuration import Menu, config_dir, plain, read_command
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
-from compressor.stages import Machine, compress
+from compressor.stages import Machine, _classes, compress
 from compressor.stages._distill import options as distill_options
 from compressor.stages._labels import check_labels
 from compressor.stages.noise import _labelled
@@ -39,9 +39,15 @@ TOGETHER = {
     "finetune.labels": "need a remedy",
     "finetune.rewind_epoch": "lies within the training",
     "prune.rounds": "are one of several schedules",
+    "pretrain.class_weights": "has no classes",
 }
 # Held by no constructor: seeds, and a weight that the stages take as it is.
-ONLY_HERE = {"distill.label_weight", "finetune.clean_seed", "dataset.labelled_seed"}
+ONLY_HERE = {
+    "distill.label_weight",
+    "finetune.clean_seed",
+    "dataset.labelled_seed",
+    "dataset.sampler",
+}
 
 
 @functools.cache
@@ -103,11 +109,13 @@ def construct(config, group):
     elif group == "dataset":
         own = dict(own)
         share = own.pop("labelled_fraction")
-        del own["labelled_seed"]
+        del own["labelled_seed"], own["sampler"]
         make(own)
+        _classes.check(config, make(config["robust"]))
         _labelled(torch.arange(10_000) % 10, share, 0)
     elif group in ("finetune", "pretrain"):
         checks.check(config)
+        _classes.check(config, make(config["robust"]))
         labels = {**config["finetune"], "labels": "clean"}
         check_labels(labels, make(config["robust"]), True)
     elif group == "model":
