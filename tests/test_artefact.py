@@ -469,3 +469,11 @@ def test_a_forward_that_needs_values_is_no_verdict_on_the_plan(tmp_path):
                  Cut("c", (("body.3.weight", 1),), (0, 1, 2))))  # fmt: skip
     saved(tmp_path / "b", spec=spec, plan=plan, net=replay(doubles.Untraceable(10), plan))
     assert isinstance(compressor.load(tmp_path / "b", trust=["doubles.Untraceable"]), nn.Module)
+
+
+def test_a_narrow_network_whose_builder_begins_with_a_wide_one_loads(tmp_path):
+    # torchvision's VGG has 120 million parameters before its head is replaced
+    spec = Spec("compressor.models.vgg16_bn", {"width": 0.0625}, (3, 12, 12), 10)
+    net = saved(tmp_path / "a", spec=spec, net=spec.build()).eval()
+    x = torch.randn(2, 3, 12, 12)
+    assert torch.equal(compressor.load(tmp_path / "a")(x), net(x))
