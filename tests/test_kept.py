@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import compressor
 from compressor import measure
 
+KEPT_0_2 = Path(__file__).parent / "kept" / "0.2" / "resnet20_fed"
 KEPT = sorted((Path(__file__).parent / "kept").glob("*/*"))
 
 
@@ -34,6 +35,12 @@ def test_a_network_of_an_earlier_version_has_the_figures_of_its_report(folder):
     size = tuple(load_file(folder / "answer.safetensors")["input"].shape[1:])
     assert measure.count_params(net) == final["params"]
     assert measure.count_macs(net, size) == final["macs"]
+
+
+def test_a_network_of_0_2_says_how_it_is_fed():
+    net = compressor.load(KEPT_0_2 / "model")
+    assert net.preprocess.mean == (0.3053,) * 3 and net.preprocess.std == (0.3758,) * 3
+    assert net.classes == list("0123456789")
 
 
 def test_the_networks_of_0_1_are_kept():
