@@ -503,8 +503,8 @@ def _images() -> Iterator[Case]:
     yield case("a pipe", _place(lambda place, folder: os.mkfifo(place)))
     yield case("/dev/zero", _place(lambda place, folder: place.symlink_to("/dev/zero")))
     yield case("a link to itself", _place(lambda place, folder: place.symlink_to(place)))
-    yield case("a link out of the folder", _place(_outside), EITHER)
-    yield case("a folder that holds itself", _place(_loop), EITHER)
+    yield case("a link out of the folder", _place(_outside))
+    yield case("a folder that holds itself", _place(_loop))
     yield case("a folder called 0.png", _place(lambda place, folder: place.mkdir()), EITHER)
     for form in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"):
         for seed in range(4):
