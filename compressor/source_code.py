@@ -34,6 +34,16 @@ class _File(NamedTuple):
     imports: tuple[str, ...]
 
 
+class _Reach(NamedTuple):
+    """What was reached before, as long as no file of it changed."""
+
+    stamps: dict[Path, tuple[int, int] | None]
+    digests: dict[str, str]
+
+
+_reached: dict[tuple[str, ...], _Reach] = {}
+
+
 def reached(module: str, files: Iterable[Path | str]) -> dict[str, str]:
     """Digests of the files of one's own that these reach by importing, themselves included.
 
@@ -42,8 +52,14 @@ def reached(module: str, files: Iterable[Path | str]) -> dict[str, str]:
     installed package, what lies outside it. Returns {path relative to the folder that is on
     sys.path: SHA-256}, with "/".
     """
-    found: dict[str, str] = {}
     todo = [Path(file) for file in files]
+    asked = (module, *map(str, todo))
+    known = _reached.get(asked)
+    if known is not None and all(
+        stamp is not None and _stamp(path) == stamp for path, stamp in known.stamps.items()
+    ):
+        return dict(known.digests)
+    found: dict[str, str] = {}
     root = _root(todo[0], module) if todo else Path()
     own = module.split(".")[0] if _is_installed(root) else ""
     todo += _files(root, module, own)
@@ -61,7 +77,9 @@ def reached(module: str, files: Iterable[Path | str]) -> dict[str, str]:
             for name in facts.imports:
                 todo += _files(root, _absolute(name, package), own)
     _remember()
-    return dict(sorted(found.items()))
+    found = dict(sorted(found.items()))
+    _reached[asked] = _Reach({path: _stamp(path) for path in seen}, found)
+    return dict(found)
 
 
 def syntax(text: str) -> str:
@@ -127,6 +145,17 @@ def _is_installed(root: Path) -> bool:
     if {"site-packages", "dist-packages"} & set(root.parts):
         return True
     return root.is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change; None of a file that is gone or may still change unseen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if time.time_ns() - status.st_mtime_ns <= _SETTLED:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 # -- one file -------------------------------------------------------------------------------------

@@ -98,8 +98,25 @@ def test_digests_are_remembered_by_size_and_time(lab, monkeypatch):
     before = digests(lab)
     monkeypatch.setattr(source_code, "_known", {})
     monkeypatch.setattr(source_code, "_loaded", set())
+    monkeypatch.setattr(source_code, "_reached", {})
     monkeypatch.setattr(source_code.ast, "parse", lambda text: pytest.fail("read again"))
     assert digests(lab) == before
+
+
+def test_what_was_reached_is_known_until_a_file_of_it_changes(lab, monkeypatch):
+    import os
+
+    from compressor import source_code
+
+    for path in lab.rglob("*.py"):
+        os.utime(path, (1, 1))
+    before = digests(lab)
+    facts = source_code._facts
+    monkeypatch.setattr(source_code, "_facts", lambda path: pytest.fail("looked at again"))
+    assert digests(lab) == before
+    monkeypatch.setattr(source_code, "_facts", facts)
+    (lab / "beside.py").write_text("import a_lab.rkd, math\n")
+    assert digests(lab) != before
 
 
 def test_imports_are_found_wherever_they_stand():
