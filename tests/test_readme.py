@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from compressor.cache import entries
 from compressor.cache_command import main as cache_main
@@ -66,9 +67,11 @@ def test_the_python_of_the_readme_loads_a_finished_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["prune=weight_sum", "hydra.run.dir=run", *SMALL]) == 0
     (code,) = blocks("python")
+    Image.new("RGB", (16, 16), (200, 10, 10)).save("photo.png")
     scope = {}
     exec(code.replace("outputs/runs/<day>/<time>", "run"), scope)
     assert isinstance(scope["net"], torch.nn.Module) and not scope["net"].training
+    assert scope["logits"].shape == (1, len(scope["net"].classes))
 
 
 def test_every_method_of_the_table_is_there():
