@@ -38,7 +38,7 @@ class Range:
             return  # of another type than the key's: that is told elsewhere
         remedy = f": {self.remedy}" if self.remedy else ""
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{key}={value} is no length or size: give a finite number")
+            raise UsageError(f"{key}={value} is out of range: give a finite number")
         if value < self.low or (self.above and value == self.low):
             least = "above" if self.above else "at least"
             raise UsageError(f"{key}={value} must be {least} {self.low:g}{remedy}")

@@ -120,6 +120,7 @@ def _training(
     if own["optimizer"] == "adamw":
         rate, why = 0.001, "adamw's usual rate"
     else:
+        size = min(size, images)  # a batch holds no more
         rate, why = 0.1 * size / 256, f"0.1 at a batch of 256, here {size}"
     if tunes:
         rate, why = rate * row.finetune_lr, f"{row.finetune_lr:g} of the training's: {why}"

@@ -87,9 +87,13 @@ def _untaught(plan: "RunPlan") -> list[str]:
             "learns nothing"
         )
     makers = {name: term for name, term in terms.items() if hasattr(term, "draw")}
+    unread = not labels or any(not term.beside for term in makers.values())
+    if unread and plan.run.config[at]["class_weights"] != "none":
+        found.append(
+            f"{at}.class_weights does nothing beside distill={name}: it weighs the loss of the "
+            f"labels alone, which has no part (distill.label_weight={labels:g})"
+        )
     for name, term in makers.items():
-        if not term.beside and plan.run.config[at]["class_weights"] != "none":
-            found.append(f"{at}.class_weights does nothing: distill={name} reads no label")
         if term.beside and not labels:
             found.append(
                 f"distill.terms.{name}.beside=true does nothing beside distill.label_weight=0"

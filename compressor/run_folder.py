@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from compressor.experiment import Experiment
 
 SCHEMA_VERSION = 1
+# The points that every report has, with the stage that makes each.
+_POINTS = {"dense": "train", "compressed": "compress", "recalibrated": "recalibrate"}
 
 
 def make(run_dir: Path) -> None:
@@ -63,8 +65,11 @@ def report(
             continue  # under its fresh head it knows no class yet
         point = record["point"]
         points[point] = {**made.metrics, **latencies.get(point, latency.NOTHING)}
-    for name in ("dense", "compressed", "recalibrated"):  # also where the list lacks the stage
-        points.setdefault(name, points["final"])
+    last, before = records[-1]["name"], points["final"]
+    for name, stage in _POINTS.items():
+        # what the last stage made is called final; where a stage was not run nothing changed
+        found = points.get(name, points["final"] if stage == last else before)
+        points[name] = before = found
     notes = {r["point"]: made.notes for r, made in zip(records, artefacts, strict=True)}
     final = artefacts[-1]
     cuts = [
@@ -76,7 +81,7 @@ def report(
     selection = {"statistics": cut["statistics"]} if "statistics" in cut else {}
     if "seconds" in cut:
         selection["seconds"] = round(sum(notes["seconds"] for notes in cuts), 3)
-    ordered = ["dense", "compressed", "recalibrated"]
+    ordered = [*_POINTS]
     ordered += [name for name in points if name not in (*ordered, "final")] + ["final"]
     whole = unscaled(experiment)
     return {

@@ -104,7 +104,7 @@ def test_the_second_stage_begins_where_the_first_ended_and_the_baselines_stand_b
     final, dense = report["points"]["final"], report["points"]["dense"]
     assert final["accuracy"] == dense["accuracy"]
     notes = report["training"]["dense"]
-    told = f"dense with epoch {notes['picked_epoch']} of 2" in sentences.picked(report)
+    told = f"dense {notes['picked_epoch']} of 2" in sentences.picked(report)
     assert told == (notes["picked_epoch"] == 1)
     assert set(report["baselines"]) == {"noisy", "clean", "mixed"}
     # the training without a remedy is the noisy baseline

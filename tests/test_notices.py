@@ -56,7 +56,11 @@ def folder(tmp_path_factory):
         ),
         ([*FREE, "distill.sampler=class_uniform"], "class_uniform does nothing: distill=data_free"),
         ([*FREE, "dataset.sampler=balanced"], "dataset.sampler=balanced does nothing"),
-        ([*FREE, "finetune.class_weights=balanced"], "class_weights does nothing: di"),
+        ([*FREE, "finetune.class_weights=balanced"], "class_weights does nothing beside distill=d"),
+        (
+            ["distill=mimic", "finetune.class_weights=balanced"],
+            "finetune.class_weights does nothing beside distill=mimic: it weighs the loss of the",
+        ),
         (["distill=data_free", "distill.terms.data_free.beside=true"], "does nothing beside disti"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],

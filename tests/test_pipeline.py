@@ -830,3 +830,13 @@ def test_a_scaled_networks_report_holds_the_figures_of_the_unscaled_one(folder):
     final = whole["points"]["final"]
     assert half["unscaled"] == {name: final[name] for name in ("macs", "params")}
     assert half["points"]["final"]["macs"] < half["unscaled"]["macs"]
+
+
+def test_a_stage_that_was_not_run_shows_what_was_there_before_it(folder):
+    words = ("prune=weight_sum", "prune.reconstruct=none", "machine.latency_seconds=0")
+    points = run(folder, "skips", *words, "stages=[train,compress,finetune]")["points"]
+    assert points["recalibrated"] == points["compressed"] != points["final"]
+    points = run(folder, "ends", *words, "stages=[train,compress]")["points"]
+    assert points["recalibrated"] == points["compressed"] == points["final"] != points["dense"]
+    points = run(folder, "alone", *words, "stages=[train]")["points"]
+    assert points["dense"] == points["compressed"] == points["final"]

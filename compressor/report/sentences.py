@@ -176,11 +176,11 @@ def baselines(report: Mapping[str, Any]) -> str:
 def picked(report: Mapping[str, Any]) -> str:
     """The epoch that each training went on with, where that is not its last one."""
     parts = [
-        f"{name} with epoch {notes['picked_epoch']} of {notes['last_epoch']}"
+        f"{name} {notes['picked_epoch']} of {notes['last_epoch']}"
         for name, notes in (report.get("training") or {}).items()
         if notes.get("last_epoch") not in (None, notes.get("picked_epoch"))
     ]
-    return f"Went on: {', '.join(parts)}." if parts else ""
+    return f"Chosen epochs: {', '.join(parts)}." if parts else ""
 
 
 def taught(report: Mapping[str, Any]) -> str:
