@@ -77,6 +77,18 @@ class Net(nn.Module):
         return self.head(self.body(x).mean(dim=(2, 3)))
 
 
+class OwnKernel(Net):
+    """One of its convolutions takes its kernel from a buffer of the network itself."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.register_buffer("W", torch.randn(8, 8, 3, 3) / 8)
+
+    def forward(self, x):
+        y = torch.conv2d(self.body(x), self.W, padding=1).relu()
+        return self.head(y.mean(dim=(2, 3)))
+
+
 class ByCount(Net):
     """Divides by a function of its number of channels, in a branch that begins switched off."""
 
