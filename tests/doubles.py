@@ -78,14 +78,16 @@ class Net(nn.Module):
 
 
 class OwnKernel(Net):
-    """One of its convolutions takes its kernel from a buffer of the network itself."""
+    """A kernel of its own that is a buffer, and a module of two kernels."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
         self.register_buffer("W", torch.randn(8, 8, 3, 3) / 8)
+        self.pair = nn.ParameterDict({name: torch.randn(8, 8, 1, 1) / 3 for name in "ab"})
 
     def forward(self, x):
         y = torch.conv2d(self.body(x), self.W, padding=1).relu()
+        y = torch.conv2d(y, self.pair["a"]) + torch.conv2d(y, self.pair["b"])
         return self.head(y.mean(dim=(2, 3)))
 
 

@@ -830,10 +830,10 @@ def test_the_plan_counts_the_layers_that_the_report_counts(folder, words):
 
 def test_a_kernel_that_is_a_buffer_is_a_layer_in_plan_and_report(folder):
     words = ("model=custom", "model._target_=doubles.OwnKernel", "prune=weight_sum")
-    words = (*words, "stages=[train,compress]", "train.epochs=0")
+    words = (*words, "prune.scope=all", "stages=[train,compress]", "train.epochs=0")
     coming = preview.preview(plan(folder, *words))["cut"]["widths"]
     widths = run(folder, "kernel", *words)["widths"]
-    assert list(widths) == ["body.0", "body.3", "W"]
+    assert list(widths) == ["body.0", "body.3", "W", "pair"]
     assert {name: list(pair) for name, pair in coming.items()} == widths
 
 

@@ -199,15 +199,16 @@ def _coming_widths(
 
     A group is one or several layers that share their channels.
     """
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[tuple[str, int], tuple[str, int, int]] = {}
     for layer, group, slot in _layers(groups):
         left = counts[group.name] / group.size
         if left < 1:
-            channels = len(slot.classes)
-            before, after = found.get(layer, (channels, channels))
+            channels, place = len(slot.classes), (slot.parameter, slot.dim)
+            _, before, after = found.get(place, (layer, channels, channels))
             lost = round(int((slot.classes >= 0).sum()) * (1 - left))
-            found[layer] = (before, after - lost)
-    return found
+            found[place] = (layer, before, after - lost)
+    # a layer may have several kernels of the same channels
+    return {layer: (before, after) for layer, before, after in found.values()}
 
 
 def _layers(groups: Sequence[Group]) -> Iterator[tuple[str, Group, Slot]]:
