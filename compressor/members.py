@@ -51,9 +51,26 @@ def running(sweep: str | None, attempt: int) -> dict[str, Any]:
     }
 
 
-def write_sweep(folder: Path, command: Sequence[str], state: str) -> None:
-    """Note in the sweep's own folder which command it is of, and how that ended."""
-    _replace(folder / SWEEP, {"command": list(command), "state": state, **_process()})
+def write_sweep(
+    folder: Path,
+    command: Sequence[str],
+    state: str,
+    *,
+    flags: Sequence[str] = (),
+    members: int | None = None,
+) -> None:
+    """Note in the sweep's own folder which command it is of, and its state.
+
+    command: the overrides; flags: what else was typed. members: how many the command has, None
+    where that is not known beforehand.
+    """
+    noted = {"command": list(command), "flags": list(flags), "members": members, "state": state}
+    _replace(folder / SWEEP, {**noted, **_process()})
+
+
+def end_sweep(folder: Path, state: str) -> None:
+    """Note how a sweep ended, beside what its start has noted."""
+    _replace(folder / SWEEP, {**_read(folder / SWEEP), "state": state, **_process()})
 
 
 def unfinished(outputs: Path, command: Sequence[str]) -> Path | None:

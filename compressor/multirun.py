@@ -90,7 +90,7 @@ def quoted(key: str, folder: Path) -> str:
     return f"{key}='{text}'"
 
 
-def finish(progress: members.Progress, command: Sequence[str], wants_traceback: bool) -> int:
+def finish(progress: members.Progress, wants_traceback: bool) -> int:
     """Write and print the multirun's table; 1 when a member failed."""
     from rich.console import Console
 
@@ -102,7 +102,7 @@ def finish(progress: members.Progress, command: Sequence[str], wants_traceback: 
         Console().print(sweep.table(sweep.summarise(folder)))
     tally = progress.tally()
     with suppress(OSError):
-        members.write_sweep(folder, command, "failed" if tally.failed else "done")
+        members.end_sweep(folder, "failed" if tally.failed else "done")
     if not tally.failed:
         return 0
     if wants_traceback:

@@ -1,8 +1,8 @@
 """What a run may do and its author may not have meant: a line each, under the printed plan."""
 
 import inspect
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from compressor.cache import key_of
 from compressor.errors import UsageError
@@ -69,6 +69,21 @@ def _uncut(plan: "RunPlan") -> list[str]:
                 "has nothing to learn from it"
             )
     return found
+
+
+def collapsed(cut: Mapping[str, Any]) -> list[str]:
+    """Layers that a budget takes to the least width. cut: `compress.preview`'s."""
+    least = cut["least"]
+    thin = [name for name, size, keep in cut["layers"] if keep <= least and keep < size]
+    if not cut["budget"] or cut["decided"] or not thin:
+        return []
+    ((name, share),) = cut["budget"].items()
+    few = ", ".join(thin[:3]) + (", ..." if len(thin) > 3 else "")
+    return [
+        f"prune.budget.{name}={share} takes {len(thin)} of {len(cut['layers'])} layers to the "
+        f"least width, {least} channel{'' if least == 1 else 's'} ({few}): such a network may not "
+        "recover; take a larger budget, raise prune.min_channels, or cut more layers"
+    ]
 
 
 def _untaught(plan: "RunPlan") -> list[str]:

@@ -13,7 +13,8 @@ from compressor import models
 from compressor.automatic import told
 from compressor.errors import UsageError
 from compressor.instantiation import make
-from compressor.notices import notices
+from compressor.notices import collapsed, notices
+from compressor.report.latencies import asked_cell
 from compressor.report.setting import model_name
 from compressor.run_folder import unscaled
 from compressor.stages import _sensitivity, compress, finetune
@@ -60,6 +61,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         cuts = [compress.preview(dense, step.options["prune"], bench) for step in cutting]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
+        preview["notices"] += collapsed(cuts[-1])
         _rehearse(experiment, dense, cutting[-1], cuts[-1], reused)
     for step in (*plan.steps, *plan.baselines):
         known = {stage["key"] for stage in preview["stages"]}
@@ -247,6 +249,9 @@ def show(coming: Mapping[str, Any]) -> None:
             f"MACs {before:,} -> {small:,} ({small / before:.3f} of the dense network), "
             f"parameters {cut['params'][0]:,} -> {cut['params'][1]:,}"
         )
+        if cut["latency"]:
+            asked = cut["budget"]["latency"]
+            say(f"latency: {asked_cell(asked, **cut['latency'])} with these widths", markup=False)
         reach = cut["reach"]
         say(
             "these layers can keep "

@@ -52,6 +52,7 @@ class Sweep(Callback):
 
     current: members.Progress | None = None
     command: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     def __init__(self, sweep: str) -> None:
         self.sweep = sweep
@@ -65,7 +66,13 @@ class Sweep(Callback):
             Sweep.current = members.Progress(folder, self.sweep, launching.members(config), beside)
         # Hydra makes of an error in here a warning; it meets the same folder next and fails
         with suppress(OSError):
-            members.write_sweep(Sweep.current.folder, Sweep.command, "running")
+            members.write_sweep(
+                Sweep.current.folder,
+                Sweep.command,
+                "running",
+                flags=Sweep.flags,
+                members=Sweep.current.total,
+            )
         Sweep.current.start()
 
 
@@ -219,7 +226,8 @@ def _main(argv: list[str], wants_traceback: bool) -> int:
 def _launch(command: Any, overrides: list[str], pinned: list[str], wants_traceback: bool) -> int:
     from compressor import _help
 
-    Sweep.current, Sweep.command, _Failure.error = None, command.overrides, None
+    Sweep.current, _Failure.error = None, None
+    Sweep.command, Sweep.flags = command.overrides, command.flags
     multirun.begin()
     if command.completes:
         with _arguments([*command.flags, *overrides]):
@@ -248,7 +256,7 @@ def _launch(command: Any, overrides: list[str], pinned: list[str], wants_traceba
             if not progress.tally().finished:
                 raise
             progress.stop()
-            failed = multirun.finish(progress, Sweep.command, wants_traceback)
+            failed = multirun.finish(progress, wants_traceback)
             if failed and not progress.tally().done:
                 return 1  # nothing to look for among failed members: that has been said
             raise
@@ -259,7 +267,7 @@ def _launch(command: Any, overrides: list[str], pinned: list[str], wants_traceba
         raise _Failure.error
     if Sweep.current is None:
         return 0
-    return multirun.finish(Sweep.current, Sweep.command, wants_traceback)
+    return multirun.finish(Sweep.current, wants_traceback)
 
 
 def _application() -> Any:
@@ -432,7 +440,7 @@ def _leave_true_states() -> None:
         return
     with suppress(OSError):
         progress.interrupted()
-        members.write_sweep(progress.folder, Sweep.command, "interrupted")
+        members.end_sweep(progress.folder, "interrupted")
 
 
 @contextmanager

@@ -96,6 +96,7 @@ def report(
         "kept": final.plan.kept,
         "widths": cut.get("widths", {}),
         "ratio": cut.get("ratio"),
+        "budget": cut.get("budget"),
         "allocation": cut.get("allocation"),
         "selection": selection,
         "data": experiment.data_keys,

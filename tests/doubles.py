@@ -77,6 +77,20 @@ class Net(nn.Module):
         return self.head(self.body(x).mean(dim=(2, 3)))
 
 
+class OwnKernel(Net):
+    """A kernel of its own that is a buffer, and a module of two kernels."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.register_buffer("W", torch.randn(8, 8, 3, 3) / 8)
+        self.pair = nn.ParameterDict({name: torch.randn(8, 8, 1, 1) / 3 for name in "ab"})
+
+    def forward(self, x):
+        y = torch.conv2d(self.body(x), self.W, padding=1).relu()
+        y = torch.conv2d(y, self.pair["a"]) + torch.conv2d(y, self.pair["b"])
+        return self.head(y.mean(dim=(2, 3)))
+
+
 class ByCount(Net):
     """Divides by a function of its number of channels, in a branch that begins switched off."""
 

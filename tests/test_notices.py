@@ -1,7 +1,7 @@
 import pytest
 from test_pipeline import plan
 
-from compressor.notices import notices
+from compressor.notices import collapsed, notices
 
 PENCIL = ("robust=pencil", "train.schedule=constant")
 FREE = ("distill=data_free", "prune=weight_sum", "stages=[train,compress,finetune]")
@@ -86,3 +86,15 @@ def test_what_may_not_be_meant_is_said_in_one_line(folder, words, line):
 )
 def test_what_is_meant_is_passed_over(folder, words):
     assert notices(plan(folder, *words)) == []
+
+
+@pytest.mark.parametrize("least, width", [(1, "1 channel "), (2, "2 channels ")])
+def test_a_budget_that_leaves_layers_next_to_nothing_is_told(least, width):
+    layers = [("a", 16, 1), ("b", 16, 2), ("c", 1, 1)]
+    cut = {"layers": layers, "least": least, "budget": {"latency": 0.3}, "decided": ""}
+    (line,) = collapsed(cut)
+    assert line.startswith(f"prune.budget.latency=0.3 takes {least} of 3 layers to the least width")
+    assert width in line
+    assert not collapsed({**cut, "decided": "global"})  # these are not the widths yet
+    assert not collapsed({**cut, "budget": None})  # a ratio says itself what every layer keeps
+    assert not collapsed({**cut, "layers": [("a", 16, 3)]})

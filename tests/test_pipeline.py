@@ -498,7 +498,7 @@ def test_a_table_that_was_killed_goes_on_after_its_last_layer(folder, report, mo
     assert len((folder / "killed" / "sensitivity.csv").read_text().splitlines()) == 10
 
 
-def test_a_budget_of_latency_is_measured_and_remembered(folder, report, monkeypatch):
+def test_a_budget_of_latency_is_measured_and_remembered(folder, report, monkeypatch, capsys):
     timed = []
 
     def in_turns(dense, small, *rest):
@@ -513,6 +513,12 @@ def test_a_budget_of_latency_is_measured_and_remembered(folder, report, monkeypa
     assert told["share"] == pytest.approx(0.7, rel=0.1)
     assert told["threads"] == torch.get_num_threads() and told["machine"]["cores"]
     assert len(told["points"]) == len(timed)
+    assert cut["budget"] == {"latency": 0.7}
+    text = (folder / "timed" / "report.md").read_text()
+    share = f"asked 0.7 of the dense network's, measured {told['share']:.3f} ["
+    assert f"Budget of latency: {share}" in text
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"latency: {share}" in printed and f"Budget of latency: {share}" in printed
     made = compressor.artefact.read(folder / "cache" / cut["stages"][1]["key"])
     assert made.notes["allocation"]["latency"] == told and made.notes["budget"] == {"latency": 0.7}
     # the same widths where no clock is: by the share of the MACs that was found
@@ -819,6 +825,15 @@ def test_the_plan_counts_the_layers_that_the_report_counts(folder, words):
     words = ("prune=weight_sum", "stages=[train,compress]", "train.epochs=0", *words)
     coming = preview.preview(plan(folder, *words))["cut"]["widths"]
     widths = run(folder, "counted", *words)["widths"]
+    assert {name: list(pair) for name, pair in coming.items()} == widths
+
+
+def test_a_kernel_that_is_a_buffer_is_a_layer_in_plan_and_report(folder):
+    words = ("model=custom", "model._target_=doubles.OwnKernel", "prune=weight_sum")
+    words = (*words, "prune.scope=all", "stages=[train,compress]", "train.epochs=0")
+    coming = preview.preview(plan(folder, *words))["cut"]["widths"]
+    widths = run(folder, "kernel", *words)["widths"]
+    assert list(widths) == ["body.0", "body.3", "W", "pair"]
     assert {name: list(pair) for name, pair in coming.items()} == widths
 
 

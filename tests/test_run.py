@@ -145,7 +145,28 @@ def test_a_scheduler_or_a_closed_terminal_ends_a_run_as_ctrl_c_does(
     assert signal.getsignal(number) == before
     assert run.main(["-m", "seed=0,1", "hydra.sweep.dir=sweep"]) == 130
     assert status(Path("sweep/0"))["state"] == "interrupted"
-    assert json.loads(Path("sweep/sweep.json").read_text())["state"] == "interrupted"
+    noted = json.loads(Path("sweep/sweep.json").read_text())
+    assert noted["state"] == "interrupted" and noted["command"][0] == "seed=0,1"
+
+
+def test_a_sweep_notes_from_its_start_what_was_typed_and_how_many_members_it_has(
+    experiments, monkeypatch
+):
+    Path("conf").mkdir()
+    seen, pipeline = [], sys.modules["compressor.pipeline"]
+    run_experiment = pipeline.run_experiment
+
+    def look(*words, **more):
+        seen.append(json.loads(Path("sweep/sweep.json").read_text()))
+        return run_experiment(*words, **more)
+
+    monkeypatch.setattr(pipeline, "run_experiment", look)
+    words = ["seed=0,1", "prune=thinet,none", "hydra.sweep.dir=sweep"]
+    assert run.main(["-m", "--config-dir", "conf", *words]) == 0
+    for noted in (seen[0], json.loads(Path("sweep/sweep.json").read_text())):
+        assert noted["flags"] == ["-m", "--config-dir", "conf"]
+        assert (noted["command"], noted["members"]) == (words, 4)
+    assert (seen[0]["state"], noted["state"]) == ("running", "done")
 
 
 def test_what_is_ignored_stays_ignored_and_a_second_signal_does_not_cut_the_first_short():

@@ -144,7 +144,7 @@ def _pairs(
 def headline(summary: Mapping[str, Any]) -> list[str]:
     """What the sweep shows in one to three plain sentences."""
     done, total = len(summary["members"]), len(summary["members"]) + len(summary["unfinished"])
-    total += len(summary["failed"])
+    total += len(summary["failed"]) + summary["not_started"]
     if not done or summary["metric"] is None:
         return [f"No member has finished: {done} of {total} are done."]
     sentences = [*_found(summary), shared_level(summary["comparisons"]), _best(summary)]

@@ -90,7 +90,7 @@ def page(summary: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -
     """The whole page. figures: {file name: {"svg", "caption"}}, in the order to be shown."""
     # not the whole path: the page travels, the names of its owner's folders need not
     name = "/".join(Path(summary["folder"]).resolve().parts[-2:])
-    alone = len(summary["rows"]) == 1
+    alone = len(summary["rows"]) == 1 and not summary["not_started"]
     title = f"Run {name}" if alone else f"Sweep over {tables.subject(summary)}"
     about = f"{name}: {tables.state_line(summary)}"
     parts = [
@@ -155,7 +155,8 @@ def _found(sentences: Sequence[str]) -> str:
 def _facts(summary: Mapping[str, Any]) -> str:
     """The few figures that a reader asks for first."""
     found = summary["times"]
-    facts = {"Members done": f"{len(summary['members'])} of {len(summary['rows'])}"}
+    total = len(summary["rows"]) + summary["not_started"]
+    facts = {"Members done": f"{len(summary['members'])} of {total}"}
     seeds = max((entry["n"] for entry in summary["configurations"]), default=0)
     facts["Seeds a configuration"] = str(seeds)
     train = found["stages"].get("train")

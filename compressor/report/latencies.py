@@ -5,7 +5,7 @@ that took turns with it, and its 95 % interval), each with "steady": whether tha
 narrow enough for a conclusion.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressor.report.metrics import Metric
@@ -40,6 +40,12 @@ def ratio_cell(median: float | None, span: tuple[float, float] | None, steady: b
         return "-"
     text = f"{median:.3f} [{span[0]:.3f}, {span[1]:.3f}]"
     return text if steady else f"{text} {UNSTEADY}"
+
+
+def asked_cell(asked: float, share: float, interval: Sequence[float] | None) -> str:
+    """ "asked 0.7 of the dense network's, measured 0.720 [0.700, 0.740]"."""
+    span = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    return f"asked {asked:g} of the dense network's, measured {share:.3f}{span}"
 
 
 def short_cell(

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ def members(sweep_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
         row["swept"] = {field: _value(row, field) for field in fields}
     rows.sort(key=lambda row: [natural(row["swept"][f]) for f in fields] + [natural(row["member"])])
     return rows, fields
+
+
+def not_started(sweep_dir: Path, rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many members of the sweep have no folder yet; 0 where their number was not noted."""
+    total = _status(sweep_dir / "sweep.json").get("members")
+    return max(0, total - len(rows)) if isinstance(total, int) else 0
 
 
 def is_seed(field: str) -> bool:

@@ -101,9 +101,9 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
     lines = [
         say(report)
         for say in (
-            sentences.conclusion, sentences.balance, sentences.kept, sentences.latency,
-            sentences.labels, sentences.baselines, sentences.taught, sentences.picked,
-            sentences.times,
+            sentences.conclusion, sentences.balance, sentences.kept, sentences.budget,
+            sentences.latency, sentences.labels, sentences.baselines, sentences.taught,
+            sentences.picked, sentences.times,
         )
     ]  # fmt: skip
     if folder is not None:
@@ -243,6 +243,7 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
     notes += [sentences.skipped(report), sentences.balance(report), sentences.latency(report)]
     notes += [sentences.labels(report), sentences.baselines(report)]
     notes += [sentences.taught(report), sentences.picked(report), sentences.kept(report)]
+    notes.append(sentences.budget(report))
     parts.append(" ".join(note for note in notes if note))
     for sheet in sorted(run_dir.glob("extras/*/generated.png")):
         parts.append(f"![Images that the generator made]({sheet.relative_to(run_dir)})")

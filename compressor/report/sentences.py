@@ -8,6 +8,8 @@ from typing import Any
 
 from compressor.report import latencies
 
+_MISSED = 0.1  # of the latency that was asked for: a final measurement further off is told
+
 
 def conclusion(report: Mapping[str, Any]) -> str:
     points = list(report["points"].values())
@@ -64,6 +66,42 @@ def kept(report: Mapping[str, Any]) -> str:
         text += f"; ratio removed {ratio['achieved']:.4g}"
         text += f", asked {asked:.4g}" if isinstance(asked, (int, float)) else ""
     return text + "."
+
+
+def budget(report: Mapping[str, Any]) -> str:
+    """What a budget of latency asked for and got, and layers that a budget left next to nothing."""
+    asked = report.get("budget") or {}  # not in reports of 0.2
+    found = (report.get("allocation") or {}).get("latency") or {}
+    parts = []
+    if asked.get("latency") and "share" in found:
+        words = latencies.asked_cell(asked["latency"], found["share"], found.get("interval"))
+        parts.append(f"Budget of latency: {words} when the widths were chosen.")
+        parts.append(_missed(asked["latency"], list(report["points"].values())[-1]))
+    least = ((report.get("config") or {}).get("prune") or {}).get("min_channels") or 1
+    widths = (report.get("widths") or {}).items()
+    thin = [name for name, (before, after) in widths if after <= least and after < before]
+    if asked and thin:
+        few = ", ".join(thin[:3]) + (", ..." if len(thin) > 3 else "")
+        parts.append(
+            f"The budget took {len(thin)} of {len(widths)} layers to the least width, {least} "
+            f"channel{'' if least == 1 else 's'} ({few})."
+        )
+    return " ".join(part for part in parts if part)
+
+
+def _missed(asked: float, final: Mapping[str, Any]) -> str:
+    """That the final measurement is far from the share that was asked for, where it is."""
+    ratio = final.get("latency_ratio")
+    if not ratio or not latencies.is_steady(final):
+        return ""  # of an unsteady one nothing can be concluded
+    off = ratio["median"] / asked - 1
+    if abs(off) <= _MISSED:
+        return ""
+    cell = latencies.ratio_cell(ratio["median"], (ratio["low"], ratio["high"]), True)
+    return (
+        f"The final measurement misses that: {cell}, {abs(off):.0%} "
+        f"{'more' if off > 0 else 'less'} than asked; {latencies.AGAIN}."
+    )
 
 
 def latency(report: Mapping[str, Any]) -> str:

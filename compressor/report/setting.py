@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# where things lie and what they run on change no figure, and a report travels
-_PLACES = ("paths.", "cache.", "machine.", "hydra.run.", "hydra.sweep.")
+# where things lie changes no figure, and a report travels
+_PLACES = ("paths.", "cache.", "hydra.run.", "hydra.sweep.")
+_UNSAID = (*_PLACES, "machine.")  # what members run on is part of the command, and no setting
 _LIBRARIES = ("compressor.models.timm", "compressor.models.torchvision")
 
 
@@ -54,13 +55,14 @@ def facts(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def command(summary: Mapping[str, Any]) -> str:
-    """What was typed, without where results go; of a folder that was not noted, what its one
-    member was.
+    """What was typed, to be pasted into a shell, without where results go; of a folder that was
+    not noted, what its one member was.
     """
     try:
         noted = json.loads((Path(summary["folder"]) / "sweep.json").read_text(encoding="utf-8"))
-        words = ["compress-run", "-m", *map(str, noted["command"])]
-    except (OSError, ValueError, KeyError, TypeError):
+        flags = noted.get("flags", ["-m"])  # earlier releases did not note them
+        words = ["compress-run", *map(str, [*flags, *noted["command"]])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         if len(summary["rows"]) != 1 or not summary["members"]:
             return ""
         words = shlex.split(str(summary["members"][0]["report"].get("command", "")))
@@ -77,7 +79,7 @@ def _constants(
     found = [
         f"{name}={value}"
         for name, value in order.items()
-        if (name, value) in same and not name.startswith(_PLACES)
+        if (name, value) in same and not name.startswith(_UNSAID)
     ]
     for stage in ("train", "finetune"):
         epochs = {(config.get(stage) or {}).get("epochs") for config in configs}

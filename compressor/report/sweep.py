@@ -17,7 +17,7 @@ from compressor.report.files import publish
 from compressor.report.html import page
 from compressor.report.latencies import is_steady
 from compressor.report.markdown import markdown
-from compressor.report.members import members
+from compressor.report.members import members, not_started
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,9 +33,9 @@ def summarise(
     baseline: "dense", a swept option such as "random", or field=value; None: random, else none,
     else dense. metric: the figure that is judged, such as final.loss; None: final.accuracy.
     Returns {"folder", "fields": swept fields, "rows": all members, "members": the done ones,
-    "failed", "unfinished", "metric", "configurations", "dense", "baseline", "comparisons",
-    "times", "headline", "files": what was written}. Raises UsageError for a folder without
-    members, a metric that no member has, and a baseline that is not there.
+    "failed", "unfinished", "not_started": their number, "metric", "configurations", "dense",
+    "baseline", "comparisons", "times", "headline", "files": what was written}. Raises UsageError
+    for a folder without members, a metric that no member has, and a baseline that is not there.
     """
     sweep_dir = Path(sweep_dir)
     rows, fields = members(sweep_dir)
@@ -58,6 +58,7 @@ def summarise(
         "members": done,
         "failed": [row for row in rows if row["status"] == "failed"],
         "unfinished": [row for row in rows if row["status"] not in ("done", "failed")],
+        "not_started": not_started(sweep_dir, rows),
         "metric": judged,
         "configurations": found,
         "dense": dense,

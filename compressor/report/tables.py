@@ -159,12 +159,13 @@ def members(summary: Mapping[str, Any]) -> Table:
 
 
 def state_line(summary: Mapping[str, Any]) -> str:
-    """ "33 of 36 members done, 2 running, 1 failed." """
-    total = len(summary["rows"])
+    """ "33 of 36 members done, 1 running, 1 failed, 1 not started." """
+    total = len(summary["rows"]) + summary["not_started"]
     text = f"{len(summary['members'])} of {total} members done"
     for state in STATES[1:]:
         count = sum(row["status"] == state for row in summary["rows"])
         text += f", {count} {state}" if count else ""
+    text += f", {summary['not_started']} not started" if summary["not_started"] else ""
     return f"{text}."
 
 

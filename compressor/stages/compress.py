@@ -1,7 +1,7 @@
 """Makes the network smaller: select channels, cut them, prove the cut, repair what is kept."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from compressor.stages._sensitivity import table
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect, gates_of, watched
 from compressor.stages._timed import Bench
-from compressor.surgery import Group, Plan, Structure
+from compressor.surgery import Group, Plan, Slot, Structure
 
 VERSION = 4
 # Batch statistics over a few values are ill-conditioned; large images have many positions each.
@@ -160,8 +160,10 @@ def preview(
         if options.allocation == "global":
             _check_compares(dense, groups, method, options)
     family = by_ratio(groups, options)
+    timed: dict[str, Any] = {}
     if options.budget and options.budget[0] == "latency":
-        counts = bench().widths(structure, groups, options, family)["counts"]
+        timed = bench().widths(structure, groups, options, family)
+        counts = timed["counts"]
     else:
         counts = solve(structure, groups, options, family)
         check_widths_known(structure, groups, options, counts)
@@ -179,6 +181,9 @@ def preview(
         "reach": reach(structure, groups, options),
         "frozen": _frozen(structure),
         "decided": "" if uniform else options.allocation,
+        "budget": dict([options.budget]) if options.budget else None,
+        "latency": {name: timed.get(name) for name in ("share", "interval")} if timed else None,
+        "least": options.least,
     }
 
 
@@ -194,16 +199,26 @@ def _coming_widths(
 
     A group is one or several layers that share their channels.
     """
-    found: dict[str, tuple[int, int]] = {}
-    for group in groups:
+    found: dict[tuple[str, int], tuple[str, int, int]] = {}
+    for layer, group, slot in _layers(groups):
         left = counts[group.name] / group.size
+        if left < 1:
+            channels, place = len(slot.classes), (slot.parameter, slot.dim)
+            _, before, after = found.get(place, (layer, channels, channels))
+            lost = round(int((slot.classes >= 0).sum()) * (1 - left))
+            found[place] = (layer, before, after - lost)
+    # a layer may have several kernels of the same channels
+    return {layer: (before, after) for layer, before, after in found.values()}
+
+
+def _layers(groups: Sequence[Group]) -> Iterator[tuple[str, Group, Slot]]:
+    """(name, group, slot) of the kernels that make the groups' channels, as plan and report list
+    them: by their module, and a kernel of the network itself by its own name.
+    """
+    for group in groups:
         for slot in group.producers:
-            if left < 1 and slot.parameter.endswith(".weight"):
-                channels = len(slot.classes)
-                before, after = found.get(slot.module, (channels, channels))
-                lost = round(int((slot.classes >= 0).sum()) * (1 - left))
-                found[slot.module] = (before, after - lost)
-    return found
+            if not slot.parameter.endswith("bias"):
+                yield slot.module or slot.parameter, group, slot
 
 
 def parity_images(input_size: Sequence[int]) -> int:
@@ -346,12 +361,10 @@ def _notes(case: Case, aim: Aim, done: Selection, plan: Plan, dense: Original) -
     """plan: with what earlier rounds cut; widths and ratio are those of the dense network too."""
     kept, options = plan.by_slot, case.options
     widths = {}
-    for group in dense.structure.groups:
-        for slot in group.producers:
-            left = kept.get((slot.parameter, slot.dim))
-            if left is not None and not slot.parameter.endswith("bias"):
-                # a kernel of the network itself stands for it
-                widths[slot.module or slot.parameter] = [len(slot.classes), len(left)]
+    for layer, _, slot in _layers(dense.structure.groups):
+        left = kept.get((slot.parameter, slot.dim))
+        if left is not None:
+            widths[layer] = [len(slot.classes), len(left)]
     notes = {
         "widths": widths,
         "budget": dict([options.budget]) if options.budget else None,

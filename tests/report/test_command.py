@@ -52,6 +52,22 @@ def test_a_plan_has_no_result_to_report(tmp_path, capsys):
     assert "holds a plan and no result" in line
 
 
+@pytest.mark.parametrize(("noted", "words"), [
+    (6, "2 of 6 members done, 1 interrupted, 3 not started."),
+    (None, "2 of 3 members done, 1 interrupted."),  # only the search knows how many
+])  # fmt: skip
+def test_members_that_never_started_are_counted(a_sweep, capsys, noted, words):
+    folder = a_sweep((["seed=0"], {}), (["seed=1"], {}), (["seed=2"], {}))
+    (folder / "2" / "status.json").write_text('{"state": "interrupted"}')
+    members.write_sweep(folder, ["seed=range(0,6)"], "running", flags=["-m"], members=noted)
+    members.end_sweep(folder, "interrupted")
+    assert main([str(folder)]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert words in (folder / "summary.md").read_text()
+    page = (folder / "report.html").read_text()
+    assert words in page and f"2 of {noted or 3}</" in page
+
+
 def test_a_running_sweep_can_be_reported(folder, capsys):
     (folder / "1" / "status.json").write_text('{"state": "running"}')
     (folder / "1" / "report.json").unlink()

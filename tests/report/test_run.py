@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from compressor.errors import RunError
-from compressor.report import run
+from compressor.report import run, sentences
 
 
 def printed(renderable, width=80):
@@ -155,3 +155,27 @@ def test_a_report_that_cannot_be_read_is_one_line(tmp_path, content, reason):
     with pytest.raises(RunError, match=reason) as caught:
         run.write(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_report_says_how_a_budget_of_latency_was_met(a_report):
+    report = {**a_report(), "budget": {"latency": 0.5}}
+    report["allocation"] = {"latency": {"share": 0.52, "interval": [0.5, 0.54]}}
+    chosen = (
+        "Budget of latency: asked 0.5 of the dense network's, measured 0.520 [0.500, 0.540] when "
+        "the widths were chosen."
+    )
+    assert sentences.budget(report) == chosen
+    final = report["points"]["final"]["latency_ratio"]
+    final |= {"median": 0.61, "low": 0.6, "high": 0.62}
+    missed = " The final measurement misses that: 0.610 [0.600, 0.620], 22% more than asked; "
+    assert sentences.budget(report).startswith(chosen + missed)
+    assert sentences.budget(report) in printed(run.table(report), 1000)
+    final["steady"] = False  # nothing can be concluded from it
+    assert sentences.budget(report) == chosen
+    report["widths"]["layer1.0.conv1"] = [16, 1]
+    thin = " The budget took 1 of 9 layers to the least width, 1 channel (layer1.0.conv1)."
+    assert sentences.budget(report) == chosen + thin
+    del report["allocation"]["latency"]["interval"]
+    assert "measured 0.520 when" in sentences.budget(report)
+    del report["budget"]  # a report of an earlier release
+    assert sentences.budget(report) == ""

@@ -1,10 +1,12 @@
 import csv
 import io
 import json
+import shlex
 
 import pytest
 from rich.console import Console
 
+from compressor import members
 from compressor.report import plots, sentences, sweep
 
 
@@ -185,6 +187,7 @@ def test_what_it_was_made_on_stands_on_top_of_both_reports(a_sweep):
         )
     )
     command = ["prune=random,l1", *same, "hydra.sweep.dir=/home/someone/x"]
+    # as an earlier release noted it: without flags
     (folder / "sweep.json").write_text(json.dumps({"command": command, "state": "done"}))
     sweep.summarise(folder)
     wanted = {
@@ -202,6 +205,18 @@ def test_what_it_was_made_on_stands_on_top_of_both_reports(a_sweep):
     for name, words in wanted.items():
         assert f"<dt>{name}</dt><dd>{words}</dd>" in page
     assert "someone" not in text + page
+
+
+def test_the_command_on_top_can_be_pasted_into_a_shell(a_sweep):
+    folder = a_sweep((["seed=0"], {}), (["seed=1"], {}))
+    command = ["prune.ratios={layer1: 0.5}", "seed=0,1", "machine.threads=1", "cache.dir=/x"]
+    members.write_sweep(folder, command, "done", flags=["-m", "--config-dir", "my conf"])
+    sweep.summarise(folder)
+    wanted = ["compress-run", "-m", "--config-dir", "my conf", *command[:-1]]
+    (line,) = [
+        line for line in (folder / "summary.md").read_text().splitlines() if "Command:" in line
+    ]
+    assert shlex.split(line.split("`")[1]) == wanted
 
 
 def test_a_scaled_network_is_compared_with_the_unscaled_one_too(a_sweep, a_report):
