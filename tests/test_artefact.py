@@ -144,7 +144,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path):
     weights = tmp_path / "a" / "weights.safetensors"
     weights.rename(tmp_path / "elsewhere")
     weights.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="missing"):
+    with pytest.raises(RunError, match="is a symbolic link, which is not followed"):
         compressor.load(tmp_path / "a")
 
 
@@ -361,6 +361,15 @@ def test_a_counter_of_another_type_is_refused_too(tmp_path):
     counter = "bn1.num_batches_tracked"
     with_weights(tmp_path / "a", lambda name, value: value.int() if name == counter else value)
     with pytest.raises(RunError, match=f"{counter} is I32 .* expected I64"):
+        compressor.load(tmp_path / "a")
+
+
+def test_a_tensor_that_the_network_has_not_is_told_as_such(tmp_path):
+    saved(tmp_path / "a")
+    path = tmp_path / "a" / artefact.WEIGHTS
+    save_file({**load_file(path), "evil": torch.zeros(3)}, path)
+    manifest.seal(tmp_path / "a")
+    with pytest.raises(RunError, match="plan: evil has no place in the network; the folder mixes"):
         compressor.load(tmp_path / "a")
 
 
