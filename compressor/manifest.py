@@ -71,7 +71,7 @@ def listing(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / NAME
     if path.is_symlink() or not path.is_file():
         link = path if path.is_symlink() else None
-        why = _absent(path, link) if link or path.exists() else f"it has no {NAME}"
+        why = absent(path, link) if link or path.exists() else f"it has no {NAME}"
         raise UsageError(f"{folder} is no artefact ({why}): give the model/ folder of a run")
     body = read_json(path)
     if isinstance(body, dict) and body.get("format") != FORMAT and "files" in body:
@@ -105,7 +105,7 @@ def check(folder: Path, name: str, entry: Mapping[str, Any], most: float = math.
     try:
         link = next((folder / part for part in parts if (folder / part).is_symlink()), None)
         if link is not None or not path.is_file():
-            raise RunError(f"{_absent(path, link)}: restore the folder or make it again")
+            raise RunError(f"{absent(path, link)}: restore the folder or make it again")
         size = path.stat().st_size
         if size > most:
             raise RunError(f"{path} has {size:,} bytes, more than one of its kind: not read")
@@ -118,7 +118,7 @@ def check(folder: Path, name: str, entry: Mapping[str, Any], most: float = math.
         )
 
 
-def _absent(path: Path, link: Path | None) -> str:
+def absent(path: Path, link: Path | None = None) -> str:
     """Why there is no regular file at `path`. link: the symbolic one on the way to it."""
     if link is not None:
         return f"{link} is a symbolic link, which is not followed"

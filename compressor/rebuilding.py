@@ -118,7 +118,7 @@ def header(weights: Path) -> Header:
 
     try:
         if not weights.is_file():
-            raise RunError(f"{weights} is missing: restore the folder or make it again")
+            raise RunError(f"{manifest.absent(weights)}: restore the folder or make it again")
         with weights.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
         if size > _MAX_HEADER:

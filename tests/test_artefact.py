@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import sys
 
 import doubles
@@ -145,6 +146,15 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path):
     weights.rename(tmp_path / "elsewhere")
     weights.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="is a symbolic link, which is not followed"):
+        compressor.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["spec.json", "weights.safetensors"])
+def test_a_fifo_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path, name):
+    saved(tmp_path / "a")
+    (tmp_path / "a" / name).unlink()
+    os.mkfifo(tmp_path / "a" / name)
+    with pytest.raises(RunError, match=f"{name} is no regular file"):
         compressor.load(tmp_path / "a")
 
 

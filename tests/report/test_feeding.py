@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torchvision.transforms.v2  # noqa: F401  looks for onnxruntime, the real one
 from PIL import Image
 
 from compressor.data import Preprocess
