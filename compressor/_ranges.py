@@ -255,6 +255,7 @@ RANGES: dict[str, Range | OneOf] = {
     "cache.lease_seconds": _over(0, "give seconds, such as 60"),
 }
 FOLDERS = (
+    "dataset.root",
     "paths.outputs",
     "paths.data",
     "paths.cache",
@@ -274,7 +275,8 @@ def check(key: str, value: Any, group: Any = None) -> None:
     group: the composed group that the key belongs to, where it is known: a class of a user's own
     has ranges of its own.
     """
-    if key in FOLDERS and isinstance(value, str) and not value.strip():
+    empty = isinstance(value, str) and not value.strip()
+    if key in FOLDERS and empty and not _of_others(key, group):
         raise UsageError(f"{key}= is empty: name a folder, or leave it out for the default")
     if isinstance(value, Mapping):
         for name, entry in value.items():

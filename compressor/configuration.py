@@ -347,6 +347,7 @@ def _group(config: DictConfig, key: str) -> Any:
 def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
     if default is None or (isinstance(value, str) and "${" in value) or value == "???":
         return
+    beside = _beside_auto(key, menu) if default == AUTO else None
     if value is None:
         if menu.mentions(key, "null"):
             return
@@ -361,14 +362,14 @@ def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
     elif isinstance(default, ListConfig):
         if isinstance(value, list):
             return
-    elif default == AUTO and _beside_auto(key, menu) is not None:
-        if value == AUTO or type(value) in (int, _beside_auto(key, menu)):
+    elif beside is not None:
+        if value == AUTO or type(value) in (int, beside):
             return
-        named = "a whole number" if _beside_auto(key, menu) is int else "a number"
-        raise UsageError(f"{key}={_shown(value)}: {named} is expected, or {key}=auto")
     elif type(value) is type(default) or (type(value) is int and type(default) is float):
         return
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if beside is not None:
+        raise UsageError(f"{key}={_shown(value)}: {names[beside]} is expected, or {key}=auto")
     if isinstance(default, DictConfig):
         raise UsageError(
             f"{key}={_shown(value)}: {key} is not a value but has {listed(_visible(default))} "

@@ -70,9 +70,9 @@ def listing(folder: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{folder} is no folder: give the model/ folder of a finished run")
     path = folder / NAME
     if path.is_symlink() or not path.is_file():
-        raise UsageError(
-            f"{folder} is no artefact (it has no {NAME}): give the model/ folder of a run"
-        )
+        link = path if path.is_symlink() else None
+        why = absent(path, link) if link or path.exists() else f"it has no {NAME}"
+        raise UsageError(f"{folder} is no artefact ({why}): give the model/ folder of a run")
     body = read_json(path)
     if isinstance(body, dict) and body.get("format") != FORMAT and "files" in body:
         raise OtherVersion(
@@ -103,8 +103,9 @@ def check(folder: Path, name: str, entry: Mapping[str, Any], most: float = math.
     path = folder / name
     parts = (name, *PurePosixPath(name).parents)
     try:
-        if any((folder / part).is_symlink() for part in parts) or not path.is_file():
-            raise RunError(f"{path} is missing: restore the folder or make it again")
+        link = next((folder / part for part in parts if (folder / part).is_symlink()), None)
+        if link is not None or not path.is_file():
+            raise RunError(f"{absent(path, link)}: restore the folder or make it again")
         size = path.stat().st_size
         if size > most:
             raise RunError(f"{path} has {size:,} bytes, more than one of its kind: not read")
@@ -115,6 +116,13 @@ def check(folder: Path, name: str, entry: Mapping[str, Any], most: float = math.
         raise RunError(
             f"{path} is damaged (its size or checksum differs): restore it or make it again"
         )
+
+
+def absent(path: Path, link: Path | None = None) -> str:
+    """Why there is no regular file at `path`. link: the symbolic one on the way to it."""
+    if link is not None:
+        return f"{link} is a symbolic link, which is not followed"
+    return f"{path} is {'no regular file' if path.exists() else 'missing'}"
 
 
 def _is_entry(entry: Any) -> bool:

@@ -118,7 +118,7 @@ def header(weights: Path) -> Header:
 
     try:
         if not weights.is_file():
-            raise RunError(f"{weights} is missing: restore the folder or make it again")
+            raise RunError(f"{manifest.absent(weights)}: restore the folder or make it again")
         with weights.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
         if size > _MAX_HEADER:
@@ -224,8 +224,9 @@ def _compare(held: Header, net: nn.Module, where: str) -> None:
     if wrong:
         name = wrong[0]
         found, due = (_described(table.get(name)) for table in (held, expected))
+        how = f"is {found}, expected {due}" if name in expected else "has no place in the network"
         raise RunError(
-            f"{where} does not fit its spec and plan: {foreign(name)} is {found}, expected {due}; "
+            f"{where} does not fit its spec and plan: {foreign(name)} {how}; "
             "the folder mixes files of different networks"
         )
 

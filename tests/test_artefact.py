@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import sys
 
 import doubles
@@ -144,7 +145,16 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path):
     weights = tmp_path / "a" / "weights.safetensors"
     weights.rename(tmp_path / "elsewhere")
     weights.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="missing"):
+    with pytest.raises(RunError, match="is a symbolic link, which is not followed"):
+        compressor.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["spec.json", "weights.safetensors"])
+def test_a_fifo_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path, name):
+    saved(tmp_path / "a")
+    (tmp_path / "a" / name).unlink()
+    os.mkfifo(tmp_path / "a" / name)
+    with pytest.raises(RunError, match=f"{name} is no regular file"):
         compressor.load(tmp_path / "a")
 
 
@@ -361,6 +371,15 @@ def test_a_counter_of_another_type_is_refused_too(tmp_path):
     counter = "bn1.num_batches_tracked"
     with_weights(tmp_path / "a", lambda name, value: value.int() if name == counter else value)
     with pytest.raises(RunError, match=f"{counter} is I32 .* expected I64"):
+        compressor.load(tmp_path / "a")
+
+
+def test_a_tensor_that_the_network_has_not_is_told_as_such(tmp_path):
+    saved(tmp_path / "a")
+    path = tmp_path / "a" / artefact.WEIGHTS
+    save_file({**load_file(path), "evil": torch.zeros(3)}, path)
+    manifest.seal(tmp_path / "a")
+    with pytest.raises(RunError, match="plan: evil has no place in the network; the folder mixes"):
         compressor.load(tmp_path / "a")
 
 

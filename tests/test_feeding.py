@@ -104,6 +104,22 @@ def test_the_example_of_the_report_gives_the_networks_own_answer(
     assert answers[0] == answers[1]
 
 
+def test_the_example_answers_a_file_of_16_bits_as_the_network_does(photos, monkeypatch, capsys):
+    text = (photos / "run" / "report.md").read_text(encoding="utf-8")
+    _, onnx = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    drawn = np.random.default_rng(1).integers(0, 256, (90, 64), dtype=np.uint8)
+    (photos / "wide").mkdir()
+    Image.fromarray(drawn.astype(np.uint16) * 257).save(photos / "wide" / "photo.png")
+    monkeypatch.chdir(photos / "wide")
+    exec(onnx, scope := {})
+    net = compressor.load(photos / "run")
+    with torch.no_grad():
+        own = net(net.preprocess(Image.fromarray(drawn))[None])
+        assert torch.equal(own, net(net.preprocess(Image.open("photo.png"))[None]))
+    error = (own - torch.from_numpy(scope["logits"])).abs().max()
+    assert error <= TOLERANCE * (own.max() - own.min())
+
+
 def test_every_file_says_the_same_of_grey_images(digits):
     for found in told(digits):
         assert found["classes"] == [str(number) for number in range(10)]

@@ -59,7 +59,36 @@ def test_a_link_in_place_of_a_file_is_not_followed(folder, tmp_path_factory):
     elsewhere.write_bytes((folder / "a.json").read_bytes())
     (folder / "a.json").unlink()
     (folder / "a.json").symlink_to(elsewhere)
-    with pytest.raises(RunError, match="is missing"):
+    with pytest.raises(RunError, match="a.json is a symbolic link, which is not followed"):
+        manifest.verify(folder)
+
+
+def test_a_file_that_is_gone_is_told_from_what_stands_in_its_place(folder):
+    path = folder / "below" / "b.bin"
+    path.unlink()
+    with pytest.raises(RunError, match="b.bin is missing: restore"):
+        manifest.verify(folder)
+    path.mkdir()
+    with pytest.raises(RunError, match="b.bin is no regular file: restore"):
+        manifest.verify(folder)
+    path.rmdir()
+    path.parent.rename(folder / "moved")
+    path.parent.symlink_to(folder / "moved")
+    with pytest.raises(RunError, match="below is a symbolic link, which is not followed"):
+        manifest.verify(folder)
+
+
+def test_a_manifest_that_is_a_link_or_no_file_is_told_from_none(folder):
+    path = folder / manifest.NAME
+    path.rename(folder / "other")
+    with pytest.raises(UsageError, match="it has no manifest.json"):
+        manifest.verify(folder)
+    path.symlink_to("other")
+    with pytest.raises(UsageError, match="manifest.json is a symbolic link, which is not followed"):
+        manifest.verify(folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UsageError, match="manifest.json is no regular file"):
         manifest.verify(folder)
 
 

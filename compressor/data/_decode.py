@@ -116,12 +116,12 @@ def open_regular(path: str | Path) -> IO[bytes]:
     return file
 
 
-def header(file: IO[bytes]) -> Header:
+def header(file: IO[bytes], max_pixels: int) -> Header:
     """What the head of an image file says; nothing is decoded. Raises Refused.
 
     Pillow warns of odd files: that is the caller's to silence, once for all its threads.
     """
-    with _opened(file) as image:
+    with _opened(file, max_pixels) as image:
         return Header(_mode(image), *image.size)
 
 
@@ -132,14 +132,18 @@ def pixels(path: Path, max_pixels: int) -> Tensor:
     with warnings.catch_warnings(), open_regular(path) as file:
         warnings.simplefilter("ignore")  # of damaged EXIF data and the like
         check_length(os.fstat(file.fileno()).st_size, max_pixels)
-        with _opened(file) as image:
+        with _opened(file, max_pixels) as image:
             check_pixels(*image.size, max_pixels)
             _mode(image)
             return pil_to_tensor(as_rgb(image))
 
 
 def as_rgb(image: "Image.Image", exif: bool = True) -> "Image.Image":
-    """A PIL image of any mode as 8-bit RGB, with `exif` turned upright as its EXIF data say."""
+    """A PIL image as 8-bit RGB, with `exif` turned upright as its EXIF data say.
+
+    16 bits are scaled from 0..65535 to 0..255. Raises Refused for 32, whose range nothing tells.
+    """
+    _check_range(image)
     image.load()  # before the orientation is asked for: a PNG may hold it behind its pixels
     return _upright(_rgb(image), _orientation(image) if exif else None)
 
@@ -158,7 +162,7 @@ def not_too_long(image: Tensor) -> Tensor:
     return image[..., top : top + most, left : left + most]
 
 
-def _opened(file: IO[bytes]) -> "Image.Image":
+def _opened(file: IO[bytes], max_pixels: int) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -166,18 +170,24 @@ def _opened(file: IO[bytes]) -> "Image.Image":
     except UnidentifiedImageError:
         raise Refused(f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
     except Image.DecompressionBombError:
-        raise Refused(f"it has more than {MOST_PIXELS:,} pixels") from None
+        # Pillow's limit, which max_pixels is never above
+        raise Refused(f"its pixels are more than dataset.max_pixels={max_pixels}") from None
     except Exception as error:  # a format's parser raises whatever it trips over
         raise Refused(reason(error)) from error
 
 
-def _mode(image: "Image.Image") -> str:
-    mode = image.mode
-    if mode == "F" or (mode == "I" and image.format == "TIFF"):
+def _check_range(image: "Image.Image") -> None:
+    # of 16 bits, a PPM is opened as "I", and by older versions of Pillow a PNG
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise Refused(
-            f"its pixels are {'fractions' if mode == 'F' else 'whole numbers'} of 32 bits, whose "
-            "range nothing tells: save it with 8 or 16 bits"
+            f"its pixels are {'fractions' if image.mode == 'F' else 'whole numbers'} of 32 bits, "
+            "whose range nothing tells: save it with 8 or 16 bits"
         )
+
+
+def _mode(image: "Image.Image") -> str:
+    _check_range(image)
+    mode = image.mode
     if mode in _WIDE:
         return "I;16"
     if mode not in MODES:

@@ -93,7 +93,7 @@ def _facts(path: str, known: Facts | None, max_pixels: int) -> Facts:
             while block := file.read(1 << 20):
                 digest.update(block)
             file.seek(0)
-            header = _decode.header(file)
+            header = _decode.header(file, max_pixels)
         known = Facts(status.st_size, status.st_mtime_ns, digest.hexdigest(), *header)
     _decode.check_pixels(known.width, known.height, max_pixels)
     return known

@@ -8,7 +8,7 @@ from compressor.data._decode import ENDINGS, shown
 from compressor.data._folder import Rules
 from compressor.data._listing import Walk
 from compressor.data._reading import Found, Part, Reading, count, some
-from compressor.data._source import split_by_content
+from compressor.data._source import absolute, split_by_content
 from compressor.errors import UsageError
 
 # folders of these names are parts of a data set, not classes
@@ -73,8 +73,8 @@ def read_classes(
     stay, off = split_by_content(whole.labels, contents, fraction, least=1)
     if not len(off):
         raise UsageError(
-            f"dataset.test={fraction} leaves the test part of '{shown(base)}' empty: raise it, or "
-            "add images"
+            f"no class of '{shown(base)}' has two different images, so that its test part would be "
+            "empty whatever dataset.test says: add images, at least two a class are needed"
         )
     reading.say(
         f"the test part is {len(off):,} of the {len(whole.places):,} images, "
@@ -123,11 +123,11 @@ def _tell_overlap(reading: Reading, parts: dict[str, Part]) -> None:
 
 
 def _base(root: str, holds: str) -> Path:
-    base = Path(root).absolute()
+    base = absolute(root)
     if not base.is_dir():
+        what = "is a file, no folder" if base.exists() else "does not exist"
         raise UsageError(
-            f"dataset.root='{shown(base)}' does not exist: type dataset.root=<folder that holds "
-            f"{holds}>"
+            f"dataset.root='{shown(base)}' {what}: type dataset.root=<folder that holds {holds}>"
         )
     return base
 

@@ -168,10 +168,10 @@ def list_classes(walk: Walk, root: Path, linked: bool, labels: Mapping[str, int]
             notes = sum((walk.passed - passed)[ending] for ending in NOTES)
             if notes:
                 raise UsageError(
-                    f"'{shown(folder)}' holds no image but {notes} files such as {NOTES[0]} or "
-                    f"{NOTES[1]}: what they say of the images is not read, since each image has "
-                    "one class here, the name of its folder; put the images of each class into a "
-                    "folder of its own and remove this one"
+                    f"'{shown(folder)}' holds no image but {notes} file{'s' * (notes > 1)} "
+                    f"such as {NOTES[0]} or {NOTES[1]}: what these say of the images is not read, "
+                    "since each image has one class here, the name of its folder; put the images "
+                    "of each class into a folder of its own and remove this one"
                 )
             raise UsageError(
                 f"'{shown(folder)}' holds no image ({', '.join(ENDINGS)}): add some or remove it"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.data._preprocess import Preprocess
-from compressor.data._source import LUMA, Augment, Draw, Source, crop_and_flip
+from compressor.data._source import LUMA, Augment, Draw, Source, absolute, crop_and_flip
 from compressor.errors import RunError, UsageError
 
 _CHUNK = 4096  # images converted at a time, so that the float copies stay small
@@ -117,7 +117,7 @@ def read_torchvision(
 
     make: (root, download) -> torchvision data set. otherwise: another remedy for missing files.
     """
-    folder = Path(root).absolute()
+    folder = absolute(root)
     try:
         with warnings.catch_warnings():
             # CIFAR's files, written under Python 2, make newer numpy warn of their dtype header

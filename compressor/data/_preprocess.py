@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MODES = ("RGB", "L")
 RESIZES = ("shorter_side", "both_sides", "none")
+SIXTEEN_BITS = "(value + 128) // 257"  # what becomes of a 16-bit file's values: 0 to 255
 GREYS = (None, "before_resize", "after_crop")
 _LARGEST = 16_384  # pixels a side: no data set is read at more, and a file may say anything
 _FINITE = 1e30  # of numbers that float32 holds, and their inverse
@@ -31,7 +32,8 @@ class Preprocess:
 
     input_size: (C, H, W) of the network's input.
     mean, std: C numbers each, of pixels that were divided by 255; equal ones of repeated grey.
-    mode: what the file is decoded to, in Pillow's names: "RGB" or "L" (grey).
+    mode: what the file is decoded to, in Pillow's names: "RGB" or "L" (grey). A file of 16 bits is
+    scaled from 0..65535 to 0..255.
     resize: "shorter_side" to `resize_to` pixels, the other one in proportion; "both_sides" to
     `resize_to`; "none": the data set reads no files, an image must have the input's size.
     Bilinear and antialiased, to whole bytes.
@@ -54,8 +56,8 @@ class Preprocess:
     def __call__(self, image: "Image | Tensor") -> Tensor:
         """(C, H, W) float32, normalised; of (N, 3 or 1, h, w) pixels (N, C, H, W).
 
-        image: a PIL image of any mode, or uint8 pixels, (3 or 1, h, w) or a batch of them.
-        Raises UsageError for anything else.
+        image: a PIL image of 8 or 16 bits a channel, or uint8 pixels, (3 or 1, h, w) or a batch
+        of them. Raises UsageError for anything else.
         """
         return self.transform(image)
 
@@ -95,6 +97,7 @@ class Preprocess:
         return {
             "input_size": list(self.input_size),
             "mode": self.mode,
+            "sixteen_bits": SIXTEEN_BITS,
             "exif_orientation": self.exif,
             "resize": self.resize,
             "resize_to": self.resize_to,
@@ -172,7 +175,11 @@ class Decode(nn.Module):
         from torchvision.transforms.v2.functional import pil_to_tensor
 
         if isinstance(image, Image):
-            return pil_to_tensor(_decode.as_rgb(image, exif=self.exif).convert(self.mode))
+            try:
+                rgb = _decode.as_rgb(image, exif=self.exif)
+            except _decode.Refused as error:
+                raise UsageError(f"preprocess cannot take the image: {error}") from None
+            return pil_to_tensor(rgb.convert(self.mode))
         known = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (3, 4)
         if not known or image.shape[-3] not in (1, 3):
             what = (

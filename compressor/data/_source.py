@@ -1,9 +1,11 @@
 """A list of labelled images, as a data set's class answers it, and their training transforms."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.data._preprocess import Preprocess
+from compressor.errors import UsageError
 from compressor.seeding import uniforms
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
@@ -64,6 +67,13 @@ class Source(ABC):
     @abstractmethod
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         """rows: (B,) int64. Returns (B, C, H, W) uint8, augmented when `draw` is given."""
+
+
+def absolute(root: str) -> Path:
+    """dataset.root with `~` as the user's home. Raises UsageError for an empty one."""
+    if not str(root).strip():  # else the folder that one happens to be in
+        raise UsageError("dataset.root= is empty: name a folder")
+    return Path(os.path.expanduser(root)).absolute()
 
 
 def crop_and_flip(images: Tensor, augment: Augment, draw: Draw) -> Tensor:

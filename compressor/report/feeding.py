@@ -9,6 +9,7 @@ def words(preprocess: Mapping[str, Any]) -> str:
     """report.json's `preprocess` as sentences."""
     channels, height, width = preprocess["input_size"]
     steps = ["decoded to RGB" if preprocess["mode"] == "RGB" else "decoded to grey"]
+    steps[0] += " (a 16-bit file's values scaled from 0..65535 to 0..255)"
     if preprocess["exif_orientation"]:
         steps.append("turned upright as its EXIF data say")
     if preprocess["grey"] == "before_resize":
@@ -51,11 +52,12 @@ def example(preprocess: Mapping[str, Any], model: str, normalized: bool) -> str:
     opened = 'ImageOps.exif_transpose(Image.open("photo.png"))' if upright else (
         'Image.open("photo.png")'
     )  # fmt: skip
+    pillow = f"PIL.Image as Image{', PIL.ImageOps as ImageOps' if upright else ''}"
     lines = [
-        "import json, numpy, onnxruntime",
-        f"from PIL import Image{', ImageOps' if upright else ''}",
+        f"import json, numpy, onnxruntime, {pillow}",
         f"session = onnxruntime.InferenceSession({json.dumps(model, ensure_ascii=False)})",
-        f'image = {opened}.convert("{preprocess["mode"]}")',
+        f"image = {opened}",
+        _SIXTEEN_BITS,
         *_RESIZING[preprocess["resize"]](preprocess),
     ]
     if normalized:
@@ -70,6 +72,18 @@ def example(preprocess: Mapping[str, Any], model: str, normalized: bool) -> str:
         'print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[logits.argmax()])',
     ]
     return "\n".join(lines)
+
+
+# Pillow's own conversion clips at 255. Looked up, so that what is wider than 16 bits, which has no
+# rule, ends in an IndexError.
+_SIXTEEN_BITS = (
+    'if image.mode[0] in "IF": image = Image.fromarray('
+    "numpy.uint8(numpy.arange(128, 65664) // 257)[numpy.asarray(image)])"
+)
+
+
+def _converted(preprocess: Mapping[str, Any]) -> str:
+    return f'image.convert("{preprocess["mode"]}")'
 
 
 def _pixels(preprocess: Mapping[str, Any]) -> str:
@@ -87,7 +101,7 @@ def _shorter_side(preprocess: Mapping[str, Any]) -> list[str]:
     return [
         f"w, h = ({size} * side // min(image.size) for side in image.size)",
         f"left, top = round((w - {width}) / 2), round((h - {height}) / 2)",
-        "image = image.resize((w, h), Image.Resampling.BILINEAR)"
+        f"image = {_converted(preprocess)}.resize((w, h), Image.Resampling.BILINEAR)"
         f".crop((left, top, left + {width}, top + {height}))",
     ]
 
@@ -97,12 +111,13 @@ def _both_sides(preprocess: Mapping[str, Any]) -> list[str]:
     resized = f"resize(({size}, {size}), Image.Resampling.BILINEAR)"
     if preprocess["grey"] == "before_resize":
         return [
-            "grey = numpy.rint(numpy.asarray(image) @ [0.299, 0.587, 0.114])",
+            f"grey = numpy.rint(numpy.asarray({_converted(preprocess)}) @ [0.299, 0.587, 0.114])",
             f'image = numpy.rint(Image.fromarray(grey.astype("float32")).{resized})',
         ]
     if preprocess["mode"] == "L":
-        return [f'image = numpy.rint(image.convert("F").{resized})']
+        return [f'image = numpy.rint({_converted(preprocess)}.convert("F").{resized})']
     return [
+        f"image = {_converted(preprocess)}",
         f'planes = [plane.convert("F").{resized} for plane in image.split()]',
         "image = numpy.rint(numpy.stack(planes, axis=2))",
     ]
@@ -110,7 +125,10 @@ def _both_sides(preprocess: Mapping[str, Any]) -> list[str]:
 
 def _as_it_is(preprocess: Mapping[str, Any]) -> list[str]:
     _, height, width = preprocess["input_size"]
-    return [f"assert image.size == ({width}, {height})  # the data set's images are made-up ones"]
+    return [
+        f"image = {_converted(preprocess)}",
+        f"assert image.size == ({width}, {height})  # the data set's images are made-up ones",
+    ]
 
 
 _RESIZING = {"shorter_side": _shorter_side, "both_sides": _both_sides, "none": _as_it_is}

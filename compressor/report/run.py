@@ -262,8 +262,8 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
 def _load_section(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     if not (run_dir / "model").is_dir():
         return []
-    where = os.path.abspath(run_dir / "model")
-    code = f'import compressor\n\nnet = compressor.load("{where}")  # torch.nn.Module, eval mode'
+    where = json.dumps(os.path.abspath(run_dir / "model"), ensure_ascii=False)
+    code = f"import compressor\n\nnet = compressor.load({where})  # torch.nn.Module, eval mode"
     preprocess = report.get("preprocess")  # reports of before it was told lack it
     if preprocess is not None:
         code = code.replace("compressor\n", "compressor\nfrom PIL import Image\n", 1)

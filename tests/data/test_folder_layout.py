@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from compressor.data._source import split_by_content
+from compressor.data.cifar10 import CIFAR10
 from compressor.data.imagefolder import ImageFolder
 from compressor.data.imagenet import ImageNet
 from compressor.errors import RunError, UsageError
@@ -160,6 +161,38 @@ def test_folders_that_are_no_classes_are_not_taken_for_classes(tmp_path, folders
         data(tmp_path)
 
 
+def test_a_root_that_is_a_file_is_told_from_one_that_is_not_there(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="dataset.root='.*file' is a file, no folder: type"):
+        data(tmp_path / "file")
+    with pytest.raises(UsageError, match="dataset.root='.*gone' does not exist: type"):
+        data(tmp_path / "gone")
+
+
+def test_a_root_may_lie_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    pictures(tmp_path / "pics")
+    assert data("~/pics").class_names == ("a", "b")
+    # data sets that are no folders of images
+    with pytest.raises(UsageError, match=f"dataset.root='{tmp_path / 'sets'}'"):
+        CIFAR10("~/sets").prepare()
+
+
+@pytest.mark.parametrize("made", [ImageFolder, ImageNet, CIFAR10])
+def test_an_empty_root_is_not_the_current_folder(made, tmp_path, monkeypatch):
+    pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="dataset.root= is empty: name a folder"):
+        made("").prepare()
+
+
+def test_one_image_a_class_leaves_no_test_part_whatever_its_share_is(tmp_path):
+    pictures(tmp_path, n=1)
+    with pytest.raises(UsageError, match="add images, at least two a class are needed"):
+        data(tmp_path, test=0.9)
+
+
 def test_a_class_may_be_called_train(tmp_path):
     pictures(tmp_path, ("bus", "car", "train"))
     assert data(tmp_path).class_names == ("bus", "car", "train")
@@ -305,8 +338,9 @@ def test_a_folder_of_annotations_is_refused_with_the_reason(tmp_path):
     pictures(tmp_path / "train", ("images",)), pictures(tmp_path / "test", ("images",))
     (tmp_path / "train/labels").mkdir()
     (tmp_path / "train/labels/0.txt").write_text("0 .5 .5 .1 .1")
-    with pytest.raises(UsageError, match="each image has one class here, the name of its folder"):
+    with pytest.raises(UsageError, match="each image has one class here, the name") as caught:
         data(tmp_path)
+    assert "holds no image but 1 file such as .txt or .xml" in str(caught.value)
 
 
 def test_the_same_images_in_several_classes_are_refused_as_several_labels(tmp_path):

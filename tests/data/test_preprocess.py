@@ -148,6 +148,7 @@ def test_what_json_tells_can_be_read_by_a_person():
     assert RGB.to_json() == {
         "input_size": [3, 16, 16],
         "mode": "RGB",
+        "sixteen_bits": "(value + 128) // 257",
         "exif_orientation": False,
         "resize": "shorter_side",
         "resize_to": 18,
@@ -218,6 +219,31 @@ def test_a_description_that_lacks_something_is_one_line(data):
 def test_what_is_no_image_is_refused_by_what_it_is(image):
     with pytest.raises(UsageError, match="takes a PIL image or uint8 pixels"):
         RGB(image)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_an_image_of_32_bits_is_refused_as_in_a_folder(kind, tmp_path):
+    image = Image.fromarray(np.ones((20, 20), dtype=kind))
+    image.save(tmp_path / "x.tiff")
+    with Image.open(tmp_path / "x.tiff") as opened:
+        for given in (image, opened):
+            with pytest.raises(UsageError, match="of 32 bits, whose range nothing tells: save it"):
+                RGB(given)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM"])
+def test_16_bits_that_pillow_opens_as_32_are_taken(kind):
+    narrow = Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20))
+    wide = Image.fromarray(np.asarray(narrow).astype(np.int32) * 257)
+    assert wide.mode == "I"
+    wide.format = kind  # as older versions of Pillow open a PNG, and all of them a PPM
+    assert torch.equal(RGB(wide), RGB(narrow))
+
+
+def test_a_description_of_before_16_bits_were_told_is_read():
+    told = RGB.to_json()
+    del told["sixteen_bits"]
+    assert Preprocess.from_json(told, "x") == RGB
 
 
 def test_pixels_and_batches_are_prepared_as_their_images():

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torchvision.transforms.v2  # noqa: F401  looks for onnxruntime, the real one
 from PIL import Image
 
 from compressor.data import Preprocess
@@ -72,12 +73,40 @@ def test_the_example_prepares_an_image_as_the_network_does(
     expected = made(Image.open(tmp_path / "photo.png"))[None].numpy()
     assert taken.shape == expected.shape
     assert taken.dtype == (np.uint8 if normalized else np.float32)
+    check_levels(made, taken, normalized, expected)
+
+
+def check_levels(made, taken, normalized, expected):
     mean, std = (np.array(values)[:, None, None] for values in (made.mean, made.std))
     levels = taken if normalized else (taken * std + mean) * 255
     # the resizing of Pillow and of torch each round, and so does the grey after it
     assert np.abs(levels - (expected * std + mean) * 255).max() <= 2.01
     if made.resize == "none":
         assert np.abs(levels - (expected * std + mean) * 255).max() < 0.01
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_example_scales_files_of_16_bits_as_the_network_does(
+    kind, normalized, tmp_path, monkeypatch
+):
+    made = KINDS[kind]
+    size = (12, 12) if made.resize == "none" else (33, 21)
+    ramp = np.linspace(0, 65535, size[0] * size[1]).round().astype(np.uint16)
+    image = Image.fromarray(ramp.reshape(size[::-1]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    code = feeding.example(made.to_json(), "model.onnx", normalized)
+    # of these Pillow opens the second as 32 bits wide
+    for ending in ("png", "ppm", "tiff"):
+        image.save("photo.png", ending)
+        exec(code, scope := {})
+        expected = made(Image.open("photo.png"))[None].numpy()
+        check_levels(made, scope["session"].taken, normalized, expected)
+        assert np.unique(expected).size > 30
+    image.convert("F").save("photo.png", "tiff")
+    with pytest.raises(IndexError):
+        exec(code, {})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,3 +122,4 @@ def test_the_words_say_what_is_done(kind):
     assert ("made grey" in text) == (made.grey is not None)
     assert ("repeated as three channels" in text) == (kind == "grey thrice")
     assert ("EXIF" in text) == made.exif
+    assert "a 16-bit file's values scaled from 0..65535 to 0..255" in text

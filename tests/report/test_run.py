@@ -1,5 +1,7 @@
+import ast
 import io
 import json
+import re
 import struct
 
 import pytest
@@ -64,6 +66,18 @@ def test_the_report_says_how_to_load_only_what_is_there(tmp_path, a_run):
     text = (tmp_path / "report.md").read_text()
     assert f'compressor.load("{tmp_path}/model")' in text
     assert "`model.onnx` is the same network" in text
+
+
+def test_the_line_that_loads_the_network_is_python_whatever_the_folder_is_called(tmp_path, a_run):
+    folder = tmp_path / 'z"q\\tx'
+    folder.mkdir()
+    a_run(folder)
+    (folder / "model").mkdir()
+    run.write(folder, draw=False)
+    (line,) = re.findall(
+        r"^net = compressor\.load\((.*)\)  #", (folder / "report.md").read_text(), re.M
+    )
+    assert ast.literal_eval(line) == str(folder / "model")
 
 
 def test_trainings_without_epochs_and_uncut_networks_leave_their_figures_out(tmp_path, a_run):
