@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compressor.errors import UsageError
 
 INF = math.inf
+LISTED = ("train", "compress", "recalibrate", "finetune")  # what `stages` may hold
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between low and high; `above`, `below`: these themselves are outside. A list is
-    checked entry by entry. remedy: what to type instead, beside the bounds.
+    """Numbers between low and high; `above`, `below`: these themselves are outside, `never`: a
+    number between them that is. A list is checked entry by entry. remedy: what to type instead,
+    beside the bounds.
     """
 
     low: float = -INF
@@ -29,6 +31,7 @@ class Range:
     above: bool = False
     below: bool = False
     remedy: str = ""
+    never: float | None = None
 
     def check(self, key: str, value: Any) -> None:
         if isinstance(value, list | tuple):
@@ -46,6 +49,69 @@ class Range:
             most = "below" if self.below else "at most"
             high = int(self.high) if self.high == int(self.high) else self.high
             raise UsageError(f"{key}={value} must be {most} {high}{remedy}")
+        if value == self.never:
+            raise UsageError(f"{key}={value} must not be {self.never:g}{remedy}")
+
+
+@dataclass(frozen=True)
+class Series(Range):
+    """A list of such numbers, at least one, that rises; with `falls` it falls."""
+
+    falls: bool = False
+
+    def check(self, key: str, value: Any) -> None:
+        super().check(key, value)
+        if not isinstance(value, list | tuple):
+            return
+        if not value:
+            raise UsageError(f"{key}=[] is empty: give at least one number")
+        if all(isinstance(entry, int | float) for entry in value):
+            wanted = sorted(set(value), reverse=self.falls)
+            if list(value) != wanted:
+                way = "fall" if self.falls else "rise"
+                example = ",".join(map(str, wanted))
+                raise UsageError(f"{key}={list(value)} must {way}, as in {key}='[{example}]'")
+
+
+@dataclass(frozen=True)
+class Each(Range):
+    """A mapping from names of the user's to such numbers."""
+
+    def check(self, key: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, entry in value.items():
+                super().check(f"{key}.{name}", entry)
+        elif isinstance(value, int | float | list | tuple):
+            raise UsageError(f"{key}={value} names nothing: type {key}='{{layer1: 0.3}}'")
+
+
+@dataclass(frozen=True)
+class AtMostOne:
+    """A mapping of which one value at most is not null."""
+
+    def check(self, key: str, value: Any) -> None:
+        if not isinstance(value, Mapping):
+            return
+        given = [f"{key}.{name}={entry}" for name, entry in value.items() if entry is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} both say how much goes: give one of them")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The list `stages`."""
+
+    def check(self, key: str, value: Any) -> None:
+        if not isinstance(value, list | tuple):
+            return
+        stages = list(value)
+        if any(name not in LISTED for name in stages) or stages[:1] != ["train"]:
+            raise UsageError(
+                f"{key}={stages} must begin with train and hold only {', '.join(LISTED)}; "
+                "train.epochs=0 skips the training, pretrain=rotnet comes before it by itself"
+            )
+        if stages.count("compress") > 1 or stages.count("train") > 1:
+            raise UsageError(f"{key}={stages} holds train or compress twice: give each once")
 
 
 @dataclass(frozen=True)
@@ -79,7 +145,8 @@ _SHARE = Range(0, 1, above=True)  # some, or all
 _INSIDE = Range(0, 1, above=True, below=True)
 _SAVED = Range(0, 1, below=True)
 _NORMALIZE = _one_of("none", "mean", "cost", "lamp")
-_FACTOR = _over(0, "1.0 leaves it unscaled")
+# Cost goes as the square of a width; no published network is 64 times as wide as its first form.
+_FACTOR = Range(0, 64, above=True, remedy="1.0 leaves it unscaled")
 _REMOVED = Range(
     0, 1, above=True, below=True,
     remedy="it is the fraction of channels removed; to remove nothing type prune=none",
@@ -89,6 +156,7 @@ _KEPT = Range(
     remedy="it is the fraction of the dense figure KEPT; to keep everything type prune=none",
 )  # fmt: skip
 
+Check = Range | OneOf | AtMostOne | Stages
 _TRAINING: dict[str, Range | OneOf] = {
     "epochs": _least(0),
     "batch_size": _least(1),
@@ -99,6 +167,7 @@ _TRAINING: dict[str, Range | OneOf] = {
     "schedule": _one_of("constant", "cosine", "step", "onecycle"),
     "warmup_epochs": _least(0),
     "milestones": Range(0, 1, above=True, below=True, remedy="it is a fraction of the epochs"),
+    "gamma": Range(0, 1, above=True, remedy="each drop multiplies lr by it"),
     "clip_norm": _over(0, "null does not clip"),
     "select": _one_of("best", "last", "clean_peak"),
     "patience": _least(1, "or null"),
@@ -106,8 +175,9 @@ _TRAINING: dict[str, Range | OneOf] = {
     "select_by": _one_of("accuracy", "balanced_accuracy", "macro_f1", "loss"),
 }
 # Keys by their full name; `distill.terms.` and `model.` go on with the option's own.
-RANGES: dict[str, Range | OneOf] = {
+RANGES: dict[str, Check] = {
     "seed": _SEED,
+    "stages": Stages(),
     "precision": _one_of("32-true", "bf16-mixed", "16-mixed"),
     **{
         f"{stage}.{k}": r
@@ -169,12 +239,14 @@ RANGES: dict[str, Range | OneOf] = {
     "scale.depth": _FACTOR,
     "scale.resolution": _FACTOR,
     "prune.ratio": _REMOVED,
+    "prune.ratios": Each(0, 1, below=True, remedy="it is the fraction of channels removed"),
+    "prune.budget": AtMostOne(),
     "prune.budget.macs": _KEPT,
     "prune.budget.params": _KEPT,
     "prune.budget.latency": _KEPT,
     "prune.allocation": _one_of("uniform", "global", "sensitivity"),
     "prune.normalize": _NORMALIZE,
-    "prune.sensitivity.ratios": _INSIDE,
+    "prune.sensitivity.ratios": Series(0, 1, above=True, below=True),
     "prune.sensitivity.images": _least(1),
     "prune.scope": _one_of("interior", "all", "mixing"),
     "prune.round_to": _least(1, "or null"),
@@ -186,7 +258,9 @@ RANGES: dict[str, Range | OneOf] = {
     "prune.images": _least(1),
     "prune.rounds": _least(1),
     "prune.spacing": _one_of("geometric", "linear"),
-    "prune.keep_rates": Range(0, 1, above=True, below=True, remedy="give fractions, or null"),
+    "prune.keep_rates": Series(
+        0, 1, above=True, below=True, remedy="give fractions, or null", falls=True
+    ),
     "prune.round_epochs": _least(0),
     "prune.finetune_per_layer_epochs": _least(0),
     "prune.eps": _over(0, "or null"),
@@ -199,6 +273,18 @@ RANGES: dict[str, Range | OneOf] = {
     "distill.superclasses": _least(0),
     "distill.teacher.source": _one_of("dense", "artefact", "model", "callable"),
     "distill.teacher.epochs": _least(0),
+    "distill.teacher.model": _one_of(
+        "mobilenet_v2",
+        "resnet18",
+        "resnet20",
+        "resnet34",
+        "resnet50",
+        "resnet56",
+        "shallow_mimic",
+        "timm",
+        "torchvision",
+        "vgg16_bn",
+    ),
     **{
         f"distill.terms.{name}.weight": _least(0)
         for name in (
@@ -244,13 +330,16 @@ RANGES: dict[str, Range | OneOf] = {
     "model.pool": _least(1),
     "model.bottleneck": _least(0),
     "model.hidden": _least(1),
+    "machine.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "machine.strategy": _one_of("auto", "ddp", "ddp_find_unused_parameters_true"),
+    "machine.devices": Range(-1, remedy="give a number of devices, or -1 for every GPU", never=0),
     # torch makes them all at once, and the machine may not have room for their stacks
     "machine.threads": Range(1, 4096, remedy="give a number of CPU threads, or null for torch's"),
     "machine.workers": _least(0, "0 loads the images in the main process"),
     "machine.log_every": _least(1, "give a number of steps, such as 10"),
     "machine.eval_batch_size": _least(1, "give a number of images, such as 256"),
     "machine.latency_batch_size": _least(1, "give a number of images, such as 1"),
-    "machine.latency_seconds": _least(0, "0 leaves latency unmeasured"),
+    "machine.latency_seconds": Range(0, 600, remedy="give seconds; 0 leaves latency unmeasured"),
     "cache.lock": _one_of("auto", "lock", "lease"),
     "cache.lease_seconds": _over(0, "give seconds, such as 60"),
 }
@@ -265,6 +354,25 @@ FOLDERS = (
     "hydra.sweep.subdir",
 )
 KEYS = (*RANGES, *FOLDERS)
+# Class of an option -> the keys of which it needs one, and how they are typed.
+_NEEDED = {
+    "compressor.noise.file.File": (
+        ("noise.file",),
+        "noise=file needs the file of labels: type noise.file=labels.csv",
+    ),
+    "compressor.noise.matrix.Matrix": (
+        ("noise.matrix", "noise.file"),
+        "noise=matrix needs noise.matrix='[[...],...]' or noise.file=T.csv",
+    ),
+}
+# Of distill.teacher.source: likewise.
+_TEACHERS = {
+    "artefact": ("distill.teacher.path", "outputs/runs/.../model"),
+    "callable": ("distill.teacher.function", "my_package.predict"),
+    "model": ("distill.teacher.model", "resnet56"),
+}
+# Terms that learn without a teacher; of a class of a user's own it is not known here.
+_TEACHERLESS = ("compressor.distill.collaborative.", "compressor.distill.ensemble_net.")
 # Options `none` that take what the others of their group are swept over, and read none of it.
 _UNREAD = re.compile(r"compressor\.(prune|noise|scale)\.none\.")
 
@@ -296,3 +404,40 @@ def _of_others(key: str, group: Any) -> bool:
     return bool(target) and (
         not target.startswith("compressor.") or _UNREAD.match(target) is not None
     )
+
+
+def check_needs(groups: Mapping[str, Any], open_keys: Collection[str] = ()) -> None:
+    """Raise UsageError when an option lacks the file, or the name, without which it is nothing.
+
+    groups: the composed configuration, `noise` and `distill` of which are looked at, as plain
+    values. open_keys: keys that get their values later, each of which is compared by itself.
+    """
+    target = (groups.get("noise") or {}).get("_target_")
+    if target in _NEEDED:
+        keys, line = _NEEDED[target]
+        _check_given(groups, keys, line, open_keys)
+    distill = groups.get("distill") or {}
+    source = (distill.get("teacher") or {}).get("source")
+    named = [str((term or {}).get("_target_")) for term in (distill.get("terms") or {}).values()]
+    taught = any(
+        name.startswith("compressor.distill.") and not name.startswith(_TEACHERLESS)
+        for name in named
+    )
+    if taught and source in _TEACHERS and "distill.teacher.source" not in open_keys:
+        key, example = _TEACHERS[source]
+        line = f"distill.teacher.source={source} needs {key}, such as {example}"
+        _check_given(groups, (key,), line, open_keys)
+
+
+def _check_given(
+    groups: Mapping[str, Any], keys: Sequence[str], line: str, open_keys: Collection[str]
+) -> None:
+    for key in keys:
+        if any(key == each or key.startswith(f"{each}.") for each in open_keys):
+            return
+        node: Any = groups
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node:
+            return
+    raise UsageError(line)

@@ -8,6 +8,7 @@ exclude each other.
 from collections.abc import Mapping
 from typing import Any
 
+from compressor import _ranges
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.stages import compress, finetune, recalibrate
@@ -18,7 +19,6 @@ from compressor.stages._schedule import Schedule
 
 # Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-LISTED = ("train", "compress", "recalibrate", "finetune")  # what `stages` may hold
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ def check(config: Mapping[str, Any]) -> None:
             "export.normalize=true is of model.onnx, which export.onnx=false leaves out: type one "
             "of the two"
         )
-    _check_stages(list(config["stages"]))
+    _ranges.RANGES["stages"].check("stages", list(config["stages"]))
 
 
 def _check_groups(config: Mapping[str, Any]) -> None:
@@ -82,13 +82,3 @@ def _check_groups(config: Mapping[str, Any]) -> None:
             f"distill.per_group={distill['per_group']} is more than a batch holds: give at most "
             f"{distill['at']}.batch_size={size}"
         )
-
-
-def _check_stages(stages: list[str]) -> None:
-    if any(name not in LISTED for name in stages) or stages[:1] != ["train"]:
-        raise UsageError(
-            f"stages={stages} must begin with train and hold only {', '.join(LISTED)}; "
-            "train.epochs=0 skips the training, pretrain=rotnet comes before it by itself"
-        )
-    if stages.count("compress") > 1 or stages.count("train") > 1:
-        raise UsageError(f"stages={stages} holds train or compress twice: give each once")

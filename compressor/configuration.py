@@ -82,6 +82,7 @@ def compose(overrides: Iterable[str], menu: Menu) -> DictConfig:
         there = isinstance(node, DictConfig) and name in node
         if there and not OmegaConf.is_interpolation(node, name):
             _ranges.check(key, _plain_value(node, name), _group(config, key))
+    _ranges.check_needs(config, _swept(parsed, config, menu))
     return config
 
 
@@ -99,6 +100,12 @@ def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> 
     for override in searched:
         if menu.is_group(override):
             menu.check_options(override)
+    open_keys = _swept([*typed, *searched], config, menu)
+    own = [o for o in typed if o not in groups and not o.is_sweep_override()]
+    for selection in _selections(groups):
+        base = menu.compose(selection)
+        menu.apply([o for o in own if _stands(o.key_or_group, base)], base)
+        _ranges.check_needs(base, open_keys)
     values = [override for override in searched if override not in groups]
     for selection in _selections(groups) if values else ():
         base = menu.compose(selection)
@@ -129,6 +136,20 @@ def check_single(config: DictConfig, overrides: Iterable[str]) -> None:
     if left:
         raise UsageError(f"{' '.join(left)} is a search: add -m to run it")
     objective.names(launching.objective_of(config))
+
+
+def _swept(overrides: Iterable[Override], config: DictConfig, menu: Menu) -> set[str]:
+    """Keys that get a value in every member alone, by a sweep or a search; no groups."""
+    found = [override for override in overrides if override.is_sweep_override()]
+    found += [parse(f"{key}=null") for key in config.hydra.sweeper.get("params") or {}]
+    return {override.key_or_group for override in found if not menu.is_group(override)}
+
+
+def _stands(key: str, config: DictConfig) -> bool:
+    """Whether a composed configuration has this key: another option of its group may not."""
+    above, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, above) if above else config
+    return isinstance(node, DictConfig) and name in list(node)
 
 
 def idle(config: DictConfig, overrides: Iterable[str], menu: Menu) -> list[str]:
@@ -304,14 +325,20 @@ def _check_one_target(values: list[Override], base: DictConfig) -> None:
     """
     if base.hydra.runtime.choices.get("prune") == "none":
         return
-    ratio = next((o.input_line for o in values if o.key_or_group == "prune.ratio"), None)
+    told: dict[str, str] = {}
     for override in values:
-        if ratio and override.key_or_group.startswith("prune.budget"):
-            given = [v.values() if isinstance(v, dict) else [v] for v in _raw_values(override)]
-            if any(value is not None for values in given for value in values):
-                raise UsageError(
-                    f"{ratio} and {override.input_line} both say how much goes: give one of them"
-                )
+        key, line = override.key_or_group, override.input_line or ""
+        if key == "prune.ratio":
+            told["ratio"] = line
+        elif key.startswith("prune.budget"):
+            name = key.rpartition(".")[2]
+            given = [
+                v.items() if isinstance(v, dict) else [(name, v)] for v in _raw_values(override)
+            ]
+            told |= {n: line for pairs in given for n, value in pairs if value is not None}
+    lines = dict.fromkeys(told.values())
+    if len(lines) > 1:
+        raise UsageError(f"{' and '.join(lines)} both say how much goes: give one of them")
 
 
 def _raw_values(override: Override) -> Iterator[Any]:

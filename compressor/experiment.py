@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from compressor import artefact, automatic, checks, models
 from compressor.artefact import Artefact, Spec
@@ -21,7 +21,8 @@ from compressor.instantiation import make, sources
 from compressor.seeding import derive
 from compressor.stages import Context, Judging, Machine, _classes, compress, train
 from compressor.stages import noise as noise_stage
-from compressor.stages._blank import Blank, blank
+from compressor.stages._answer import check_network
+from compressor.stages._blank import Blank, blank, memory, parameter_bytes, too_large
 from compressor.stages._distill import options as distill_options
 from compressor.stages._distill.teacher import Called, check_answer
 from compressor.stages._labels import check_labels, resolve, trusted
@@ -60,6 +61,8 @@ class Experiment:
             checks.check(self.config)
             _check_memory(self.config, self.data.input_size)
         config = self.config
+        _check_weights(config, self.blank().net, self.machine.device)
+        check_network(self.blank(), self.task)
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -269,7 +272,7 @@ def _scaled(
 
 def _check_memory(config: Mapping[str, Any], size: tuple[int, int, int]) -> None:
     """Refuse batches whose images alone are more than this machine's memory."""
-    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    has = memory()
     batches = {f"{name}.batch_size": config[name]["batch_size"] for name in ("train", "finetune")}
     batches["machine.eval_batch_size"] = config["machine"]["eval_batch_size"]
     for key, count in batches.items():
@@ -280,6 +283,23 @@ def _check_memory(config: Mapping[str, Any], size: tuple[int, int, int]) -> None
                 f"{key}={count} images of {'x'.join(map(str, size))} take {needs / 1e9:.3g} GB, "
                 f"and this machine has {has / 1e9:.3g} GB: lower it, or dataset.image_size"
             )
+
+
+def _check_weights(config: Mapping[str, Any], net: nn.Module, device: torch.device) -> None:
+    """Refuse a network whose weights, gradients and optimizer state are more than the memory.
+
+    Of a training on a GPU the machine's own memory holds the weights alone.
+    """
+    copies, what = 1, "weights"
+    for stage in ("train", "finetune"):
+        options = config[stage]
+        if options["epochs"] == 0 or device.type != "cpu":
+            continue
+        state = 2 if options["optimizer"] == "adamw" else int(options["momentum"] > 0)
+        copies, what = max(copies, 2 + state), "weights, gradients and optimizer state"
+    needs = parameter_bytes(net, copies)
+    if needs > memory():
+        raise too_large(what, needs)
 
 
 def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:

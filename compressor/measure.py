@@ -28,7 +28,7 @@ def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
         return _count(_meta_copy(net), input_size)
     except Exception:  # whatever foreign code does on meta tensors, the real forward decides
         try:
-            with _evaluating(net):
+            with evaluating(net):
                 return _count(net, input_size)
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -77,7 +77,7 @@ def rounds(
     spent = 0.0
     try:
         torch.set_num_threads(threads or before)
-        with _evaluating(*nets.values()), torch.inference_mode():
+        with evaluating(*nets.values()), torch.inference_mode():
             for name, net in nets.items():
                 for _ in range(3):  # the first calls choose kernels and touch fresh memory
                     spent += forward_ms(net, inputs[name]) / 1e3
@@ -130,7 +130,7 @@ def evaluate(
     net.to(device)
     meter = task.metrics(classes).to(device)
     batches = 0
-    with _evaluating(net), torch.inference_mode():
+    with evaluating(net), torch.inference_mode():
         for batch in loader:
             inputs, targets, _ = task.loss_inputs(batch)
             out = task.outputs(net(_move(inputs, device)))
@@ -184,7 +184,7 @@ def _images(net: nn.Module, input_size: tuple[int, int, int], batch_size: int) -
 
 
 @contextmanager
-def _evaluating(*nets: nn.Module) -> Iterator[None]:
+def evaluating(*nets: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for net in nets for module in net.modules()]
     try:

@@ -126,3 +126,44 @@ class Untraceable(Net):
         if y.sum() > 0:
             y = y * 2
         return self.head(y.mean(dim=(2, 3)))
+
+
+class TwoAnswers(Net):
+    """Answers its features beside the logits."""
+
+    def forward(self, x):
+        features = self.body(x).mean(dim=(2, 3))
+        return self.head(features), features
+
+
+class AnswersByName(Net):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+class ThreeMore(Net):
+    """Has three classes more than the data."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes + 3)
+
+
+class ThreeMoreByValues(ThreeMore):
+    """Its path depends on the values that it sees, so that it has no forward without any."""
+
+    def forward(self, x):
+        return super().forward(x * 2 if x.sum() > 0 else x)
+
+
+class TwoAnswersInTraining(TwoAnswers):
+    def forward(self, x):
+        both = super().forward(x)
+        return both if self.training else both[0]
+
+
+class Auxiliary(Net):
+    """Has a second classifier in training, as GoogLeNet."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits / 2) if self.training else logits

@@ -448,6 +448,19 @@ def test_hydras_parser_reads_what_the_documentation_shows():
         (f"seed={2**70}", "must be at most 9223372036854775807"),
         ("machine.latency_seconds=-1", "0 leaves latency unmeasured"),
         ("machine.latency_seconds=nan", "give a finite number"),
+        ("machine.latency_seconds=601", "must be at most 600: give seconds"),
+        ("machine.accelerator=foo", "is not known: choose one of auto, cpu, gpu, cuda, mps"),
+        ("machine.strategy=foo", "is not known: choose one of auto, ddp, ddp_find"),
+        ("machine.devices=0", "must not be 0: give a number of devices, or -1"),
+        ("machine.devices=-5", "must be at least -1"),
+        ("train.gamma=0", "must be above 0: each drop multiplies lr by it"),
+        ("train.gamma=1.5", "must be at most 1"),
+        ("model.width=65", "model.width=65 must be at most 64"),
+        ("model.depth=65", "model.depth=65 must be at most 64"),
+        ("stages=[]", "stages=[] must begin with train"),
+        ("stages=[compress]", "must begin with train"),
+        ("stages=[train,foo]", "hold only train, compress, recalibrate, finetune"),
+        ("stages=[train,train]", "holds train or compress twice"),
         ("machine.workers=-1", "0 loads the images in the main process"),
         ("machine.eval_batch_size=0", "must be at least 1"),
         ("machine.threads=0", "must be at least 1"),
@@ -505,11 +518,62 @@ def test_every_value_of_a_sweep_is_compared_with_its_range():
         (("distill=kd", "distill.terms.kd.temperature=0"), "kd.temperature=0 must be above 0"),
         (("train.milestones=[0.5,2]",), "train.milestones=2 must be below 1"),
         (("prune.budget={macs:2}",), "prune.budget.macs=2 must be below 1"),
+        (("prune.budget={macs:0.5,params:0.4}",), "macs=0.5 and prune.budget.params=0.4 both say"),
+        (("prune.budget.macs=0.5", "prune.budget.params=0.4"), "give one of them"),
+        (("prune.keep_rates=[]",), "prune.keep_rates=[] is empty: give at least one number"),
+        (("prune.keep_rates=[0.5,0.75]",), "must fall, as in prune.keep_rates='[0.75,0.5]'"),
+        (("prune.sensitivity.ratios=[]",), "ratios=[] is empty"),
+        (("prune.ratios={layer1: 1.0}",), "prune.ratios.layer1=1.0 must be below 1"),
+        (("prune.ratios={layer1: -0.2}",), "prune.ratios.layer1=-0.2 must be at least 0"),
+        (("scale=multiplier", "scale.width=1000"), "scale.width=1000 must be at most 64"),
+        (("scale=multiplier", "scale.resolution=65"), "scale.resolution=65 must be at most 64"),
+        (("distill=kd", "distill.teacher.model=foo"), "model=foo is not known: choose one of"),
         (("dataset.image_size=1000000",), "dataset.image_size=1000000 must be at most 8192"),
     ],
 )
 def test_a_methods_own_ranges_are_held_before_it_is_made(words, expected):
     assert expected in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("noise=file",), "noise=file needs the file of labels: type noise.file=labels.csv"),
+        (("noise=matrix",), "noise=matrix needs noise.matrix="),
+        (("distill=kd", "distill.teacher.source=artefact"), "source=artefact needs distill.teach"),
+        (("distill=kd", "distill.teacher.source=callable"), "needs distill.teacher.function"),
+    ],
+)
+def test_an_option_without_its_file_is_refused_with_the_command(words, expected):
+    with pytest.raises(UsageError, match=expected):
+        compose(checked(*words), menu_of())
+
+
+def test_an_option_without_its_file_is_refused_in_a_later_member_too():
+    def told(*words):
+        handed = checked("-m", *words)
+        check_multirun(compose(handed, menu_of()), handed, menu_of())
+
+    with pytest.raises(UsageError, match="noise=file needs the file"):
+        told("noise=symmetric,file", "noise.seed=1")
+    with pytest.raises(UsageError, match="source=artefact needs"):
+        told("distill=none,kd", "distill.teacher.source=artefact")
+    told("noise=file", "noise.file=a.csv,b.csv")
+    told("distill=kd,pkt", "distill.teacher.source=artefact", "distill.teacher.path=a,b")
+    told("distill=none,collaborative", "distill.at=train", "distill.teacher.source=artefact")
+
+
+def test_what_the_machine_lacks_by_name_is_refused_before_the_first_member_starts():
+    assert "machine.accelerator=foo" in refusal("-m", "seed=0,1", "machine.accelerator=cpu,foo")
+    assert "machine.strategy=foo" in refusal("-m", "machine.strategy=auto,ddp,foo")
+    assert "machine.devices=0" in refusal("-m", "machine.devices=1,0")
+    assert "stages=['train', 'foo']" in refusal("-m", "stages=[train],[train,foo]")
+
+
+def test_one_budget_may_be_typed_twice_and_nothing_beside_another():
+    checked("prune.budget={macs:0.5}", "prune.budget.macs=0.6")
+    checked("prune.budget.macs=0.5", "prune.budget.params=null")
+    assert "both say" in refusal("-m", "prune.budget.macs=0.5,0.6", "prune.budget.params=0.4")
 
 
 def test_a_value_out_of_range_is_refused_without_torch():

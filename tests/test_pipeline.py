@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
+from compressor import experiment as experiment_module
 from compressor import latency, measure, multirun, notices, preview, sweep_latency
 from compressor.artefact import Spec
 from compressor.configuration import config_dir, plain
@@ -742,6 +743,39 @@ def test_what_a_criterion_cannot_judge_is_refused_before_the_training(folder, ov
     assert not (folder / "refused").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "copies", "what"),
+    [
+        (["train.epochs=0", "finetune.epochs=0"], 1, "weights"),
+        (["train.momentum=0", "finetune.momentum=0"], 2, "weights, gradients and optimizer state"),
+        (["train.momentum=0.9"], 3, "weights, gradients and optimizer state"),
+        (["finetune.optimizer=adamw"], 4, "weights, gradients and optimizer state"),
+    ],
+)
+def test_weights_that_do_not_fit_the_memory_are_refused_at_the_plan(
+    folder, monkeypatch, words, copies, what
+):
+    dense = plan(folder, "plan_only=true").run.blank()
+    needs = 4 * copies * dense.figures["params"]
+    for place in (_blank, experiment_module):
+        monkeypatch.setattr(place, "memory", lambda: needs)
+    sizes = ["train.batch_size=4", "finetune.batch_size=4", "machine.eval_batch_size=4"]
+    sizes += [f"{stage}.optimizer=sgd" for stage in ("train", "finetune")]
+    Experiment(compose(folder, "plan_only=true", *sizes, *words))
+    for place in (_blank, experiment_module):
+        monkeypatch.setattr(place, "memory", lambda: needs - 1)
+    expected = f"^the network's {what} take .* GB: lower model.width or scale.width"
+    with pytest.raises(UsageError, match=expected):
+        Experiment(compose(folder, "plan_only=true", *sizes, *words))
+
+
+@pytest.mark.parametrize("name", ["TwoAnswers", "ThreeMore"])
+def test_a_network_of_other_answers_is_refused_at_the_plan(folder, name):
+    words = ("plan_only=true", "model=custom", f"model._target_=doubles.{name}", "prune=none")
+    with pytest.raises(UsageError, match="expects one tensor of logits .2, 10."):
+        run(folder, "answers", *words)
+
+
 def test_an_image_that_the_network_cannot_take_is_not_blamed_on_the_surgery(folder):
     inception = {
         "_target_": "compressor.models.torchvision", "name": "inception_v3",
@@ -778,8 +812,8 @@ def test_images_that_were_left_out_stand_in_the_notices_and_the_report(tmp_path)
     [
         (("dataset.image_size=1000000",), "dataset.image_size=1000000 pixels is out of range"),
         (
-            ("scale=multiplier", "scale.resolution=100000"),
-            "image_size=800000 pixels is out of range: give at most 8192",
+            ("dataset.image_size=256", "scale=multiplier", "scale.resolution=64"),
+            "image_size=16384 pixels is out of range: give at most 8192",
         ),
         (
             ("dataset=fake", "dataset.image_size=8192", "train.batch_size=4096"),

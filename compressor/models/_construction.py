@@ -10,14 +10,21 @@ from compressor.errors import UsageError, foreign
 # CIFAR's 32 and the 64 of the down-sampled ImageNet are the sizes for which papers drop the
 # stride-4 stem; on larger images it costs little accuracy and saves most of the arithmetic.
 LARGEST_CIFAR_STEM = 64
+LARGEST_FACTOR = 64  # of a width or depth: a network's parameters go as the square of its width
 
 
 def require_positive(option: str, value: object) -> float:
-    """`value` as a float; UsageError unless it is a positive finite number."""
+    """`value` as a float; UsageError unless it is a positive number that a network can have."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value <= 0:
         raise UsageError(
             f"{option}={foreign(repr(value))} is not a positive number; 1.0 leaves things unscaled"
+        )
+    if value > LARGEST_FACTOR:
+        scaled = option.replace("model.", "scale.")
+        raise UsageError(
+            f"{option}={value:g} must be at most {LARGEST_FACTOR}, {scaled} multiplied in; 1.0 "
+            "leaves things unscaled"
         )
     return float(value)
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from compressor.errors import UsageError
 
+_LARGEST = 64  # cost goes as the square of a width, and of an image's side
+
 
 class Multiplier:
     """Multiplies the model's own `width` and `depth` options and the image's side.
@@ -26,6 +28,10 @@ class Multiplier:
             if not number or not math.isfinite(factor) or factor <= 0:
                 raise UsageError(
                     f"scale.{name}={factor!r} is not a positive number; 1.0 leaves it unscaled"
+                )
+            if factor > _LARGEST:
+                raise UsageError(
+                    f"scale.{name}={factor} must be at most {_LARGEST}; 1.0 leaves it unscaled"
                 )
 
     def scale(

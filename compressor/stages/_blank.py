@@ -5,6 +5,8 @@ is looked at once a process: a plan asks for it in several places, and the other
 over one architecture ask again.
 """
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from compressor.cache import key_of
 from compressor.errors import RunError, UsageError
 from compressor.instantiation import sources
 from compressor.measure import count_macs, count_params
+from compressor.models._bounds import Limits, TooLarge, watched
 from compressor.stages._statistics import count_calls
 from compressor.stages._structures import structure_of
 from compressor.surgery import EMPTY_PLAN, Structure
@@ -71,8 +74,7 @@ def _look(spec: Spec, trust: tuple[str, ...], task: Any) -> Blank:
         macs = count_macs(net, spec.input_size)
     except UsageError:
         # a forward that wants values, unless it is the image's fault: then this says so
-        with torch.random.fork_rng(devices=[]):
-            net = spec.build(trust)
+        net = _with_storage(spec, trust)
         macs = count_macs(net, spec.input_size)
     figures = {"macs": macs, "params": count_params(net)}
     return Blank(net, figures, spec, trust, task.example_inputs(spec.input_size, 2))
@@ -86,4 +88,35 @@ def without_storage(spec: Spec, trust: Iterable[str] = ()) -> nn.Module:
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, RunError):
                 raise
+            return _with_storage(spec, trust)
+
+
+def _with_storage(spec: Spec, trust: Iterable[str]) -> nn.Module:
+    """Ends before a tensor is filled with which the network is larger than the memory."""
+    limits = Limits(modules=sys.maxsize, tensors=sys.maxsize, bytes=memory())
+    try:
+        with torch.random.fork_rng(devices=[]), watched(limits, foreign_code=True):
             return spec.build(trust)
+    except TooLarge:
+        raise too_large("weights") from None
+
+
+def parameter_bytes(net: nn.Module, copies: int = 1) -> int:
+    """Bytes of all weights. copies: of each weight that is trained, itself included."""
+    return sum(
+        p.numel() * p.element_size() * (copies if p.requires_grad else 1) for p in net.parameters()
+    )
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has, used or not."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def too_large(what: str, size: int | None = None) -> UsageError:
+    """what: of the network, that takes so many bytes (None: more than the memory has)."""
+    takes = "more" if size is None else f"{size / 1e9:.3g} GB"
+    return UsageError(
+        f"the network's {what} take {takes}, and this machine has {memory() / 1e9:.3g} GB: lower "
+        "model.width or scale.width, or choose a smaller model"
+    )

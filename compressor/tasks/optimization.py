@@ -48,6 +48,8 @@ class OptimizerOptions:
             raise UsageError(
                 f"milestones={list(self.milestones)} are fractions of the epochs: above 0, below 1"
             )
+        if not 0 < self.gamma <= 1:
+            raise UsageError(f"gamma={self.gamma} must be above 0 and at most 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"clip_norm={self.clip_norm} must be positive; null does not clip")
 

@@ -12,7 +12,7 @@ from compressor import _ranges, checks, models
 from compressor.configuration import Menu, config_dir, plain, read_command
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
-from compressor.stages import Machine, _classes, compress
+from compressor.stages import STRATEGIES, Machine, _classes, compress
 from compressor.stages._distill import options as distill_options
 from compressor.stages._labels import check_labels
 from compressor.stages.noise import _labelled
@@ -47,6 +47,7 @@ ONLY_HERE = {
     "finetune.clean_seed",
     "dataset.labelled_seed",
     "dataset.sampler",
+    "distill.teacher.model",  # of one source of the teacher
 }
 
 
@@ -146,7 +147,12 @@ def candidates(key, value):
     if isinstance(value, float | list) or (value is None and key not in WHOLE):
         found |= {end + step for end in ends for step in (-0.005, 0.005)}
         found |= {float(getattr(declared, "high", 1))} - {_ranges.INF}
-    if isinstance(value, list) or key == "prune.keep_rates":
+    if isinstance(declared, _ranges.Each):
+        return [{"layer1": number} for number in sorted(found)] + [0.5, {}]
+    if isinstance(declared, _ranges.Series):
+        together = [[], [0.3, 0.6], [0.6, 0.3], [0.6, 0.6], [0.3, 0.9, 0.6]]
+        return [[number] for number in sorted(found)] + together
+    if isinstance(value, list):
         return [[number] for number in sorted(found)] if declared else []
     return sorted(found)
 
@@ -183,6 +189,35 @@ def test_the_ranges_of_the_machine_hold_its_defaults():
     Machine(**config)
     for key, value in config.items():
         _ranges.check(f"machine.{key}", value)
+
+
+def test_names_that_are_known_without_torch_are_those_that_exist():
+    assert _ranges.RANGES["distill.teacher.model"].choices == tuple(sorted(models.__all__))
+    assert _ranges.RANGES["machine.strategy"].choices == STRATEGIES
+    config = composed()["machine"]
+    for name in (*_ranges.RANGES["machine.accelerator"].choices, "foo"):
+        early = refuses(_ranges.check, "machine.accelerator", name)
+        try:
+            Machine(**{**config, "accelerator": name})
+            known = True
+        except UsageError as error:
+            known = "is not known" not in str(error)  # that none is in this machine comes later
+        assert known is not early, name
+    for devices in (0, -2, -5):
+        assert refuses(_ranges.check, "machine.devices", devices)
+        with pytest.raises(UsageError, match="devices"):
+            Machine(**{**config, "devices": devices})
+    _ranges.check("machine.devices", -1)
+
+
+@pytest.mark.parametrize("name", [p.stem for p in (config_dir() / "distill").glob("[a-z]*.yaml")])
+def test_a_teacher_is_asked_for_where_the_term_learns_from_one(name):
+    config = composed(f"distill={name}")
+    own = config["distill"]
+    own["teacher"] = {**own["teacher"], "source": "artefact", "path": None}
+    early = refuses(_ranges.check_needs, config)
+    assert early == distill_options.needs_teacher(own)
+    assert refuses(distill_options.check, own) or not early
 
 
 def test_values_that_are_none_of_its_business_pass():

@@ -39,7 +39,7 @@ ALLOWED = {
         *("surgery", "timing", "experiment", "stages"),  # the last two for their types alone
     },
     "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
-    "checks": {"instantiation", "stages"},
+    "checks": {"_ranges", "instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
         *("artefact", "automatic", "cache", "changed_code", "manifest"),

@@ -14,6 +14,7 @@ from compressor.errors import RunError, UsageError
 from compressor.instantiation import imported, sources
 from compressor.measure import evaluate
 from compressor.stages import Context
+from compressor.stages._answer import shown
 from compressor.tasks import Task
 
 VERSION = 1
@@ -78,10 +79,9 @@ def check_answer(teacher: nn.Module, spec: Spec, task: Task) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"the teacher cannot answer images of {size}: {reason}") from error
     if not isinstance(logits, Tensor) or tuple(logits.shape[:2]) != (2, spec.num_classes):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(
-            f"the teacher answers 2 images with {shape}, the student with (2, {spec.num_classes}): "
-            "choose one that was trained on the same classes"
+            f"the teacher answers 2 images with {shown(logits)}, the student with "
+            f"(2, {spec.num_classes}): choose one that was trained on the same classes"
         )
     if not logits.isfinite().all():
         raise RunError("the teacher answers random images with nan or inf: choose another")
