@@ -58,6 +58,7 @@ def folder(tmp_path_factory):
         ([*FREE, "dataset.sampler=balanced"], "dataset.sampler=balanced does nothing"),
         ([*FREE, "finetune.class_weights=balanced"], "class_weights does nothing: di"),
         (["distill=data_free", "distill.terms.data_free.beside=true"], "does nothing beside disti"),
+        (["dataset.validation=0.006"], "digits: no image of '2', '8' in the validation part"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],
 )
