@@ -95,6 +95,8 @@ class RunPlan:
         if experiment.data_free:
             self._check_data_free()
         self.baselines = self._baselines()
+        if not experiment.data.size("val"):
+            self._check_unvalidated()
 
     def _steps(self) -> tuple[Step, ...]:
         start = parent = self._start_key(self.run.trained_spec)
@@ -168,6 +170,35 @@ class RunPlan:
                 f"distill={name} reads no image of the data, and {' and '.join(culprits)} would: "
                 f"type {' '.join(wishes)}"
             )
+
+    def _check_unvalidated(self) -> None:
+        """Refuse trainings that pick their epoch, or end, by validation images: there are none."""
+        wishes: dict[str, None] = {}
+        for step in self._all_steps().values():
+            if step.identity or not STAGES[step.stage].trains:
+                continue
+            name = "train" if step.stage == "baseline" else step.stage
+            own = step.options[name]
+            made = distill_options.blind(step.options.get("distill", NO_DISTILLATION))
+            peak = own["select"] == "clean_peak" and self._sees_wrong_labels(step)
+            if made or peak or not own["epochs"]:
+                continue
+            if own["select"] != "last" and "until" not in step.options:
+                wishes[f"{name}.select=last"] = None
+            if own["patience"] is not None:
+                wishes[f"{name}.patience=null"] = None
+        if wishes:
+            raise UsageError(
+                "no validation image: raise dataset.validation, add images, or type "
+                f"{' '.join(wishes)}"
+            )
+
+    def _sees_wrong_labels(self, step: Step) -> bool:
+        """Whether a training has true labels beside those that it trains on."""
+        if step.stage == "finetune" and step.options["finetune"]["labels"] == "clean":
+            return False
+        clean = step.stage == "pretrain" or step.point == "clean"  # a baseline's
+        return self.run.labels.known and self.run.labels.noisy and not clean
 
     def _unrolled(self) -> list[tuple[str, dict[str, Any]]]:
         """The stages with their options; what stands from compress on comes once a round."""

@@ -62,6 +62,7 @@ def folder(tmp_path_factory):
             "finetune.class_weights does nothing beside distill=mimic: it weighs the loss of the",
         ),
         (["distill=data_free", "distill.terms.data_free.beside=true"], "does nothing beside disti"),
+        (["dataset.validation=0.006"], "digits: no image of '2', '8' in the validation part"),
         (["scale=multiplier", "scale.width=0.0001"], "every value up to about 0.28 gives this"),
     ],
 )

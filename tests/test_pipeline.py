@@ -51,6 +51,9 @@ def run(folder, name, *overrides):
     return run_experiment(compose(folder, *overrides), folder / name, False, "compress-run")
 
 
+LAST = ("train.select=last", "finetune.select=last")
+
+
 def plan(folder, *overrides):
     return RunPlan(Experiment(compose(folder, *overrides)))
 
@@ -719,7 +722,10 @@ def test_the_plan_alone_trains_nothing(folder, capsys):
         (["prune=random", "prune.allocation=global"], "gives none for 'layer1.0.conv1'"),
         (["prune.normalize=max"], "normalize='max' is unknown"),
         (["prune.sensitivity.ratios=[0.5,0.1]"], "sensitivity.ratios"),
-        (["prune.allocation=sensitivity", "dataset.validation=0"], "dataset.validation=0 leaves"),
+        (
+            ["prune.allocation=sensitivity", "dataset.validation=0", *LAST],
+            "dataset.validation=0 leaves",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_before_anything_runs(folder, overrides, message):
@@ -727,6 +733,30 @@ def test_a_value_out_of_range_is_refused_before_anything_runs(folder, overrides,
         run(folder, "refused", *overrides)
     assert "\n" not in str(caught.value)
     assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "wishes"),
+    [
+        ([], "train.select=last finetune.select=last"),
+        (["stages=[train]", "train.patience=2"], "train.select=last train.patience=null"),
+        (["train.select=last", "finetune.epochs=0", "train.patience=1"], "train.patience=null"),
+        (["train.select=last", "finetune.select=clean_peak"], "finetune.select=last"),
+        (["train.select=clean_peak", "noise=symmetric"], "finetune.select=last"),
+        (["train.epochs=0", "finetune.select=last", "pretrain=rotnet"], "pretrain.select=last"),
+    ],
+)
+def test_a_training_that_picks_by_no_validation_image_is_refused_at_the_plan(folder, words, wishes):
+    with pytest.raises(UsageError) as caught:
+        plan(folder, "dataset.validation=0", *words)
+    line = f"no validation image: raise dataset.validation, add images, or type {wishes}"
+    assert str(caught.value) == line
+
+
+def test_so_few_images_that_none_is_split_off_are_refused_at_the_plan(folder):
+    with pytest.raises(UsageError, match="^no validation image: raise dataset.validation, add"):
+        plan(folder, "dataset.validation=0.0001")
+    assert plan(folder, "dataset.validation=0.0001", *LAST).steps
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ REPORT = {"points": {"dense": {"accuracy": 0.9}, "final": {"accuracy": 0.875}}}
 @pytest.fixture
 def experiments(monkeypatch, tmp_path):
     """A pipeline that trains nothing: it notes what it is given and ends as `ends` says."""
+    importlib.import_module("compressor.plan")  # kept members share its versions
     calls, ends = [], []
     pipeline = types.ModuleType("compressor.pipeline")
     experiment = types.ModuleType("compressor.experiment")

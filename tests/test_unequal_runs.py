@@ -93,7 +93,8 @@ def made(pictures, folder, *more):
 
 def test_unequal_classes_are_told_with_what_to_type(pictures, tmp_path):
     def told(*more):
-        return [n for n in notices(RunPlan(made(pictures, tmp_path, *more))) if "classes" in n]
+        found = notices(RunPlan(made(pictures, tmp_path, *more)))
+        return [line for line in found if "the classes are unequal" in line]
 
     (line,) = told()
     assert "36 train images of 'digit0' and 6 of 'digit2'" in line

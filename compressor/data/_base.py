@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from compressor.data._auto import AUTO
 from compressor.data._order import EpochSampler, GroupedBatches
 from compressor.data._preprocess import Preprocess, normalise
+from compressor.data._reading import some
 from compressor.data._source import LUMA, Augment, Draw, Source, split_by_content
 from compressor.errors import UsageError
 from compressor.seeding import generator
@@ -318,6 +319,19 @@ class ImageData(ABC):
         """(n,) int64 clean labels in the order of the part."""
         source, rows = self._part(part)
         return source.labels[rows]
+
+    def absences(self) -> list[str]:
+        """A line on classes of which the test or the validation part has no image, if there are."""
+        found = []
+        for part, word in (("test", "test"), ("val", "validation")):
+            counts = torch.bincount(self.labels(part), minlength=self.num_classes).tolist()
+            names = [name for name, n in zip(self.classes, counts, strict=True) if not n]
+            if names and self.size(part):
+                found.append(f"no image of {some(names)} in the {word} part")
+        if not found:
+            return []
+        left = "recall of each class and balanced accuracy leave such classes out"
+        return [f"{self.name}: {', '.join(found)}: {left}"]
 
     def rows(self, part: str) -> Tensor:
         """(n,) int64: the images' places in the source's own list, before a part was split off."""

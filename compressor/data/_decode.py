@@ -3,12 +3,15 @@
 import os
 import re
 import stat
+import threading
 import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+from compressor.data._ending import is_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,6 +52,7 @@ MODES = {
 }
 _WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # one channel of 16 bits
 _ORIENTATION = 0x0112  # EXIF tag
+_DECODING = threading.Semaphore(2)  # images decoded at once while files are checked: for memory
 
 
 class Refused(Exception):
@@ -116,13 +120,18 @@ def open_regular(path: str | Path) -> IO[bytes]:
     return file
 
 
-def header(file: IO[bytes], max_pixels: int) -> Header:
-    """What the head of an image file says; nothing is decoded. Raises Refused.
+def header(file: IO[bytes], tail: bytes, max_pixels: int) -> Header:
+    """What the head of an image file says. Raises Refused, of a file that is cut off too.
 
+    tail: the last `_ending.TAIL` bytes. Nothing is decoded but a file whose end is not as usual.
     Pillow warns of odd files: that is the caller's to silence, once for all its threads.
     """
     with _opened(file, max_pixels) as image:
-        return Header(_mode(image), *image.size)
+        found = Header(_mode(image), *image.size)
+        check_pixels(found.width, found.height, max_pixels)
+        if not is_whole(image, file, tail):
+            _check_decodes(image)
+        return found
 
 
 def pixels(path: Path, max_pixels: int) -> Tensor:
@@ -174,6 +183,14 @@ def _opened(file: IO[bytes], max_pixels: int) -> "Image.Image":
         raise Refused(f"its pixels are more than dataset.max_pixels={max_pixels}") from None
     except Exception as error:  # a format's parser raises whatever it trips over
         raise Refused(reason(error)) from error
+
+
+def _check_decodes(image: "Image.Image") -> None:
+    with _DECODING:
+        try:
+            image.load()
+        except Exception as error:  # a format's decoder raises whatever it trips over
+            raise Refused(reason(error)) from error
 
 
 def _check_range(image: "Image.Image") -> None:

@@ -1,4 +1,4 @@
-"""Every image file looked at before anything is trained: its header, its size and its content."""
+"""Every image file looked at before training: its header, its end, its size and its content."""
 
 import contextlib
 import hashlib
@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 from compressor.data import _decode
 from compressor.data._decode import Refused
+from compressor.data._ending import TAIL
 
 _THREADS = 8  # looking waits for the disk more than for the processor
 _TASK = 64  # files of one task of a thread
+_FORMAT = 2  # of the remembered facts: raise it when a file is looked at for more than before
 _PATIENCE = 3.0  # seconds between two lines of progress
 
 
@@ -89,11 +91,12 @@ def _facts(path: str, known: Facts | None, max_pixels: int) -> Facts:
     _decode.check_length(status.st_size, max_pixels)
     if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
         with _decode.open_regular(path) as file:
-            digest = hashlib.sha256()
+            digest, tail = hashlib.sha256(), b""
             while block := file.read(1 << 20):
                 digest.update(block)
+                tail = (tail + block[-TAIL:])[-TAIL:]
             file.seek(0)
-            header = _decode.header(file, max_pixels)
+            header = _decode.header(file, tail, max_pixels)
         known = Facts(status.st_size, status.st_mtime_ns, digest.hexdigest(), *header)
     _decode.check_pixels(known.width, known.height, max_pixels)
     return known
@@ -101,8 +104,9 @@ def _facts(path: str, known: Facts | None, max_pixels: int) -> Facts:
 
 def _remembered(store: Path) -> dict[str, Facts]:
     try:
-        entries = json.loads(store.read_text()).items()
-    except (OSError, ValueError, AttributeError, RecursionError):
+        stored = json.loads(store.read_text())
+        entries = stored["files"].items() if stored["format"] == _FORMAT else ()
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return {}
     kinds = tuple(Facts.__annotations__.values())
     return {
@@ -116,7 +120,7 @@ def _remember(store: Path, facts: Mapping[str, Facts]) -> None:
     temporary = store.with_suffix(f".{os.getpid()}")
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(facts))
+        temporary.write_text(json.dumps({"format": _FORMAT, "files": facts}))
         temporary.replace(store)
     except OSError:
         with contextlib.suppress(OSError):

@@ -135,6 +135,10 @@ class StageData(LightningDataModule):
             world=trainer.world_size,
         )
 
+    def validates(self) -> bool:
+        """Whether an epoch is judged at all: not where nothing was split off the train part."""
+        return bool(self._made() or self.data.size("val"))
+
     def _made(self) -> int:
         """Steps an epoch of a method that makes its images and reads none; 0 for all others."""
         for term in self.distillation.acting.values():
@@ -312,6 +316,7 @@ def _fit_phase(
             enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            limit_val_batches=1.0 if data.validates() else 0,
             use_distributed_sampler=False,
             default_root_dir=context.folder,
         )
@@ -339,10 +344,14 @@ def _fit_phase(
 
 
 def _summary(history: Path, values: tuple[str, ...], picked: int) -> dict[str, Any]:
-    """values: columns of the history whose figures at the picked and the last epoch are told."""
+    """values: columns of the history whose figures at the picked and the last epoch are told.
+
+    Without a validation part their cells are empty, and nothing is told.
+    """
     with history.open(newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = next(row for row in rows if int(row["epoch"]) == picked)
+    values = tuple(value for value in values if rows[-1][value])
     return {
         "epochs": len(rows),
         "picked_epoch": picked,

@@ -79,7 +79,8 @@ def check(data: Any) -> None:
     if not data.size("val"):
         raise UsageError(
             "the sensitivity of layers is measured on the validation part, and "
-            "dataset.validation=0 leaves none; give it a share, such as dataset.validation=0.1"
+            f"dataset.validation={data.validation:g} leaves none; give it a share, such as "
+            "dataset.validation=0.1"
         )
 
 

@@ -376,6 +376,37 @@ def test_test_images_that_the_training_has_too_are_counted(tmp_path):
     assert line == f"imagefolder: byte for byte in train/ too: 1 image in {tmp_path / 'test'}"
 
 
+LEFT_OUT = "recall of each class and balanced accuracy leave such classes out"
+
+
+def test_classes_that_the_test_or_validation_part_has_not_are_named(tmp_path):
+    pictures(tmp_path / "train", "abc"), pictures(tmp_path / "test", "ab", n=2)
+    assert data(tmp_path, validation=0.25).absences() == [
+        f"imagefolder: no image of 'c' in the test part: {LEFT_OUT}"
+    ]
+    pictures(tmp_path / "val", "c", n=2)
+    assert data(tmp_path).absences() == [
+        "imagefolder: no image of 'c' in the test part, no image of 'a', 'b' in the validation "
+        f"part: {LEFT_OUT}"
+    ]
+    picture(tmp_path / "test/c/0.png")
+    assert data(tmp_path, validation=0).absences()[0].count("no image of") == 1
+
+
+def test_a_class_too_small_to_split_is_named_and_an_empty_validation_part_is_not(tmp_path):
+    pictures(tmp_path / "train", "ab"), pictures(tmp_path / "test", "abc", n=2)
+    picture(tmp_path / "train/c/0.png")
+    (line,) = data(tmp_path, validation=0.25).absences()
+    assert line == f"imagefolder: no image of 'c' in the validation part: {LEFT_OUT}"
+    assert data(tmp_path, validation=0).absences() == []
+
+
+def test_a_class_of_one_image_has_none_in_the_test_part_of_a_flat_folder(tmp_path):
+    pictures(tmp_path, "ab"), picture(tmp_path / "c/0.png")
+    (line,) = data(tmp_path, validation=0).absences()
+    assert line == f"imagefolder: no image of 'c' in the test part: {LEFT_OUT}"
+
+
 # -- links --------------------------------------------------------------------------------------
 
 

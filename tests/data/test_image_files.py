@@ -145,8 +145,22 @@ def test_a_memory_of_another_form_is_passed_over(root, tmp_path):
     before = data(root, fingerprint_cache=str(tmp_path)).fingerprint()
     for store in (tmp_path / ".fingerprints").iterdir():
         known = json.loads(store.read_text())
-        store.write_text(json.dumps({path: entry[:3] for path, entry in known.items()}))
+        short = {path: entry[:3] for path, entry in known["files"].items()}
+        store.write_text(json.dumps({**known, "files": short}))
     assert data(root, fingerprint_cache=str(tmp_path)).fingerprint() == before
+
+
+def test_a_memory_from_before_ends_were_looked_at_is_passed_over(root, tmp_path):
+    path = root / "train/a/0.png"
+    path.write_bytes(encoded(noise(7, (64, 64)))[:-100])
+    facts = path.stat()
+    entry = [facts.st_size, facts.st_mtime_ns, "0" * 64, "RGB", 64, 64]
+    data(root, fingerprint_cache=str(tmp_path), unreadable="skip")
+    for store in (tmp_path / ".fingerprints").iterdir():
+        for kept in ({"a/0.png": entry}, {"format": 1, "files": {"a/0.png": entry}}, [], {}):
+            store.write_text(json.dumps(kept))
+            with pytest.raises(RunError, match="train/a/0.png"):
+                data(root, fingerprint_cache=str(tmp_path))
 
 
 def test_progress_is_told_while_files_are_looked_at(root, monkeypatch):
@@ -159,11 +173,85 @@ def test_progress_is_told_while_files_are_looked_at(root, monkeypatch):
     ]
 
 
-def test_a_file_that_breaks_off_after_its_header_is_named_when_it_is_decoded(root):
+# format, what Pillow is told: of every way in which a file's end is found
+FORMS = (
+    ("jpeg", {}), ("jpeg", {"progressive": True}), ("png", {}), ("gif", {}), ("bmp", {}),
+    ("webp", {}), ("ppm", {}), ("tiff", {}), ("tiff", {"compression": "tiff_lzw"}),
+)  # fmt: skip
+
+
+def looked_at(path, content):
+    path.write_bytes(content)
+    try:
+        return _headers._facts(str(path), None, 10**6)
+    except Refused as error:
+        return str(error)
+
+
+def test_files_that_break_off_are_listed_before_a_run_and_left_out_with_skip(root):
+    cut = []
+    for i, (kind, options) in enumerate(FORMS):
+        content = encoded(noise(i, (64, 64)), kind, **options)
+        cut.append(f"test/a/cut{i}.{kind}")
+        (root / cut[-1]).write_bytes(content[: len(content) * 4 // 5])
+    with pytest.raises(RunError) as caught:
+        data(root)
+    line = str(caught.value)
+    assert line.startswith(f"{len(cut)} images in {root} cannot be read: ")
+    assert all(f"'{name}' (" in line for name in cut) and "image file is truncated" in line
+    made = data(root, unreadable="skip")
+    assert made.skipped == tuple(sorted(cut)) and made.size("test") == 4
+
+
+@pytest.mark.parametrize(("kind", "options"), FORMS)
+def test_a_cut_file_is_refused_if_and_only_if_it_cannot_be_decoded(tmp_path, kind, options):
+    path = tmp_path / "x"
+    content = encoded(noise(1, (24, 25)), kind, **options)
+    assert isinstance(looked_at(path, content), _headers.Facts)
+    for cut in (1, 2, 3, 11, 12, 13, 30, len(content) // 4):
+        found = looked_at(path, content[:-cut])
+        try:
+            _decode.pixels(path, 10**6)
+        except (OSError, Refused):
+            assert isinstance(found, str) and found, cut
+        else:
+            assert isinstance(found, _headers.Facts), cut
+
+
+@pytest.mark.parametrize(("kind", "options"), FORMS)
+@pytest.mark.parametrize("behind", [b"\0" * 9, b"\r\n", b"\0" * 9000, b"a film" * 3000])
+def test_what_stands_behind_an_image_does_not_matter(tmp_path, kind, options, behind):
+    content = encoded(noise(1, (24, 25)), kind, **options)
+    assert isinstance(looked_at(tmp_path / "x", content + behind), _headers.Facts)
+
+
+def test_files_as_they_are_usually_written_are_not_decoded(tmp_path, monkeypatch):
+    def decode(image):
+        raise AssertionError(image.format)
+
+    monkeypatch.setattr(_decode, "_check_decodes", decode)
+    for kind, options in FORMS:
+        content = encoded(noise(1, (24, 25)), kind, **options)
+        assert isinstance(looked_at(tmp_path / "x", content), _headers.Facts)
+    # a moving photograph: the film behind the end of the image
+    content = encoded(noise(1, (24, 25)), "jpeg") + b"a film" * 3000
+    assert isinstance(looked_at(tmp_path / "x", content), _headers.Facts)
+
+
+def test_the_end_of_a_preview_is_not_the_end_of_a_jpeg(tmp_path):
+    preview = encoded(noise(2), "jpeg")
+    exif = b"Exif\0\0" + preview
+    content = encoded(noise(1, (64, 64)), "jpeg", exif=exif)
+    assert preview in content
+    assert "truncated" in looked_at(tmp_path / "x", content[: len(content) * 4 // 5])
+
+
+def test_a_file_that_breaks_off_after_it_was_looked_at_is_named_when_it_is_decoded(root):
     path = root / "test/a/1.jpg"
     content = encoded(noise(7, (64, 64)), "jpeg")
-    path.write_bytes(content[: len(content) // 2])
+    path.write_bytes(content)
     made = data(root)
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match=rf"the image '{path}' cannot be decoded \(.*truncated"):
         made.pixels("test", torch.arange(5))
 

@@ -97,10 +97,9 @@ def test_grey_images_and_one_channel_are_read(pictures):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_is_named_in_one_line_when_it_is_decoded(pictures, workers):
     path = pictures / "test" / "cat" / "1.png"
-    path.write_bytes(path.read_bytes()[:200])
     d = data(pictures)
     d.prepare()
-    d.fingerprint()
+    path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(RunError) as caught:
         list(d.loader("test", 2, workers=workers))
     line = str(caught.value)
@@ -182,8 +181,8 @@ def test_fingerprint_is_remembered_by_path_size_and_time(pictures, tmp_path):
     stores = sorted((cache / ".fingerprints").iterdir())
     assert len(stores) == 2
     known = json.loads(stores[0].read_text())
-    first = sorted(known)[0]
-    known[first][2] = "0" * 64
+    first = sorted(known["files"])[0]
+    known["files"][first][2] = "0" * 64
     stores[0].write_text(json.dumps(known))
     # the planted hash is believed, so the file was not read again
     assert data(pictures, fingerprint_cache=str(cache)).fingerprint() != before

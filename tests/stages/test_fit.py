@@ -142,6 +142,19 @@ def test_the_same_seed_gives_the_same_weights_whatever_ran_before(tmp_path, digi
         assert torch.equal(value, second[name]), name
 
 
+@pytest.mark.parametrize("select", ["last", "clean_peak"])
+def test_a_training_without_a_validation_part_tells_no_figure_of_it(tmp_path, select):
+    data = Digits(image_size=8, channels=1, validation=0.0)
+    data.prepare()
+    labels = data.labels("train")
+    training = TrainingSet(targets=labels.roll(1), clean=labels) if select != "last" else None
+    patience = None if select == "last" else 5
+    fitted = train(tmp_path / "a", data, select=select, training=training, patience=patience)
+    assert {row["val_loss"] for row in history(tmp_path / "a")} == {""}
+    told = fitted.metrics
+    assert set(told) == {"epochs", "picked_epoch", "last_epoch"} and told["last_epoch"] == 2
+
+
 def test_the_picked_epoch_has_the_best_validation_accuracy_the_later_of_equals(tmp_path, digits):
     fitted = train(tmp_path / "a", digits, select="best", epochs=4, lr=0.5, schedule="constant")
     accuracy = [float(row["val_accuracy"]) for row in history(tmp_path / "a")]

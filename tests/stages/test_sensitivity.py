@@ -181,7 +181,7 @@ def test_ratios_that_keep_as_many_channels_are_evaluated_once(net, tmp_path):
 
 def test_data_without_a_validation_part_is_refused():
     with pytest.raises(UsageError, match="dataset.validation=0 leaves none"):
-        check(SimpleNamespace(size=lambda part: 0))
+        check(SimpleNamespace(size=lambda part: 0, validation=0.0))
 
 
 @pytest.mark.parametrize(
