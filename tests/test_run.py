@@ -131,9 +131,18 @@ def test_lightnings_exit_after_ctrl_c_is_an_interrupt(experiments, capfd):
     assert "kept in the cache" in capfd.readouterr().err
 
 
+@pytest.fixture
+def heeds_signals():
+    """nohup and background jobs of a script have some ignored, and then we ignore them too."""
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_scheduler_or_a_closed_terminal_ends_a_run_as_ctrl_c_does(
-    experiments, capfd, monkeypatch, number
+    experiments, capfd, monkeypatch, number, heeds_signals
 ):
     def interrupted(*_, **__):
         signal.raise_signal(number)
