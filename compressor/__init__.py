@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from compressor.version import __version__
+
 if TYPE_CHECKING:
     import os
 
     import torch
 
-__version__ = "0.2.0"
 __all__ = ["__version__", "load"]
 
 

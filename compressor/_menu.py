@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from compressor.errors import UsageError
+from compressor.verdicts import one_line
 
 # What an option of Hydra's own groups needs besides this project (the extras of pyproject.toml).
 _SUBMITIT = "hydra-submitit-launcher"
@@ -375,20 +376,6 @@ def elements(override: Override) -> Iterator[list[Any]]:
         values = (Override._convert_value(value) for value in override.sweep_iterator())
     for value in values:
         yield list(value) if isinstance(value, list) else [value]
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, on one line, OmegaConf's notes on where it stood left out."""
-    cause = error.__cause__
-    text = str(error)
-    if isinstance(cause, OmegaConfBaseException) and isinstance(error, HydraException):
-        text = f"{text}\n{cause}"
-    lines = [line.strip() for line in text.splitlines()]
-    notes = ("full_key:", "object_type=", "reference_type=")
-    return (
-        " ".join(line for line in lines if line and not line.startswith(notes))
-        or type(error).__name__
-    )
 
 
 def listed(names: Iterable[str]) -> str:

@@ -23,12 +23,12 @@ from compressor._menu import (
     config_dir,
     either,
     listed,
-    one_line,
     parse,
     read_command,
 )
 from compressor.automatic import AUTO
 from compressor.errors import UsageError
+from compressor.verdicts import one_line
 
 __all__ = [
     "Command",
@@ -40,7 +40,6 @@ __all__ = [
     "config_dir",
     "idle",
     "job_text",
-    "one_line",
     "plain",
     "read_command",
 ]

@@ -17,10 +17,10 @@ def environment() -> dict[str, Any]:
     """Versions of the packages that decide figures, the source's commit, and the machine."""
     import torch
 
-    from compressor import __version__
+    from compressor import version
 
     return {
-        "compressor": __version__,
+        "compressor": version.__version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _git(Path(__file__).resolve().parent.parent),

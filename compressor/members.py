@@ -147,7 +147,7 @@ def kept_report(
 
     sources: digests of the files behind the user's own classes, as its status recorded them.
     """
-    from compressor import __version__
+    from compressor import version
     from compressor.automatic import unresolved
 
     status = read_status(folder)
@@ -156,7 +156,7 @@ def kept_report(
     report = _read(folder / "report.json")
     made_by = (report.get("environment") or {}).get("compressor")
     made_of = unresolved(report.get("config") or {}, report.get("resolved") or {})
-    if made_by != __version__ or _decisive(made_of) != _decisive(config):
+    if made_by != version.__version__ or _decisive(made_of) != _decisive(config):
         return None
     return report
 

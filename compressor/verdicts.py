@@ -18,8 +18,6 @@ def verdict(error: BaseException) -> tuple[int, str | None]:
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
-    from compressor.configuration import one_line
-
     if _is_interrupt(error):
         return 130, INTERRUPTED
     cause = error.__cause__
@@ -86,3 +84,20 @@ def _is_interrupt(error: BaseException | None) -> bool:
             return True
         error = error.__context__ if isinstance(error, SystemExit) else None
     return False
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line, OmegaConf's notes on where it stood left out."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    cause = error.__cause__
+    text = str(error)
+    if isinstance(cause, OmegaConfBaseException) and isinstance(error, HydraException):
+        text = f"{text}\n{cause}"
+    lines = [line.strip() for line in text.splitlines()]
+    notes = ("full_key:", "object_type=", "reference_type=")
+    return (
+        " ".join(line for line in lines if line and not line.startswith(notes))
+        or type(error).__name__
+    )

@@ -18,11 +18,11 @@ from compressor.configuration import (
     config_dir,
     idle,
     job_text,
-    one_line,
     plain,
     read_command,
 )
 from compressor.errors import UsageError
+from compressor.verdicts import one_line
 
 
 @functools.cache

@@ -75,7 +75,7 @@ def test_a_member_is_not_kept_by_another_version_or_with_an_edited_class(tmp_pat
     finished(tmp_path, sources={"my.Net": "abc"})
     assert kept_report(tmp_path, CONFIG, {"my.Net": "abc"}) is not None
     assert kept_report(tmp_path, CONFIG, {"my.Net": "def"}) is None
-    monkeypatch.setattr(compressor, "__version__", "0.0.1")
+    monkeypatch.setattr("compressor.version.__version__", "0.0.1")
     assert kept_report(tmp_path, CONFIG, {"my.Net": "abc"}) is None
 
 

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from compressor.data._auto import AUTO
 from compressor.data._order import EpochSampler, GroupedBatches
+from compressor.data._pixels import LUMA
 from compressor.data._preprocess import Preprocess, normalise
 from compressor.data._reading import some
-from compressor.data._source import LUMA, Augment, Draw, Source, split_by_content
+from compressor.data._source import Augment, Draw, Source, split_by_content
 from compressor.errors import UsageError
 from compressor.seeding import generator
 

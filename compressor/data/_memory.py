@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from compressor.data._pixels import grey, resize
 from compressor.data._preprocess import Preprocess
-from compressor.data._source import LUMA, Augment, Draw, Source, absolute, crop_and_flip
+from compressor.data._source import Augment, Draw, Source, absolute, crop_and_flip
 from compressor.errors import RunError, UsageError
 
 _CHUNK = 4096  # images converted at a time, so that the float copies stay small
@@ -64,27 +64,6 @@ class MemoryImages(Source):
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         pixels = self.pixels[rows]
         return pixels if draw is None else crop_and_flip(pixels, self.augment, draw)
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """Bilinear, antialiased when shrinking.
-
-    images: (n, C, H, W) uint8. Returns (n, C, size, size) uint8.
-    """
-    out = F.interpolate(
-        images.to(torch.float32),
-        size=(size, size),
-        mode="bilinear",
-        align_corners=False,
-        antialias=size < max(images.shape[-2:]),
-    )
-    return out.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def grey(images: Tensor) -> Tensor:
-    """Luma. images: (..., 3, H, W) uint8. Returns (..., 1, H, W) uint8."""
-    weights = torch.tensor(LUMA)[:, None, None]
-    return (images * weights).sum(-3, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def read_idx(path: Path) -> Tensor:

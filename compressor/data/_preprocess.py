@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data import _decode
+from compressor.data._pixels import grey, resize
 from compressor.errors import UsageError
 
 if TYPE_CHECKING:
@@ -207,8 +208,6 @@ class Luma(nn.Module):
     """Colour to grey as for images that are held in memory: (..., 3, H, W) to (..., 1, H, W)."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        from compressor.data._memory import grey
-
         return grey(pixels)
 
 
@@ -220,8 +219,6 @@ class Stretch(nn.Module):
         self.size = size
 
     def forward(self, pixels: Tensor) -> Tensor:
-        from compressor.data._memory import resize
-
         if pixels.shape[-2:] == (self.size, self.size):
             return pixels
         # Pillow's pixels lie channels last, which other kernels than the data set's would read

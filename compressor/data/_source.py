@@ -16,8 +16,6 @@ from compressor.data._preprocess import Preprocess
 from compressor.errors import UsageError
 from compressor.seeding import uniforms
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
-
 
 @dataclass(frozen=True)
 class Augment:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from compressor.data import EpochSampler, stratified_split
-from compressor.data._memory import resize
+from compressor.data._pixels import resize
 from compressor.data._source import Augment, Draw, crop_and_flip
 from compressor.data.digits import MEAN, STD, Digits
 from compressor.errors import UsageError
