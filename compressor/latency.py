@@ -1,9 +1,9 @@
-"""Latency of a run's networks: measured on this machine, in turns, and remembered for it.
+"""Latency of networks: measured on this machine, in turns, and remembered for it.
 
 It is no part of a stage's artefact: its key holds the machine. What is measured is the ratio to the
 dense network that takes its turns beside; a ratio that the machine's noise hides is said to be
-unsteady and not remembered. The networks of a sweep are measured together when all are done
-(`sweep_latency`).
+unsteady and not remembered. The networks of a run are measured at its end (`run_latency`), those of
+a sweep together when all are done (`sweep_latency`).
 """
 
 import math
@@ -29,7 +29,6 @@ from compressor.locks import Locks
 from compressor.surgery import EMPTY_PLAN
 
 if TYPE_CHECKING:
-    from compressor.experiment import Experiment
     from compressor.stages import Machine
 
 VERSION = 3
@@ -95,28 +94,6 @@ class Subject:
 
 
 Pair = tuple[Subject, Subject]  # the dense network, and one that came of it
-
-
-def of_run(
-    experiment: "Experiment", records: Sequence[Mapping[str, Any]], artefacts: Iterable[Artefact]
-) -> tuple[dict[str, dict[str, Any]], bool]:
-    """{"latency_ms", "latency_ratio"} of every point of a run; whether it was measured before."""
-    machine = experiment.machine
-    if not machine.latency_seconds:
-        return {}, False
-    subjects = {
-        record["point"]: Subject.of(made, experiment.trust)
-        for record, made in zip(records, artefacts, strict=True)
-        if record["name"] != "pretrain"  # under its fresh head it is no point
-    }
-    dense = dense_of(subjects)
-    conditions = Conditions(
-        machine.latency_batch_size, torch.get_num_threads(), machine.latency_seconds
-    )
-    clock = Clock(conditions, experiment.cache, experiment.note)
-    clock.measure((dense, subject) for subject in subjects.values())
-    figures = {point: clock.figures(dense, subject) for point, subject in subjects.items()}
-    return figures, not clock.timed
 
 
 def dense_of(subjects: Mapping[str, Subject]) -> Subject:

@@ -153,7 +153,7 @@ def run_experiment(
     times_later: latency is left to be measured when all members are done, together. Returns the
     report (the plan alone with plan_only).
     """
-    from compressor import latency, multirun, preview, run_folder, sensitivity
+    from compressor import multirun, preview, run_folder, run_latency, sensitivity
 
     start = time.perf_counter()
     experiment = Experiment(config, run_dir, lambda line: print(line, flush=True))
@@ -176,7 +176,7 @@ def run_experiment(
     layers = sensitivity.of_run(experiment, records, artefacts)
     latencies, known = {}, False
     if not times_later:
-        latencies, known = latency.of_run(experiment, records, artefacts)
+        latencies, known = run_latency.of_run(experiment, records, artefacts)
     report = run_folder.report(experiment, command, records, artefacts, latencies)
     report["latency_reused"] = known
     if plan.baselines:

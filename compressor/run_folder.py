@@ -56,7 +56,7 @@ def report(
     artefacts: list[Artefact],
     latencies: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The report of a finished walk. latencies: `latency.of_run`'s, by point."""
+    """The report of a finished walk. latencies: `run_latency.of_run`'s, by point."""
     from compressor.environment import environment
 
     points = {}
