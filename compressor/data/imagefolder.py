@@ -95,6 +95,13 @@ class ImageFolder(ImageData):
         self.resolved = self._decided(found.sources["train"])
         return len(found.classes), found.sources
 
+    def resized(self, image_size: int) -> "ImageFolder":
+        new = super().resized(image_size)
+        if "dataset.augment.scale" in new.resolved:  # it goes by the size that is fetched
+            new._augment = replace(new._augment, scale=AUTO)
+            new.resolved = {**new.resolved, **new._decided(new._raw["train"])}
+        return new
+
     def _decided(self, train: FolderImages) -> dict[str, tuple[int | float, str]]:
         """Put numbers in the place of `auto`; key -> (value, why) of these."""
         found: dict[str, tuple[int | float, str]] = {}

@@ -332,3 +332,16 @@ def test_any_beginning_of_a_spread_order_holds_the_classes_equally():
     assert count == [[1, 1, 1], [4, 4, 1], [9, 9, 1], [40, 9, 1]]
     again = spread_over_classes(classes, torch.Generator().manual_seed(0))
     assert torch.equal(order, again)
+
+
+def test_the_crop_goes_by_the_size_that_scaled_images_are_fetched_at(pictures, monkeypatch):
+    monkeypatch.setattr(_auto, "_SCALES", ((0, 32, 0.1), (0, 0, 0.64)))
+    automatic = ImageFolder(str(pictures))
+    automatic.prepare()
+    assert (automatic.image_size, automatic.augment.scale) == (32, 0.1)
+    small = automatic.resized(16)
+    typed = ImageFolder(str(pictures), image_size=32).resized(16)
+    assert small.augment == typed.augment and small.fingerprint() == typed.fingerprint()
+    assert small.resolved["dataset.augment.scale"] == (0.64, "20 train images at 16 pixels")
+    assert small.resolved["dataset.image_size"] == automatic.resolved["dataset.image_size"]
+    assert automatic.augment.scale == 0.1
