@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _FORMAT = 1  # of the remembered file: raise it when a digest is made in another way
-_MOST = 5000  # files remembered, the last used ones
+_MOST = 5000  # files remembered, those of the last digests
 _SETTLED = 2 * 10**9  # nanoseconds after its last change
 _known: dict[str, "_File"] = {}
 _unsaved: set[str] = set()  # of _known, since the file was written
@@ -49,33 +49,38 @@ def reached(module: str, files: Iterable[Path | str]) -> dict[str, str]:
 
     module: the dotted name under which a class was imported. files: those that it comes from. What
     lies in another distribution, in the standard library or in this package is not followed; of an
-    installed package, what lies outside it. Returns {path relative to the folder that is on
-    sys.path: SHA-256}, with "/".
+    installed package, what lies outside it. Else the class's own folder counts, those on PYTHONPATH
+    and the one that one stands in. Returns {path relative to the folder that is on sys.path:
+    SHA-256}, with "/".
     """
-    todo = [Path(file) for file in files]
-    asked = (module, *map(str, todo))
+    given = [Path(file) for file in files]
+    root = _root(given[0], module) if given else Path()
+    roots = _roots(root)
+    asked = (module, *map(str, (*given, *roots)))
     known = _reached.get(asked)
     if known is not None and all(
         stamp is not None and _stamp(path) == stamp for path, stamp in known.stamps.items()
     ):
         return dict(known.digests)
     found: dict[str, str] = {}
-    root = _root(todo[0], module) if todo else Path()
     own = module.split(".")[0] if _is_installed(root) else ""
-    todo += _files(root, module, own)
+    todo = [(path, root) for path in (*given, *_files(root, module, own))]
     seen = set()
     while todo:
-        path = todo.pop()
+        path, home = todo.pop()
         if path in seen:
             continue
         seen.add(path)
         facts = _facts(path)
-        within = path.is_relative_to(root)
-        found[(path.relative_to(root) if within else Path(path.name)).as_posix()] = facts.digest
+        within = path.is_relative_to(home)
+        found[(path.relative_to(home) if within else Path(path.name)).as_posix()] = facts.digest
         if within:
-            package = path.relative_to(root).parent.parts
+            package = path.relative_to(home).parent.parts
             for name in facts.imports:
-                todo += _files(root, _absolute(name, package), own)
+                absolute = _absolute(name, package)
+                hits = ((place, _files(place, absolute, own)) for place in roots)
+                place, more = next((hit for hit in hits if hit[1]), (home, []))
+                todo += [(each, place) for each in more]
     _remember()
     found = dict(sorted(found.items()))
     _reached[asked] = _Reach({path: _stamp(path) for path in seen}, found)
@@ -139,6 +144,16 @@ def _root(file: Path, module: str) -> Path:
             if file.parts[-len(path.parts) :] == path.parts:
                 return file.parents[len(path.parts) - 1]
     return next((Path(p) for p in sys.path if p and file.is_relative_to(p)), file.parent)
+
+
+def _roots(root: Path) -> list[Path]:
+    """Folders in which a class of `root` finds modules of one's own, in the order of sys.path."""
+    if _is_installed(root):
+        return [root]
+    words = [word for word in os.environ.get("PYTHONPATH", "").split(os.pathsep) if word]
+    places = [Path(word).absolute() for word in (*words, os.getcwd())]
+    places = [place for place in dict.fromkeys(places) if not _is_installed(place)]
+    return places if root in places else [root, *places]
 
 
 def _is_installed(root: Path) -> bool:
