@@ -66,14 +66,12 @@ class ImageFolder(ImageData):
                 f"dataset.crop_fraction={crop_fraction} is out of range: give a number in (0, 1]"
             )
         self.root = root
-        self.crop_fraction = crop_fraction
         if isinstance(test, bool) or not isinstance(test, numbers.Real) or not 0 < test < 1:
             raise UsageError(
                 f"dataset.test={test} is out of range: give the fraction of a folder without test/ "
                 "that is its test part, in (0, 1)"
             )
         self.test = float(test)
-        self.fingerprint_cache = fingerprint_cache
         self.rules = Rules(crop_fraction, max_pixels, unreadable, fingerprint_cache)
         self._class_names: tuple[str, ...] = ()
 
