@@ -81,7 +81,7 @@ class Reading:
     def add(self, part: str, folder: Path, linked: bool) -> None:
         """List one part; the first one says which classes there are."""
         names, files = self.walk.inside(folder)
-        self._check_loose(folder, names, files)
+        self.check_loose(folder, names, files)
         if part == "train":
             _listing.check_names(names, folder)
             self.classes = tuple(names)
@@ -105,7 +105,7 @@ class Reading:
             f"images of '{shown(folder.name)}' to the train folder"
         )
 
-    def _check_loose(self, folder: Path, names: Sequence[str], files: Sequence[str]) -> None:
+    def check_loose(self, folder: Path, names: Sequence[str], files: Sequence[str]) -> None:
         """Files beside the class folders: a data set of another kind, or images of no class."""
         images = [name for name in files if name.lower().endswith(_decode.ENDINGS)]
         if not names:
