@@ -5,6 +5,7 @@ here; imports are read from the text, those inside functions too, and `import_mo
 """
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -156,10 +157,12 @@ def _roots(root: Path) -> list[Path]:
     return places if root in places else [root, *places]
 
 
+@functools.cache
 def _is_installed(root: Path) -> bool:
+    """Whether distributions lie in there; with `pip install --target` it may be any folder."""
     if {"site-packages", "dist-packages"} & set(root.parts):
         return True
-    return root.is_relative_to(sysconfig.get_path("stdlib"))
+    return root.is_relative_to(sysconfig.get_path("stdlib")) or any(root.glob("*.dist-info"))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -109,6 +109,14 @@ def test_of_two_modules_of_one_name_the_one_that_is_imported_counts(tmp_path, mo
     assert reached("net", [tmp_path / "second" / "net.py"]) != before
 
 
+def test_distributions_on_pythonpath_are_not_followed(tmp_path, monkeypatch):
+    write(tmp_path / "mine", net="import theirs\n")
+    write(tmp_path / "target", theirs="")
+    (tmp_path / "target" / "theirs-1.0.dist-info").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "target"))
+    assert list(reached("net", [tmp_path / "mine" / "net.py"])) == ["net.py"]
+
+
 def test_a_file_that_is_no_python_stands_for_its_bytes(tmp_path):
     write(tmp_path, odd="def (:\n")
     first = reached("odd", [tmp_path / "odd.py"])
