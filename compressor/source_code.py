@@ -18,7 +18,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
 
-_FORMAT = 1  # of the remembered file: raise it when a digest is made in another way
+_FORMAT = 2  # of the remembered file: raise it when a digest is made in another way
 _MOST = 5000  # files remembered, those of the last digests
 _SETTLED = 2 * 10**9  # nanoseconds after its last change
 _known: dict[str, "_File"] = {}
@@ -27,10 +27,14 @@ _loaded: set[Path] = set()
 
 
 class _File(NamedTuple):
-    """What is remembered of a file. imports: dotted names as they stand, dots of relative ones."""
+    """What is remembered of a file. imports: dotted names as they stand, dots of relative ones.
+
+    ctime: an archive may set a file's mtime, but not this one.
+    """
 
     size: int
     mtime: int
+    ctime: int
     digest: str
     imports: tuple[str, ...]
 
@@ -38,7 +42,7 @@ class _File(NamedTuple):
 class _Reach(NamedTuple):
     """What was reached before, as long as no file of it changed."""
 
-    stamps: dict[Path, tuple[int, int] | None]
+    stamps: dict[Path, tuple[int, int, int] | None]
     digests: dict[str, str]
 
 
@@ -165,15 +169,19 @@ def _is_installed(root: Path) -> bool:
     return root.is_relative_to(sysconfig.get_path("stdlib")) or any(root.glob("*.dist-info"))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of the last change; None of a file that is gone or may still change unseen."""
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Size and times of the last change; None of a file that is gone or may still change unseen."""
     try:
         status = path.stat()
     except OSError:
         return None
     if time.time_ns() - status.st_mtime_ns <= _SETTLED:
         return None
-    return status.st_size, status.st_mtime_ns
+    return _times(status)
+
+
+def _times(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 # -- one file -------------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _facts(path: Path) -> _File:
     status = path.stat()
     known = _remembered().get(str(path))
-    if known is not None and (known.size, known.mtime) == (status.st_size, status.st_mtime_ns):
+    if known is not None and known[:3] == _times(status):
         return known
     content = path.read_bytes()
     names: tuple[str, ...] = ()
@@ -192,7 +200,7 @@ def _facts(path: Path) -> _File:
             names = tuple(sorted(set(imports(tree))))
             content = _canonical(_without_docstrings(tree)).encode()
     digest = hashlib.sha256(content).hexdigest()
-    fresh = _File(status.st_size, status.st_mtime_ns, digest, names)
+    fresh = _File(*_times(status), digest, names)
     # a file of just now may change once more without a change of its time
     if time.time_ns() - status.st_mtime_ns > _SETTLED:
         _known[str(path)] = fresh
@@ -239,8 +247,8 @@ def _remembered() -> dict[str, _File]:
         with suppress(OSError, ValueError, TypeError, AttributeError):
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept.get("format") == _FORMAT:
-                for name, (size, mtime, digest, names) in kept["files"].items():
-                    _known.setdefault(name, _File(size, mtime, digest, tuple(names)))
+                for name, (*stamp, digest, names) in kept["files"].items():
+                    _known.setdefault(name, _File(*stamp, digest, tuple(names)))
     return _known
 
 

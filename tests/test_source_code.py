@@ -139,6 +139,22 @@ def test_digests_are_remembered_by_size_and_time(lab, monkeypatch):
     assert digests(lab) == before
 
 
+def test_an_edit_that_keeps_size_and_time_is_noticed(lab):
+    import os
+
+    from compressor import source_code
+
+    path = lab / "beside.py"
+    path.write_text("FACTOR = 1.0\n")
+    for each in lab.rglob("*.py"):
+        os.utime(each, (1, 1))
+    before = digests(lab)
+    path.write_text("FACTOR = 2.0\n")
+    os.utime(path, (1, 1))  # as out of an archive
+    assert digests(lab)["beside.py"] != before["beside.py"]
+    assert str(path) in source_code._known
+
+
 def test_what_was_reached_is_known_until_a_file_of_it_changes(lab, monkeypatch):
     import os
 

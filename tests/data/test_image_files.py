@@ -156,7 +156,7 @@ def test_a_memory_from_before_ends_were_looked_at_is_passed_over(root, tmp_path)
     path = root / "train/a/0.png"
     path.write_bytes(encoded(noise(7, (64, 64)))[:-100])
     facts = path.stat()
-    entry = [facts.st_size, facts.st_mtime_ns, "0" * 64, "RGB", 64, 64]
+    entry = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, "0" * 64, "RGB", 64, 64]
     data(root, fingerprint_cache=str(tmp_path), unreadable="skip")
     for store in (tmp_path / ".fingerprints").iterdir():
         for kept in ({"a/0.png": entry}, {"format": 1, "files": {"a/0.png": entry}}, [], {}):

@@ -175,6 +175,17 @@ def test_fingerprint_notices_other_content_of_the_same_length(pictures, tmp_path
     assert data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint() != before
 
 
+def test_fingerprint_notices_an_archive_that_gives_its_files_one_time(pictures, tmp_path):
+    path = pictures / "train" / "ant" / "3.png"
+    os.utime(path, ns=(1, 1))
+    before = data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    assert data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint() != before
+
+
 def test_fingerprint_is_remembered_by_path_size_and_time(pictures, tmp_path):
     cache = tmp_path / "cache"
     before = data(pictures, fingerprint_cache=str(cache)).fingerprint()
@@ -182,7 +193,7 @@ def test_fingerprint_is_remembered_by_path_size_and_time(pictures, tmp_path):
     assert len(stores) == 2
     known = json.loads(stores[0].read_text())
     first = sorted(known["files"])[0]
-    known["files"][first][2] = "0" * 64
+    known["files"][first][3] = "0" * 64
     stores[0].write_text(json.dumps(known))
     # the planted hash is believed, so the file was not read again
     assert data(pictures, fingerprint_cache=str(cache)).fingerprint() != before
