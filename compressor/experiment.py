@@ -18,6 +18,7 @@ from compressor.changed_code import Origin
 from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
+from compressor.manifest import digest
 from compressor.seeding import derive
 from compressor.stages import Context, Judging, Machine, _classes, compress, train
 from compressor.stages import noise as noise_stage
@@ -310,8 +311,11 @@ def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
 def _data_code(config: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the user's own code, and files, that decide images and labels."""
     code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
-    if config["noise"].get("file"):
-        code = {**code, "noise.file": make(config["noise"]).content}
+    file = config["noise"].get("file")
+    if file:
+        make(config["noise"])  # says what is wrong with a file that cannot be read
+        if isinstance(file, str) and Path(file).is_file():
+            code = {**code, "noise.file": digest(Path(file))}
     return code
 
 

@@ -60,10 +60,10 @@ def parameters(target: str) -> set[str]:
 def sources(tree: Any) -> dict[str, str]:
     """Digests of the code behind the classes that a sub-tree names, for the key of a stage.
 
-    Of a user's own class: all files that it reaches in its own package or folder, by their path in
-    there. An edited helper must not be answered with old results. Of ours: "version N" of a method
-    that changed its figures since the first (`VERSION` in its module). Of torch, torchvision and
-    timm: major and minor version.
+    Of a user's own class: all files that it reaches in its own package or folder, on PYTHONPATH or
+    in the folder that one stands in, by their path in there. An edited helper must not be answered
+    with old results. Of ours: "version N" of a method that changed its figures since the first
+    (`VERSION` in its module). Of torch, torchvision and timm: major and minor version.
     """
     found: dict[str, str] = {}
     for target in _targets(tree):

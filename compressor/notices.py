@@ -139,7 +139,7 @@ def _unequal(plan: "RunPlan") -> list[str]:
         return []
     present = found > 0
     most, least = int(found.argmax()), int(found.masked_fill(~present, float("inf")).argmin())
-    names = experiment.data.class_names or tuple(map(str, range(len(found))))
+    names = experiment.data.classes
     words = []
     if config["dataset"]["sampler"] == "none":
         plain = [name for name in stages if config[name]["class_weights"] == "none"]

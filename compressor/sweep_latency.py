@@ -17,7 +17,7 @@ from compressor import artefact, manifest, members, models
 from compressor.artefact import Artefact
 from compressor.cache import Cache
 from compressor.errors import RunError, UsageError
-from compressor.latency import LIMIT, Clock, Conditions, Subject, dense_of
+from compressor.latency import LIMIT, NOTHING, Clock, Conditions, Subject, dense_of
 from compressor.report import run as run_report
 
 _Caches = dict[tuple[Path, bool], Cache]  # by their folder, and whether others' entries are used
@@ -103,10 +103,9 @@ def _time(found: Sequence[_Member], note: Callable[[str], None], fresh: bool) ->
 
 def _write(member: _Member, clock: Clock) -> None:
     dense = dense_of(member.subjects)
-    for name, point in member.report["points"].items():
-        # where the list of stages lacks one, its point is the last's
-        subject = member.subjects.get(name, member.subjects["final"])
-        point.update(clock.figures(dense, subject))
+    points = member.report["points"]
+    for name, point in points.items():
+        point.update(clock.figures(dense, _subject(member, name)))
     names = {subject.name for subject in member.subjects.values()}
     member.report["latency_reused"] = not names & clock.timed
     text = json.dumps(member.report, indent=1) + "\n"
@@ -117,6 +116,18 @@ def _write(member: _Member, clock: Clock) -> None:
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
     run_report.write(member.folder, draw=(member.folder / "figures").is_dir())
+
+
+def _subject(member: _Member, name: str) -> Subject:
+    """The network of a point; where the list of stages lacks one, of the point that it repeats."""
+    if name in member.subjects:
+        return member.subjects[name]
+    points = {
+        each: {figure: value for figure, value in point.items() if figure not in NOTHING}
+        for each, point in member.report["points"].items()
+    }
+    same = [each for each in member.subjects if points[each] == points[name]]
+    return member.subjects[same[0] if same else "final"]
 
 
 # -- members and their networks -------------------------------------------------------------------

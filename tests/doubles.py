@@ -30,6 +30,20 @@ class Costly:
         return Ranking(order, order.double() ** self.power)
 
 
+class Flipped:
+    """A kind of label noise with a file of its own."""
+
+    reads_images = False
+    injects = True
+    known = True
+
+    def __init__(self, file: str | None = None, **shared: object) -> None:
+        self.file = file
+
+    def corrupt(self, part):
+        return part.labels.clone()
+
+
 class Careless(Costly):
     """A selector that leaves the network it looks at in another state."""
 

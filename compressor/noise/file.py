@@ -6,7 +6,6 @@ from 0) and `label`. Without `index` the labels are those of the whole list, in 
 """
 
 import csv
-import hashlib
 import re
 import zlib
 from collections.abc import Collection
@@ -51,7 +50,6 @@ class File:
         self.column = column
         self.known = known
         self.index, self.labels = self._read()
-        self.content = _digest(file)
 
     def corrupt(self, part: Part) -> Tensor:
         listed = part.listed or len(part.labels)
@@ -130,15 +128,6 @@ class File:
                 "one label an index"
             )
         return index, labels.astype(np.int64)
-
-
-def _digest(path: str) -> str:
-    """SHA-256, in hex."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _npz(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
