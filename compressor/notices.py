@@ -153,7 +153,7 @@ def _unequal(plan: "RunPlan") -> list[str]:
         for name in stages
         if config[name]["select"] == "best" and config[name]["select_by"] == "accuracy"
     ]
-    if picks:
+    if picks and "balanced_accuracy" in experiment.task.metrics(len(found)).keys():
         words.append(
             " ".join(f"{name}.select_by=balanced_accuracy" for name in picks)
             + " picks the epoch by all classes alike"
