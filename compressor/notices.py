@@ -72,15 +72,18 @@ def _uncut(plan: "RunPlan") -> list[str]:
 
 
 def collapsed(cut: Mapping[str, Any]) -> list[str]:
-    """Layers that a budget takes to the least width. cut: `compress.preview`'s."""
+    """Layers that a budget takes to the least width, counted as the report counts them.
+
+    cut: `compress.preview`'s.
+    """
     least = cut["least"]
-    thin = [name for name, size, keep in cut["layers"] if keep <= least and keep < size]
+    thin = [name for name, (size, keep) in cut["widths"].items() if keep <= least and keep < size]
     if not cut["budget"] or cut["decided"] or not thin:
         return []
     ((name, share),) = cut["budget"].items()
     few = ", ".join(thin[:3]) + (", ..." if len(thin) > 3 else "")
     return [
-        f"prune.budget.{name}={share} takes {len(thin)} of {len(cut['layers'])} layers to the "
+        f"prune.budget.{name}={share} takes {len(thin)} of {len(cut['widths'])} layers to the "
         f"least width, {least} channel{'' if least == 1 else 's'} ({few}): such a network may not "
         "recover; take a larger budget, raise prune.min_channels, or cut more layers"
     ]
