@@ -17,7 +17,7 @@ from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
 from compressor.data import ImageData
 from compressor.errors import UsageError
-from compressor.instantiation import make, sources
+from compressor.instantiation import builders, make, sources
 from compressor.manifest import digest
 from compressor.seeding import derive
 from compressor.stages import Context, Judging, Machine, _classes, compress, train
@@ -64,6 +64,7 @@ class Experiment:
         config = self.config
         _check_weights(config, self.blank().net, self.machine.device)
         check_network(self.blank(), self.task)
+        _classes.check_figures(config, self.task, self.data.num_classes)
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -145,7 +146,7 @@ class Experiment:
             made = artefact.read(artefact.find(place))
             distill_options.check_fits(made.spec, self.spec, str(place))
             made.network(self.trust)  # a damaged one is refused here, and compared with its list
-            key = key_of(teacher=artefact.content(made))
+            key = key_of(teacher=artefact.content(made), libraries=builders(made.spec.factory))
             found[key] = replace(made, key=key, sealed=None)
         return found
 

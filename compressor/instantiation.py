@@ -82,6 +82,11 @@ def libraries(*names: str) -> dict[str, str]:
     return {name: _release(name) for name in names}
 
 
+def builders(factory: str) -> dict[str, str]:
+    """Releases of the libraries that a network comes from, for a key. factory: dotted name."""
+    return libraries("torch", *(["timm"] if factory == "compressor.models.timm" else []))
+
+
 @functools.cache
 def _release(name: str) -> str:
     return ".".join(metadata.version(name).split(".")[:2])

@@ -13,7 +13,7 @@ from compressor.cache import key_of
 from compressor.changed_code import Origin, Origins
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
-from compressor.instantiation import libraries, make, sources
+from compressor.instantiation import builders, libraries, make, sources
 from compressor.regularize.none import NoRegularizer
 from compressor.stages import (
     Outcome,
@@ -226,7 +226,7 @@ class RunPlan:
 
     def _start_key(self, spec: Spec) -> str:
         code = sources({"_target_": spec.factory})
-        builds = libraries("torch", *(["timm"] if spec.factory.endswith(".timm") else []))
+        builds = builders(spec.factory)
         key = key_of(spec=spec.to_json(), code=code, libraries=builds)
         others = {"spec": spec.to_json(), "libraries": builds}
         return self.origins.add(key, code, {}, Origin(""), others)

@@ -146,10 +146,6 @@ def _member(
     report = run_report.read(path)
     try:
         options, model = dict(report["config"]["cache"]), report["config"]["model"]["_target_"]
-        options["dir"] = _cache_folder(options["dir"], path.parent)
-        place = (options["dir"] if options["enabled"] else path.parent, options["enabled"])
-        if place not in caches:
-            caches[place] = Cache.of(options, path.parent, note)
         machine = report["config"]["machine"]
         threads = machine["threads"] or torch.get_num_threads()
         conditions = Conditions(machine["latency_batch_size"], threads, machine["latency_seconds"])
@@ -158,6 +154,10 @@ def _member(
         keys = {each["point"]: each["key"] for each in stages if each["point"] in points}
         if "final" not in keys:
             raise KeyError("final")
+        options["dir"] = _cache_folder(options["dir"], path.parent, keys["final"])
+        place = (options["dir"] if options["enabled"] else path.parent, options["enabled"])
+        if place not in caches:
+            caches[place] = Cache.of(options, path.parent, note)
     except (KeyError, TypeError):
         raise RunError(
             f"{path} lacks its config or its points: run the command again, with this release"
@@ -171,12 +171,17 @@ def _runs(folder: Path) -> bool:
     return status.get("state") == "running" and members.lives(status)
 
 
-def _cache_folder(text: str, folder: Path) -> Path:
-    """A member's cache, which is named as seen from where its command was typed."""
-    place = Path(text)
-    if place.is_absolute() or place.is_dir():
-        return place
-    return next((up / place for up in folder.absolute().parents if (up / place).is_dir()), place)
+def _cache_folder(text: str, folder: Path, key: str) -> Path:
+    """A member's cache, which is named as seen from where its command was typed.
+
+    That is here, or above the member's folder; where there are several of the name it is the one
+    that holds the entry `key`.
+    """
+    name = Path(text)
+    if name.is_absolute():
+        return name
+    there = [at for at in (name, *(up / name for up in folder.absolute().parents)) if at.is_dir()]
+    return next((place for place in there if (place / key).is_dir()), (there or [name])[0])
 
 
 def _subjects(member: _Member) -> dict[str, Subject]:

@@ -105,6 +105,15 @@ class OwnKernel(Net):
         return self.head(y.mean(dim=(2, 3)))
 
 
+class Odd(Net):
+    """A batch norm without a bias, and a parameter without a number."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.body[1].bias = None
+        self.nothing = nn.Parameter(torch.empty(0))
+
+
 class ByCount(Net):
     """Divides by a function of its number of channels, in a branch that begins switched off."""
 

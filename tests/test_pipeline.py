@@ -426,6 +426,20 @@ def test_networks_that_were_pruned_from_the_cache_are_said_or_taken_from_the_mod
     assert reports(sweep, "a") == [after]
 
 
+def test_a_cache_of_the_same_name_where_one_stands_is_not_taken_for_the_sweeps(
+    folder, tmp_path, monkeypatch
+):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    words = ("prune=none", "train.epochs=0", f"paths.outputs={folder}", "cache.dir=kept/cache")
+    a_member(home / "sweep", "a", *words)
+    (here / "kept" / "cache").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert report_main([str(home / "sweep"), "--measure"]) == 0
+    assert reports(home / "sweep", "a")[0]["points"]["final"]["latency_ratio"]["steady"]
+
+
 def test_a_report_alone_makes_no_class_of_its_own_run(folder, capsys):
     words = ("model=custom", "model._target_=doubles.Net", "prune=none", "train.epochs=0")
     sweep = folder / "custom"

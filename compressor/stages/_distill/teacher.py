@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compressor.artefact import Spec
 from compressor.cache import key_of
 from compressor.errors import RunError, UsageError
-from compressor.instantiation import imported, sources
+from compressor.instantiation import imported, libraries, sources
 from compressor.measure import evaluate
 from compressor.stages import Context
 from compressor.stages._answer import shown
@@ -25,7 +25,7 @@ def given_teacher(options: Mapping[str, Any], context: Context) -> tuple[nn.Modu
     if "teacher" in options:
         name = options["teacher"]["_target_"]
         net: nn.Module = Called(name)
-        key = key_of(function=name, code=sources(options["teacher"]))
+        key = key_of(function=name, code=sources(options["teacher"]), libraries=libraries("torch"))
     else:
         roles = [role for role in context.roles if role.startswith("teacher")]
         nets = [context.roles[role].network(context.trust) for role in sorted(roles)]
