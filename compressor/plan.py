@@ -165,6 +165,8 @@ class RunPlan:
         epochs = config["train"]["epochs"]
         if student and self.run.robust.rehearsals(self.run.data.size("train"), epochs)[0]:
             culprits, wishes = [*culprits, "robust"], [*wishes, "robust=none"]
+        if student and config["baselines"]:
+            culprits, wishes = [*culprits, "baselines"], [*wishes, "baselines=false"]
         if wishes:
             raise UsageError(
                 f"distill={name} reads no image of the data, and {' and '.join(culprits)} would: "

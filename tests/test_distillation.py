@@ -212,6 +212,7 @@ FREE = ("distill=data_free", "prune=weight_sum", "stages=[train,compress,finetun
         ((*FROM_MODEL, "prune=none"), "finetune would: type stages=[train,compress,recalibrate]"),
         ((*FROM_MODEL, "prune=none", "stages=[train]", "pretrain=rotnet"), "type pretrain=none"),
         ((*FROM_MODEL, "prune=none", "stages=[train]", "robust=confident"), "type robust=none"),
+        ((*FROM_MODEL, "prune=none", "stages=[train]", "baselines=true"), "type baselines=false"),
     ],
 )
 def test_a_data_free_run_that_would_read_images_is_refused_with_what_to_type(folder, words, wish):

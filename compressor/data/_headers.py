@@ -53,8 +53,7 @@ def look(
     store = None
     known: Mapping[str, Facts] = {}
     if cache is not None:
-        name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-        store = Path(cache, ".fingerprints", f"{name}.json")
+        store = beside(cache, root, ".json")
         known = _remembered(store)
 
     def one(path: str) -> Facts | str:
@@ -85,6 +84,12 @@ def look(
     if store is not None and facts != known:
         _remember(store, facts)
     return found
+
+
+def beside(cache: str, root: Path, ending: str) -> Path:
+    """A file under `cache` that belongs to the images of one folder."""
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return Path(cache, ".fingerprints", f"{name}{ending}")
 
 
 def _facts(path: str, known: Facts | None, max_pixels: int) -> Facts:

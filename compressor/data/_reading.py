@@ -12,7 +12,7 @@ from torch import Tensor
 from compressor.data import _decode, _listing
 from compressor.data._decode import shown
 from compressor.data._folder import FolderImages, Rules
-from compressor.data._headers import Facts, look
+from compressor.data._headers import Facts, beside, look
 from compressor.data._listing import Listing, Walk
 from compressor.data._source import Source
 from compressor.errors import RunError, UsageError
@@ -190,7 +190,8 @@ class Reading:
         """All of them; of very many the first ones, and the file that names them all."""
         if len(lines) <= _NAMED or self.rules.cache is None:
             return ", ".join(lines)
-        file = Path(self.rules.cache, ".fingerprints", "unreadable.txt").absolute()
+        # each folder has its own: another run may read other images meanwhile
+        file = beside(self.rules.cache, self.base, "-unreadable.txt").absolute()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("\n".join(lines) + "\n")
