@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor import artefact, automatic, checks, models
+from compressor import artefact, automatic, brought, checks, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
@@ -88,6 +88,7 @@ class Experiment:
         )
         self._check_labels()
         self.teachers = self._given_teachers()
+        self.answers = ""  # what is known of a teacher that is a function, beside its source
         self._check_taught_layers()
 
     def _start_machine(self) -> None:
@@ -196,6 +197,12 @@ class Experiment:
             key = key_of(labels=key, trusted=hashlib.sha256(index.numpy()).hexdigest())
         return Judging(labels.clean, index, key)
 
+    def brought(self, spec: Spec) -> str:
+        """What a class of the user's own gives its new networks, such as weights from a file."""
+        if spec.factory not in self.trust:
+            return ""
+        return brought.digest(lambda: spec.build(self.trust).state_dict())
+
     def blank(self, spec: Spec | None = None) -> Blank:
         """The dense network, or another, before any training."""
         return blank(spec or self.spec, self.trust, self.task)
@@ -212,7 +219,7 @@ class Experiment:
         elif source == "artefact":
             spec = next((made.spec for made in self.teachers.values()), self.spec)
         if source == "callable" and distill_options.needs_teacher(distill):
-            check_answer(Called(distill["teacher"]["function"]), spec, self.task)
+            self.answers = check_answer(Called(distill["teacher"]["function"]), spec, self.task)
         teacher = None if source == "callable" else self.blank(spec).net
         student = self.blank()
         distill_options.check_layers(distill, student.net, teacher, *student.inputs)

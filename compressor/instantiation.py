@@ -45,7 +45,11 @@ def imported(name: str, told: str = "") -> Any:
     try:
         return get_object(name)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # Hydra's own words say where it happened; what happened is the cause
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        if not isinstance(cause, ImportError):
+            reason = f"{type(cause).__name__}: {reason}"
         raise UsageError(
             f"{told or name} cannot be imported ({reason}): check the name, and that its folder is "
             "on PYTHONPATH or the one you stand in"

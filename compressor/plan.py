@@ -229,8 +229,11 @@ class RunPlan:
     def _start_key(self, spec: Spec) -> str:
         code = sources({"_target_": spec.factory})
         builds = builders(spec.factory)
-        key = key_of(spec=spec.to_json(), code=code, libraries=builds)
         others = {"spec": spec.to_json(), "libraries": builds}
+        brought = self.run.brought(spec)
+        if brought:
+            others["brought"] = brought
+        key = key_of(code=code, **others)
         return self.origins.add(key, code, {}, Origin(""), others)
 
     def _taught(self, stage: str, dense: str) -> tuple[dict[str, str], tuple[Step, ...]]:
@@ -317,7 +320,7 @@ class RunPlan:
             robust = null_robust
         distill = dict(NO_DISTILLATION)
         if self._distills(stage):
-            distill = distill_options.reads(self.run.config["distill"])
+            distill = distill_options.reads(self.run.config["distill"], self.run.answers)
         own = dict(self.run.config[stage])
         if stage == "finetune":
             own = finetune.reads(own)

@@ -171,10 +171,12 @@ def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
     lines: list[tuple[int, list[str]]] = []
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
+        number = 1  # where the row begins: one with an open quote ends where the next quote is
         for row in reader:
             words = [word.strip() for word in row]
             if any(words):
-                lines.append((reader.line_num, words))
+                lines.append((number, words))
+            number = reader.line_num + 1
     if not lines:
         raise ValueError("it is empty")
     (_, head), *rows = lines
@@ -182,6 +184,9 @@ def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"its first line, {','.join(head)}, is no head")
     if len(head) == 1 and re.search(r"[;\t|]", head[0]):
         raise ValueError(f"its head is {head[0]!r}, where commas belong between the names")
+    twice = next((name for name in head if head.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"its head names {twice!r} twice")
     for number, row in rows:
         if len(row) != len(head):
             raise ValueError(f"line {number} has {len(row)} entries, the head {len(head)}")
