@@ -99,7 +99,9 @@ class Spec:
             raise UsageError(
                 f"{where} does not describe a network ({foreign(repr(error))})"
             ) from None
-        if len(size) != 3 or min(size) < 1 or spec.num_classes < 1:
+        if spec.num_classes < 1:
+            raise UsageError(f"{where}: num_classes={spec.num_classes} must be at least 1")
+        if len(size) != 3 or min(size) < 1:
             raise UsageError(
                 f"{where}: input_size={foreign(list(size))} is not channels, height, width"
             )

@@ -14,7 +14,8 @@ The last row is He et al. 2016 (arXiv:1512.03385) and Liu et al. 2019 (arXiv:181
 are choices of this project: 3,000 to 30,000 steps, more images a step where there are more of them,
 a quarter of the epochs to fine-tune. The rate of sgd follows the batch that is used, 0.1 at 256
 images (Goyal et al. 2017, arXiv:1706.02677), that of adamw is 0.001 (its authors' default,
-arXiv:1711.05101). Fine-tuning takes a tenth of it; with the last row, Liu et al.'s hundredth.
+arXiv:1711.05101). Fine-tuning takes a tenth of what this says of its own batch and optimizer; with
+the last row, Liu et al.'s hundredth.
 
 `compressor/data/_auto.py` has the rules for the images themselves.
 """
@@ -41,7 +42,7 @@ class Recipe(NamedTuple):
     epochs: int
     finetune_epochs: int
     finetune_lr: float
-    """As a fraction of the training's learning rate."""
+    """As a fraction of the rate that a training of this batch size takes, whatever was typed."""
 
 
 RECIPES = (
@@ -123,7 +124,7 @@ def _training(
         size = min(size, images)  # a batch holds no more
         rate, why = 0.1 * size / 256, f"0.1 at a batch of 256, here {size}"
     if tunes:
-        rate, why = rate * row.finetune_lr, f"{row.finetune_lr:g} of the training's: {why}"
+        rate, why = rate * row.finetune_lr, f"{row.finetune_lr:g} of a usual training's: {why}"
     found["lr"] = (float(f"{rate:.6g}"), why)
     return {name: found[name] for name in _STAND_IN if name in auto}
 

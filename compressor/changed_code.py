@@ -79,9 +79,9 @@ class Origins:
             return []
         if known == key:
             return []
-        return sorted(
-            name for name in {*before, *origin.files} if before.get(name) != origin.files.get(name)
-        )
+        edited = [n for n, digest in origin.files.items() if before.get(n, digest) != digest]
+        # with nothing edited, a file came or went by itself
+        return sorted(edited or {*before} ^ {*origin.files})
 
 
 def sweep(root: Path, left: set[str]) -> None:

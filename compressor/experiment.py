@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor import artefact, automatic, checks, models
+from compressor import artefact, automatic, brought, checks, models
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
 from compressor.data import ImageData
 from compressor.errors import UsageError
-from compressor.instantiation import make, sources
+from compressor.instantiation import builders, make, sources
+from compressor.manifest import digest
 from compressor.seeding import derive
 from compressor.stages import Context, Judging, Machine, _classes, compress, train
 from compressor.stages import noise as noise_stage
@@ -63,6 +64,7 @@ class Experiment:
         config = self.config
         _check_weights(config, self.blank().net, self.machine.device)
         check_network(self.blank(), self.task)
+        _classes.check_figures(config, self.task, self.data.num_classes)
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -86,6 +88,7 @@ class Experiment:
         )
         self._check_labels()
         self.teachers = self._given_teachers()
+        self.answers = ""  # what is known of a teacher that is a function, beside its source
         self._check_taught_layers()
 
     def _start_machine(self) -> None:
@@ -144,7 +147,7 @@ class Experiment:
             made = artefact.read(artefact.find(place))
             distill_options.check_fits(made.spec, self.spec, str(place))
             made.network(self.trust)  # a damaged one is refused here, and compared with its list
-            key = key_of(teacher=artefact.content(made))
+            key = key_of(teacher=artefact.content(made), libraries=builders(made.spec.factory))
             found[key] = replace(made, key=key, sealed=None)
         return found
 
@@ -194,6 +197,12 @@ class Experiment:
             key = key_of(labels=key, trusted=hashlib.sha256(index.numpy()).hexdigest())
         return Judging(labels.clean, index, key)
 
+    def brought(self, spec: Spec) -> str:
+        """What a class of the user's own gives its new networks, such as weights from a file."""
+        if spec.factory not in self.trust:
+            return ""
+        return brought.digest(lambda: spec.build(self.trust).state_dict())
+
     def blank(self, spec: Spec | None = None) -> Blank:
         """The dense network, or another, before any training."""
         return blank(spec or self.spec, self.trust, self.task)
@@ -210,7 +219,7 @@ class Experiment:
         elif source == "artefact":
             spec = next((made.spec for made in self.teachers.values()), self.spec)
         if source == "callable" and distill_options.needs_teacher(distill):
-            check_answer(Called(distill["teacher"]["function"]), spec, self.task)
+            self.answers = check_answer(Called(distill["teacher"]["function"]), spec, self.task)
         teacher = None if source == "callable" else self.blank(spec).net
         student = self.blank()
         distill_options.check_layers(distill, student.net, teacher, *student.inputs)
@@ -310,8 +319,11 @@ def _data_keys(config: Mapping[str, Any], data: ImageData) -> dict[str, str]:
 def _data_code(config: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the user's own code, and files, that decide images and labels."""
     code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
-    if config["noise"].get("file"):
-        code = {**code, "noise.file": make(config["noise"]).content}
+    file = config["noise"].get("file")
+    if file:
+        make(config["noise"])  # says what is wrong with a file that cannot be read
+        if isinstance(file, str) and Path(file).is_file():
+            code = {**code, "noise.file": digest(Path(file))}
     return code
 
 

@@ -45,7 +45,11 @@ def imported(name: str, told: str = "") -> Any:
     try:
         return get_object(name)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # Hydra's own words say where it happened; what happened is the cause
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        if not isinstance(cause, ImportError):
+            reason = f"{type(cause).__name__}: {reason}"
         raise UsageError(
             f"{told or name} cannot be imported ({reason}): check the name, and that its folder is "
             "on PYTHONPATH or the one you stand in"
@@ -60,10 +64,10 @@ def parameters(target: str) -> set[str]:
 def sources(tree: Any) -> dict[str, str]:
     """Digests of the code behind the classes that a sub-tree names, for the key of a stage.
 
-    Of a user's own class: all files that it reaches in its own package or folder, by their path in
-    there. An edited helper must not be answered with old results. Of ours: "version N" of a method
-    that changed its figures since the first (`VERSION` in its module). Of torch, torchvision and
-    timm: major and minor version.
+    Of a user's own class: all files that it reaches in its own package or folder, on PYTHONPATH or
+    in the folder that one stands in, by their path in there. An edited helper must not be answered
+    with old results. Of ours: "version N" of a method that changed its figures since the first
+    (`VERSION` in its module). Of torch, torchvision and timm: major and minor version.
     """
     found: dict[str, str] = {}
     for target in _targets(tree):
@@ -80,6 +84,11 @@ def sources(tree: Any) -> dict[str, str]:
 def libraries(*names: str) -> dict[str, str]:
     """Major and minor version of each package, as they stand in keys: "2.11" of 2.11.3."""
     return {name: _release(name) for name in names}
+
+
+def builders(factory: str) -> dict[str, str]:
+    """Releases of the libraries that a network comes from, for a key. factory: dotted name."""
+    return libraries("torch", *(["timm"] if factory == "compressor.models.timm" else []))
 
 
 @functools.cache

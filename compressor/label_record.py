@@ -77,7 +77,7 @@ def classes(experiment: "Experiment") -> dict[str, list[Any]]:
     rows = slice(None) if labels.labelled is None else labels.labelled
     number = data.num_classes
     return {
-        "names": list(data.class_names or map(str, range(number))),
+        "names": list(data.classes),
         "train": torch.bincount(labels.given[rows], minlength=number).tolist(),
         "test": torch.bincount(data.labels("test"), minlength=number).tolist(),
     }

@@ -24,7 +24,7 @@ from compressor import environment, manifest, measure, timing
 from compressor.artefact import Artefact
 from compressor.cache import Cache, key_of
 from compressor.errors import RunError
-from compressor.instantiation import sources
+from compressor.instantiation import builders, sources
 from compressor.locks import Locks
 from compressor.surgery import EMPTY_PLAN
 
@@ -86,6 +86,7 @@ class Subject:
             # An edited class of the user's own is another network. One that is not trusted is not
             # imported to look at its file: building it is refused.
             code=sources({"_target_": made.spec.factory}) if made.spec.factory in trust else {},
+            libraries=builders(made.spec.factory),
             shapes=shapes,
             operations=operations,
         )

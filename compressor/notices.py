@@ -72,15 +72,18 @@ def _uncut(plan: "RunPlan") -> list[str]:
 
 
 def collapsed(cut: Mapping[str, Any]) -> list[str]:
-    """Layers that a budget takes to the least width. cut: `compress.preview`'s."""
+    """Layers that a budget takes to the least width, counted as the report counts them.
+
+    cut: `compress.preview`'s.
+    """
     least = cut["least"]
-    thin = [name for name, size, keep in cut["layers"] if keep <= least and keep < size]
+    thin = [name for name, (size, keep) in cut["widths"].items() if keep <= least and keep < size]
     if not cut["budget"] or cut["decided"] or not thin:
         return []
     ((name, share),) = cut["budget"].items()
     few = ", ".join(thin[:3]) + (", ..." if len(thin) > 3 else "")
     return [
-        f"prune.budget.{name}={share} takes {len(thin)} of {len(cut['layers'])} layers to the "
+        f"prune.budget.{name}={share} takes {len(thin)} of {len(cut['widths'])} layers to the "
         f"least width, {least} channel{'' if least == 1 else 's'} ({few}): such a network may not "
         "recover; take a larger budget, raise prune.min_channels, or cut more layers"
     ]
@@ -139,7 +142,7 @@ def _unequal(plan: "RunPlan") -> list[str]:
         return []
     present = found > 0
     most, least = int(found.argmax()), int(found.masked_fill(~present, float("inf")).argmin())
-    names = experiment.data.class_names or tuple(map(str, range(len(found))))
+    names = experiment.data.classes
     words = []
     if config["dataset"]["sampler"] == "none":
         plain = [name for name in stages if config[name]["class_weights"] == "none"]
@@ -153,7 +156,7 @@ def _unequal(plan: "RunPlan") -> list[str]:
         for name in stages
         if config[name]["select"] == "best" and config[name]["select_by"] == "accuracy"
     ]
-    if picks:
+    if picks and "balanced_accuracy" in experiment.task.metrics(len(found)).keys():
         words.append(
             " ".join(f"{name}.select_by=balanced_accuracy" for name in picks)
             + " picks the epoch by all classes alike"

@@ -13,7 +13,7 @@ from compressor.cache import key_of
 from compressor.changed_code import Origin, Origins
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
-from compressor.instantiation import libraries, make, sources
+from compressor.instantiation import builders, libraries, make, sources
 from compressor.regularize.none import NoRegularizer
 from compressor.stages import (
     Outcome,
@@ -165,6 +165,8 @@ class RunPlan:
         epochs = config["train"]["epochs"]
         if student and self.run.robust.rehearsals(self.run.data.size("train"), epochs)[0]:
             culprits, wishes = [*culprits, "robust"], [*wishes, "robust=none"]
+        if student and config["baselines"]:
+            culprits, wishes = [*culprits, "baselines"], [*wishes, "baselines=false"]
         if wishes:
             raise UsageError(
                 f"distill={name} reads no image of the data, and {' and '.join(culprits)} would: "
@@ -226,9 +228,12 @@ class RunPlan:
 
     def _start_key(self, spec: Spec) -> str:
         code = sources({"_target_": spec.factory})
-        builds = libraries("torch", *(["timm"] if spec.factory.endswith(".timm") else []))
-        key = key_of(spec=spec.to_json(), code=code, libraries=builds)
+        builds = builders(spec.factory)
         others = {"spec": spec.to_json(), "libraries": builds}
+        brought = self.run.brought(spec)
+        if brought:
+            others["brought"] = brought
+        key = key_of(code=code, **others)
         return self.origins.add(key, code, {}, Origin(""), others)
 
     def _taught(self, stage: str, dense: str) -> tuple[dict[str, str], tuple[Step, ...]]:
@@ -315,7 +320,7 @@ class RunPlan:
             robust = null_robust
         distill = dict(NO_DISTILLATION)
         if self._distills(stage):
-            distill = distill_options.reads(self.run.config["distill"])
+            distill = distill_options.reads(self.run.config["distill"], self.run.answers)
         own = dict(self.run.config[stage])
         if stage == "finetune":
             own = finetune.reads(own)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import logging
 import os
 import shlex
@@ -79,6 +80,9 @@ class Sweep(Callback):
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command. Returns the exit code; prints at most one line about a failure."""
     with _interrupts(), _hydra_raises() as wants_traceback:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # a file or pipe gets each line when it is said, as a terminal does
+            sys.stdout.reconfigure(line_buffering=True)
         try:
             code = _main(list(sys.argv[1:] if argv is None else argv), wants_traceback)
             sys.stdout.flush()

@@ -5,6 +5,7 @@ here; imports are read from the text, those inside functions too, and `import_mo
 """
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -17,8 +18,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
 
-_FORMAT = 1  # of the remembered file: raise it when a digest is made in another way
-_MOST = 5000  # files remembered, the last used ones
+_FORMAT = 2  # of the remembered file: raise it when a digest is made in another way
+_MOST = 5000  # files remembered, those of the last digests
 _SETTLED = 2 * 10**9  # nanoseconds after its last change
 _known: dict[str, "_File"] = {}
 _unsaved: set[str] = set()  # of _known, since the file was written
@@ -26,10 +27,14 @@ _loaded: set[Path] = set()
 
 
 class _File(NamedTuple):
-    """What is remembered of a file. imports: dotted names as they stand, dots of relative ones."""
+    """What is remembered of a file. imports: dotted names as they stand, dots of relative ones.
+
+    ctime: an archive may set a file's mtime, but not this one.
+    """
 
     size: int
     mtime: int
+    ctime: int
     digest: str
     imports: tuple[str, ...]
 
@@ -37,7 +42,7 @@ class _File(NamedTuple):
 class _Reach(NamedTuple):
     """What was reached before, as long as no file of it changed."""
 
-    stamps: dict[Path, tuple[int, int] | None]
+    stamps: dict[Path, tuple[int, int, int] | None]
     digests: dict[str, str]
 
 
@@ -49,33 +54,38 @@ def reached(module: str, files: Iterable[Path | str]) -> dict[str, str]:
 
     module: the dotted name under which a class was imported. files: those that it comes from. What
     lies in another distribution, in the standard library or in this package is not followed; of an
-    installed package, what lies outside it. Returns {path relative to the folder that is on
-    sys.path: SHA-256}, with "/".
+    installed package, what lies outside it. Else the class's own folder counts, those on PYTHONPATH
+    and the one that one stands in. Returns {path relative to the folder that is on sys.path:
+    SHA-256}, with "/".
     """
-    todo = [Path(file) for file in files]
-    asked = (module, *map(str, todo))
+    given = [Path(file) for file in files]
+    root = _root(given[0], module) if given else Path()
+    roots = _roots(root)
+    asked = (module, *map(str, (*given, *roots)))
     known = _reached.get(asked)
     if known is not None and all(
         stamp is not None and _stamp(path) == stamp for path, stamp in known.stamps.items()
     ):
         return dict(known.digests)
     found: dict[str, str] = {}
-    root = _root(todo[0], module) if todo else Path()
     own = module.split(".")[0] if _is_installed(root) else ""
-    todo += _files(root, module, own)
+    todo = [(path, root) for path in (*given, *_files(root, module, own))]
     seen = set()
     while todo:
-        path = todo.pop()
+        path, home = todo.pop()
         if path in seen:
             continue
         seen.add(path)
         facts = _facts(path)
-        within = path.is_relative_to(root)
-        found[(path.relative_to(root) if within else Path(path.name)).as_posix()] = facts.digest
+        within = path.is_relative_to(home)
+        found[(path.relative_to(home) if within else Path(path.name)).as_posix()] = facts.digest
         if within:
-            package = path.relative_to(root).parent.parts
+            package = path.relative_to(home).parent.parts
             for name in facts.imports:
-                todo += _files(root, _absolute(name, package), own)
+                absolute = _absolute(name, package)
+                hits = ((place, _files(place, absolute, own)) for place in roots)
+                place, more = next((hit for hit in hits if hit[1]), (home, []))
+                todo += [(each, place) for each in more]
     _remember()
     found = dict(sorted(found.items()))
     _reached[asked] = _Reach({path: _stamp(path) for path in seen}, found)
@@ -141,21 +151,37 @@ def _root(file: Path, module: str) -> Path:
     return next((Path(p) for p in sys.path if p and file.is_relative_to(p)), file.parent)
 
 
+def _roots(root: Path) -> list[Path]:
+    """Folders in which a class of `root` finds modules of one's own, in the order of sys.path."""
+    if _is_installed(root):
+        return [root]
+    words = [word for word in os.environ.get("PYTHONPATH", "").split(os.pathsep) if word]
+    places = [Path(word).absolute() for word in (*words, os.getcwd())]
+    places = [place for place in dict.fromkeys(places) if not _is_installed(place)]
+    return places if root in places else [root, *places]
+
+
+@functools.cache
 def _is_installed(root: Path) -> bool:
+    """Whether distributions lie in there; with `pip install --target` it may be any folder."""
     if {"site-packages", "dist-packages"} & set(root.parts):
         return True
-    return root.is_relative_to(sysconfig.get_path("stdlib"))
+    return root.is_relative_to(sysconfig.get_path("stdlib")) or any(root.glob("*.dist-info"))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of the last change; None of a file that is gone or may still change unseen."""
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Size and times of the last change; None of a file that is gone or may still change unseen."""
     try:
         status = path.stat()
     except OSError:
         return None
     if time.time_ns() - status.st_mtime_ns <= _SETTLED:
         return None
-    return status.st_size, status.st_mtime_ns
+    return _times(status)
+
+
+def _times(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 # -- one file -------------------------------------------------------------------------------------
@@ -164,7 +190,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _facts(path: Path) -> _File:
     status = path.stat()
     known = _remembered().get(str(path))
-    if known is not None and (known.size, known.mtime) == (status.st_size, status.st_mtime_ns):
+    if known is not None and known[:3] == _times(status):
         return known
     content = path.read_bytes()
     names: tuple[str, ...] = ()
@@ -174,7 +200,7 @@ def _facts(path: Path) -> _File:
             names = tuple(sorted(set(imports(tree))))
             content = _canonical(_without_docstrings(tree)).encode()
     digest = hashlib.sha256(content).hexdigest()
-    fresh = _File(status.st_size, status.st_mtime_ns, digest, names)
+    fresh = _File(*_times(status), digest, names)
     # a file of just now may change once more without a change of its time
     if time.time_ns() - status.st_mtime_ns > _SETTLED:
         _known[str(path)] = fresh
@@ -221,8 +247,8 @@ def _remembered() -> dict[str, _File]:
         with suppress(OSError, ValueError, TypeError, AttributeError):
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept.get("format") == _FORMAT:
-                for name, (size, mtime, digest, names) in kept["files"].items():
-                    _known.setdefault(name, _File(size, mtime, digest, tuple(names)))
+                for name, (*stamp, digest, names) in kept["files"].items():
+                    _known.setdefault(name, _File(*stamp, digest, tuple(names)))
     return _known
 
 

@@ -17,7 +17,7 @@ from compressor import artefact, manifest, members, models
 from compressor.artefact import Artefact
 from compressor.cache import Cache
 from compressor.errors import RunError, UsageError
-from compressor.latency import LIMIT, Clock, Conditions, Subject, dense_of
+from compressor.latency import LIMIT, NOTHING, Clock, Conditions, Subject, dense_of
 from compressor.report import run as run_report
 
 _Caches = dict[tuple[Path, bool], Cache]  # by their folder, and whether others' entries are used
@@ -103,10 +103,9 @@ def _time(found: Sequence[_Member], note: Callable[[str], None], fresh: bool) ->
 
 def _write(member: _Member, clock: Clock) -> None:
     dense = dense_of(member.subjects)
-    for name, point in member.report["points"].items():
-        # where the list of stages lacks one, its point is the last's
-        subject = member.subjects.get(name, member.subjects["final"])
-        point.update(clock.figures(dense, subject))
+    points = member.report["points"]
+    for name, point in points.items():
+        point.update(clock.figures(dense, _subject(member, name)))
     names = {subject.name for subject in member.subjects.values()}
     member.report["latency_reused"] = not names & clock.timed
     text = json.dumps(member.report, indent=1) + "\n"
@@ -117,6 +116,18 @@ def _write(member: _Member, clock: Clock) -> None:
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, path)
     run_report.write(member.folder, draw=(member.folder / "figures").is_dir())
+
+
+def _subject(member: _Member, name: str) -> Subject:
+    """The network of a point; where the list of stages lacks one, of the point that it repeats."""
+    if name in member.subjects:
+        return member.subjects[name]
+    points = {
+        each: {figure: value for figure, value in point.items() if figure not in NOTHING}
+        for each, point in member.report["points"].items()
+    }
+    same = [each for each in member.subjects if points[each] == points[name]]
+    return member.subjects[same[0] if same else "final"]
 
 
 # -- members and their networks -------------------------------------------------------------------
@@ -135,10 +146,6 @@ def _member(
     report = run_report.read(path)
     try:
         options, model = dict(report["config"]["cache"]), report["config"]["model"]["_target_"]
-        options["dir"] = _cache_folder(options["dir"], path.parent)
-        place = (options["dir"] if options["enabled"] else path.parent, options["enabled"])
-        if place not in caches:
-            caches[place] = Cache.of(options, path.parent, note)
         machine = report["config"]["machine"]
         threads = machine["threads"] or torch.get_num_threads()
         conditions = Conditions(machine["latency_batch_size"], threads, machine["latency_seconds"])
@@ -147,6 +154,10 @@ def _member(
         keys = {each["point"]: each["key"] for each in stages if each["point"] in points}
         if "final" not in keys:
             raise KeyError("final")
+        options["dir"] = _cache_folder(options["dir"], path.parent, keys["final"])
+        place = (options["dir"] if options["enabled"] else path.parent, options["enabled"])
+        if place not in caches:
+            caches[place] = Cache.of(options, path.parent, note)
     except (KeyError, TypeError):
         raise RunError(
             f"{path} lacks its config or its points: run the command again, with this release"
@@ -160,12 +171,17 @@ def _runs(folder: Path) -> bool:
     return status.get("state") == "running" and members.lives(status)
 
 
-def _cache_folder(text: str, folder: Path) -> Path:
-    """A member's cache, which is named as seen from where its command was typed."""
-    place = Path(text)
-    if place.is_absolute() or place.is_dir():
-        return place
-    return next((up / place for up in folder.absolute().parents if (up / place).is_dir()), place)
+def _cache_folder(text: str, folder: Path, key: str) -> Path:
+    """A member's cache, which is named as seen from where its command was typed.
+
+    That is here, or above the member's folder; where there are several of the name it is the one
+    that holds the entry `key`.
+    """
+    name = Path(text)
+    if name.is_absolute():
+        return name
+    there = [at for at in (name, *(up / name for up in folder.absolute().parents)) if at.is_dir()]
+    return next((place for place in there if (place / key).is_dir()), (there or [name])[0])
 
 
 def _subjects(member: _Member) -> dict[str, Subject]:

@@ -30,6 +30,20 @@ class Costly:
         return Ranking(order, order.double() ** self.power)
 
 
+class Flipped:
+    """A kind of label noise with a file of its own."""
+
+    reads_images = False
+    injects = True
+    known = True
+
+    def __init__(self, file: str | None = None, **shared: object) -> None:
+        self.file = file
+
+    def corrupt(self, part):
+        return part.labels.clone()
+
+
 class Careless(Costly):
     """A selector that leaves the network it looks at in another state."""
 
@@ -89,6 +103,15 @@ class OwnKernel(Net):
         y = torch.conv2d(self.body(x), self.W, padding=1).relu()
         y = torch.conv2d(y, self.pair["a"]) + torch.conv2d(y, self.pair["b"])
         return self.head(y.mean(dim=(2, 3)))
+
+
+class Odd(Net):
+    """A batch norm without a bias, and a parameter without a number."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.body[1].bias = None
+        self.nothing = nn.Parameter(torch.empty(0))
 
 
 class ByCount(Net):

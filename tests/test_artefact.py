@@ -186,9 +186,10 @@ def test_a_newer_format_says_so(tmp_path):
         ({"num_classes": 10.7}, "whole numbers"),
         ({"input_size": [3, float("inf"), 8]}, "whole numbers"),
         ({"arguments": {"depth": 1e300}}, "depth=1e\\+300 is larger than any"),  # without end
-        ({"arguments": {"width": float("nan")}}, "width=nan is larger than any"),
+        ({"arguments": {"width": float("nan")}}, "width=nan is not a number"),
         ({"arguments": {"depth": 1e6}}, "must be at most 64"),
         ({"num_classes": 10**9}, "num_classes=1000000000"),
+        ({"num_classes": -1}, "num_classes=-1 must be at least 1"),
         ({"input_size": [1, 10**9, 8]}, "input_size=.1, 1000000000"),
         ({"arguments": [[[[]]]]}, "does not describe a network"),
         ({"arguments": {"width": [[[[[[[[[[1]]]]]]]]]]}}, "more nested values"),

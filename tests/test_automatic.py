@@ -97,3 +97,10 @@ def test_the_plan_tells_what_its_stages_read():
     _, told = automatic.resolve(config(), data(900))
     shown = automatic.told(told, {"train", "compress"})
     assert {key.split(".")[0] for key in shown} == {"dataset", "train"}
+
+
+def test_the_reason_of_a_fine_tunings_rate_holds_beside_a_typed_rate_of_the_training():
+    made, told = automatic.resolve(config(train={"lr": 0.5}), data(900))
+    assert made["finetune"]["lr"] == 0.000625  # no share of 0.5
+    reason = "0.1 of a usual training's: 0.1 at a batch of 256, here 16"
+    assert told["finetune.lr"]["reason"] == reason

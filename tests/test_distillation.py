@@ -5,6 +5,7 @@ import torch
 from test_pipeline import compose, keys, plan, run
 
 import compressor
+from compressor import instantiation
 from compressor.data import ImageData
 from compressor.errors import RunError, UsageError
 from compressor.experiment import Experiment
@@ -70,6 +71,16 @@ def test_a_saved_run_teaches_and_its_content_is_in_the_key(folder, alone):
     assert report["stages"][0]["key"] != alone["stages"][0]["key"]
     names = {path.name for path in (folder / "taught" / "model").iterdir()}
     assert names == {path.name for path in (folder / "alone" / "model").iterdir()}
+
+
+def test_a_saved_teacher_is_another_one_under_another_release_of_its_library(
+    folder, alone, monkeypatch
+):
+    words = (*WORDS, "distill=kd", "distill.at=train", "distill.teacher.source=artefact",
+             f"distill.teacher.path={folder / 'alone'}")  # fmt: skip
+    before = Experiment(compose(folder, *words)).teachers
+    monkeypatch.setattr(instantiation, "_release", lambda name: "99.0")
+    assert not before.keys() & Experiment(compose(folder, *words)).teachers.keys()
 
 
 def test_a_path_that_is_no_artefact_and_a_teacher_of_another_size_are_refused(folder, alone):
@@ -201,6 +212,7 @@ FREE = ("distill=data_free", "prune=weight_sum", "stages=[train,compress,finetun
         ((*FROM_MODEL, "prune=none"), "finetune would: type stages=[train,compress,recalibrate]"),
         ((*FROM_MODEL, "prune=none", "stages=[train]", "pretrain=rotnet"), "type pretrain=none"),
         ((*FROM_MODEL, "prune=none", "stages=[train]", "robust=confident"), "type robust=none"),
+        ((*FROM_MODEL, "prune=none", "stages=[train]", "baselines=true"), "type baselines=false"),
     ],
 )
 def test_a_data_free_run_that_would_read_images_is_refused_with_what_to_type(folder, words, wish):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor import latency, measure
+from compressor import latency, measure, sweep_latency
 from compressor.artefact import Artefact, Spec, write
 from compressor.cache import Cache
 from compressor.errors import RunError
@@ -246,3 +246,16 @@ def test_a_budget_is_not_decided_by_an_unsteady_ratio(machine):
     with pytest.raises(RunError, match=r"95 % interval of .* after 3 tries.*prune\.budget\.macs"):
         in_turns()
     assert len(machine.sessions) == 3
+
+
+def test_a_point_without_a_stage_has_the_latency_of_the_one_that_it_repeats():
+    half, quarter = ({"macs": n, "params": n, "accuracy": 0.5} for n in (50, 25))
+    points = {
+        "dense": {"macs": 100, "params": 100, "accuracy": 0.5}, "compressed": half,
+        "recalibrated": {**half, "latency_ms": None}, "round2/compressed": quarter,
+        "final": {**quarter, "accuracy": 0.6},
+    }  # fmt: skip
+    subjects = {name: subject(1, name=name) for name in points if name != "recalibrated"}
+    member = SimpleNamespace(report={"points": points}, subjects=subjects)
+    found = {name: sweep_latency._subject(member, name).name for name in points}
+    assert found == {**{name: name for name in points}, "recalibrated": "compressed"}

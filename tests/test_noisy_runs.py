@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_pipeline import compose, keys, plan, run
 
+from compressor import experiment
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
 from compressor.report import run as run_report
@@ -307,3 +308,15 @@ def test_clean_labels_are_refused_where_nobody_knows_them(folder, tmp_path):
     assert plan(folder, *words).steps[-1].options["finetune"]["labels"] == "given"
     with pytest.raises(UsageError, match="clean_fraction=0.1 needs clean labels"):
         Experiment(compose(folder, *words, "finetune.clean_fraction=0.1"))
+
+
+def test_a_kind_of_noise_of_a_users_own_may_have_a_file(tmp_path):
+    file = tmp_path / "flips.txt"
+    file.write_text("0 1")
+    noise = {"_target_": "doubles.Flipped", "file": str(file)}
+    tree = {"dataset": {}, "task": {}, "scale": {}, "noise": noise}
+    before = experiment._data_code(tree)
+    file.write_text("1 0")
+    after = experiment._data_code(tree)
+    assert {name for name in after if after[name] != before[name]} == {"noise.file"}
+    assert "noise.file" not in experiment._data_code({**tree, "noise": {**noise, "file": None}})

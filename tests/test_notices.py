@@ -1,7 +1,12 @@
 import pytest
 from test_pipeline import plan
 
+from compressor.artefact import Spec
 from compressor.notices import collapsed, notices
+from compressor.report import sentences
+from compressor.stages import compress
+from compressor.stages._blank import blank
+from compressor.tasks.classification import Classification
 
 PENCIL = ("robust=pencil", "train.schedule=constant")
 FREE = ("distill=data_free", "prune=weight_sum", "stages=[train,compress,finetune]")
@@ -91,11 +96,22 @@ def test_what_is_meant_is_passed_over(folder, words):
 
 @pytest.mark.parametrize("least, width", [(1, "1 channel "), (2, "2 channels ")])
 def test_a_budget_that_leaves_layers_next_to_nothing_is_told(least, width):
-    layers = [("a", 16, 1), ("b", 16, 2), ("c", 1, 1)]
-    cut = {"layers": layers, "least": least, "budget": {"latency": 0.3}, "decided": ""}
+    # a group may be several layers, which the report lists each
+    widths = {"a": (16, 1), "b": (16, 2), "c": (16, 3)}
+    cut = {"widths": widths, "least": least, "budget": {"latency": 0.3}, "decided": ""}
     (line,) = collapsed(cut)
     assert line.startswith(f"prune.budget.latency=0.3 takes {least} of 3 layers to the least width")
     assert width in line
     assert not collapsed({**cut, "decided": "global"})  # these are not the widths yet
     assert not collapsed({**cut, "budget": None})  # a ratio says itself what every layer keeps
-    assert not collapsed({**cut, "layers": [("a", 16, 3)]})
+    assert not collapsed({**cut, "widths": {"a": (16, 3)}})
+
+
+def test_the_plan_and_the_report_count_the_same_layers_at_their_least_width():
+    net = Spec("compressor.models.resnet20", {"width": 0.5}, (3, 16, 16), 10, "classification")
+    options = {"_target_": "compressor.prune.weight_sum.WeightSum", "scope": "all"}
+    cut = compress.preview(blank(net, (), Classification()), {**options, "budget": {"macs": 0.02}})
+    (line,) = collapsed(cut)
+    report = {"budget": cut["budget"], "widths": cut["widths"], "points": {}}
+    assert "takes 7 of 21 layers" in line
+    assert "took 7 of 21 layers" in sentences.budget(report)

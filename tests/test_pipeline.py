@@ -18,6 +18,8 @@ import compressor
 from compressor import experiment as experiment_module
 from compressor import latency, measure, multirun, notices, preview, sweep_latency
 from compressor.artefact import Spec
+from compressor.cache import Cache
+from compressor.changed_code import Origin, Origins
 from compressor.configuration import config_dir, plain
 from compressor.data.digits import Digits
 from compressor.errors import RunError, UsageError
@@ -426,6 +428,20 @@ def test_networks_that_were_pruned_from_the_cache_are_said_or_taken_from_the_mod
     assert reports(sweep, "a") == [after]
 
 
+def test_a_cache_of_the_same_name_where_one_stands_is_not_taken_for_the_sweeps(
+    folder, tmp_path, monkeypatch
+):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    words = ("prune=none", "train.epochs=0", f"paths.outputs={folder}", "cache.dir=kept/cache")
+    a_member(home / "sweep", "a", *words)
+    (here / "kept" / "cache").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert report_main([str(home / "sweep"), "--measure"]) == 0
+    assert reports(home / "sweep", "a")[0]["points"]["final"]["latency_ratio"]["steady"]
+
+
 def test_a_report_alone_makes_no_class_of_its_own_run(folder, capsys):
     words = ("model=custom", "model._target_=doubles.Net", "prune=none", "train.epochs=0")
     sweep = folder / "custom"
@@ -661,6 +677,58 @@ def test_an_edited_file_that_a_class_of_the_user_imports_is_noticed_and_named(
     assert len(told) == 1 and first_changed in told[0]
     (package / "helper.py").write_text('"""Twice."""\nFACTOR = 1.0  # as before\n')
     assert keys(folder, *words) == before
+
+
+READERS = {
+    "model": (
+        "train",
+        "import numpy, torch\nfrom doubles import Net\nclass Mine(Net):\n"
+        "    def __init__(self, **options):\n"
+        "        super().__init__(**options)\n"
+        "        self.body[0].weight.data.fill_(float(Path(FILE).read_text()))\n"
+        "        self.body[3].weight.data.copy_(torch.from_numpy(\n"
+        "            numpy.random.default_rng().random(self.body[3].weight.shape)))\n",
+        USERS["model"][2],
+    ),
+    "teacher": (
+        "finetune",
+        "def answer(images):\n"
+        "    each = images.new_full((len(images), 10), float(Path(FILE).read_text()))\n"
+        "    return each.cumsum(1) + 1\n",
+        USERS["teacher"][2],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_another_file_that_code_of_the_user_reads_makes_other_keys(
+    folder, tmp_path, monkeypatch, kind
+):
+    first_changed, text, words = READERS[kind]
+    package, file = tmp_path / f"reads_{kind}", tmp_path / "numbers.txt"
+    package.mkdir()
+    (package / "main.py").write_text(f"from pathlib import Path\nFILE = {str(file)!r}\n{text}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [word.replace("PACKAGE", package.name) for word in words]
+    file.write_text("0.5")
+    before = keys(folder, *words)
+    assert keys(folder, *words) == before  # whatever else is drawn anew each time
+    file.write_text("-3.0")
+    after = keys(folder, *words)
+    later = list(before)[list(before).index(first_changed) :]
+    assert [stage for stage in before if before[stage] != after[stage]] == later
+
+
+def test_a_file_that_is_imported_no_longer_is_not_said_to_have_changed(tmp_path):
+    cache, origins = Cache(tmp_path / "cache"), Origins()
+    nothing = Origin("")
+    origins.add("old", {"a.py": "1", "b.py": "2"}, {}, nothing, {})
+    cache.root.mkdir(exist_ok=True)
+    origins.remember(cache, "old")
+    origins.add("new", {"a.py": "3"}, {}, nothing, {})
+    assert origins.changed(cache, "new") == ["a.py"]
+    origins.add("newer", {"a.py": "1"}, {}, nothing, {})
+    assert origins.changed(cache, "newer") == ["b.py"]
 
 
 def test_another_release_of_torch_makes_other_keys(folder, monkeypatch):

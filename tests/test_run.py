@@ -648,3 +648,9 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     words = f"'{sys.executable}' -m compressor.run --help | true"
     done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_a_file_gets_each_line_when_it_is_said():
+    words = "import sys; from compressor.run import main; main(['--help'])"
+    words += "; sys.exit(not sys.stdout.line_buffering)"
+    assert subprocess.run([sys.executable, "-c", words], stdout=subprocess.PIPE).returncode == 0

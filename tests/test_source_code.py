@@ -81,6 +81,42 @@ def test_other_packages_beside_an_installed_one_are_not_followed(tmp_path):
     assert list(reached("mine.net", [place / "mine" / "net.py"])) == ["mine/more.py", "mine/net.py"]
 
 
+def test_helpers_in_the_other_folders_that_a_command_imports_from_count(tmp_path, monkeypatch):
+    first, second, stood_in = (tmp_path / name for name in ("first", "second", "here"))
+    write(first, net="import shared.tools\nimport mine\n")
+    write(second, shared__tools="from . import deep\n", shared__deep="", unread="")
+    write(stood_in, mine="FACTOR = 1.0\n")
+    monkeypatch.setenv("PYTHONPATH", f"{first}:{second}")
+    monkeypatch.chdir(stood_in)
+    before = reached("net", [first / "net.py"])
+    assert list(before) == ["mine.py", "net.py", "shared/deep.py", "shared/tools.py"]
+    write(second, shared__deep="FACTOR = 2.0\n")
+    write(stood_in, mine="FACTOR = 2.0\n")
+    after = reached("net", [first / "net.py"])
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"mine.py", "shared/deep.py"}
+
+
+def test_of_two_modules_of_one_name_the_one_that_is_imported_counts(tmp_path, monkeypatch):
+    for place, text in (("first", "FACTOR = 1\n"), ("second", "FACTOR = 2\n")):
+        write(tmp_path / place, helper=text)
+    write(tmp_path / "second", net="import helper\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'first'}:{tmp_path / 'second'}")
+    before = reached("net", [tmp_path / "second" / "net.py"])
+    write(tmp_path / "second", helper="FACTOR = 3\n")
+    assert reached("net", [tmp_path / "second" / "net.py"]) == before
+    write(tmp_path / "first", helper="FACTOR = 3\n")
+    assert reached("net", [tmp_path / "second" / "net.py"]) != before
+
+
+def test_distributions_on_pythonpath_are_not_followed(tmp_path, monkeypatch):
+    write(tmp_path / "mine", net="import theirs\n")
+    write(tmp_path / "target", theirs="")
+    (tmp_path / "target" / "theirs-1.0.dist-info").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "target"))
+    assert list(reached("net", [tmp_path / "mine" / "net.py"])) == ["net.py"]
+
+
 def test_a_file_that_is_no_python_stands_for_its_bytes(tmp_path):
     write(tmp_path, odd="def (:\n")
     first = reached("odd", [tmp_path / "odd.py"])
@@ -101,6 +137,22 @@ def test_digests_are_remembered_by_size_and_time(lab, monkeypatch):
     monkeypatch.setattr(source_code, "_reached", {})
     monkeypatch.setattr(source_code.ast, "parse", lambda text: pytest.fail("read again"))
     assert digests(lab) == before
+
+
+def test_an_edit_that_keeps_size_and_time_is_noticed(lab):
+    import os
+
+    from compressor import source_code
+
+    path = lab / "beside.py"
+    path.write_text("FACTOR = 1.0\n")
+    for each in lab.rglob("*.py"):
+        os.utime(each, (1, 1))
+    before = digests(lab)
+    path.write_text("FACTOR = 2.0\n")
+    os.utime(path, (1, 1))  # as out of an archive
+    assert digests(lab)["beside.py"] != before["beside.py"]
+    assert str(path) in source_code._known
 
 
 def test_what_was_reached_is_known_until_a_file_of_it_changes(lab, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 from compressor.data import _decode
 from compressor.data._decode import Refused, shown
 from compressor.data._headers import Facts
-from compressor.data._preprocess import Preprocess
+from compressor.data._preprocess import LARGEST, Preprocess
 from compressor.data._source import Augment, Draw, Source
 from compressor.errors import RunError, UsageError
 from compressor.seeding import derive
@@ -134,7 +134,14 @@ class FolderImages(Source):
 
     def _resized(self, image_size: int) -> int:
         """Pixels of the shorter side before the centre crop."""
-        return round(image_size / self.crop_fraction)
+        side = round(image_size / self.crop_fraction)
+        if side > LARGEST:
+            raise UsageError(
+                f"dataset.crop_fraction={self.crop_fraction} resizes the shorter side of images to "
+                f"{side:,} pixels before {image_size} of them are cut out: raise it, so that these "
+                f"are {LARGEST:,} at most"
+            )
+        return side
 
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         if draw is None:

@@ -17,17 +17,19 @@ from compressor.data._ending import TAIL
 
 _THREADS = 8  # looking waits for the disk more than for the processor
 _TASK = 64  # files of one task of a thread
-_FORMAT = 2  # of the remembered facts: raise it when a file is looked at for more than before
+_FORMAT = 3  # of the remembered facts: raise it when a file is looked at for more than before
 _PATIENCE = 3.0  # seconds between two lines of progress
 
 
 class Facts(NamedTuple):
-    """size in bytes; changed: time of change in ns; digest: sha256 of the content; mode as in
+    """size in bytes; changed: time of the content's change in ns, which an archive may set;
+    touched: that of the file's, which nobody can; digest: sha256 of the content; mode as in
     `_decode.MODES`; width, height in pixels.
     """
 
     size: int
     changed: int
+    touched: int
     digest: str
     mode: str
     width: int
@@ -45,14 +47,13 @@ def look(
     """The facts of every file in `paths` (relative to `root`), or why it is not read.
 
     refused: absolute paths that are not to be opened, with the reason. Facts are remembered under
-    `cache` by path, size and time of change; the file there only saves time, so that one which is
+    `cache` by path, size and times of change; the file there only saves time, so that one which is
     unreadable or cannot be written is passed over. note: told how far it is, every few seconds.
     """
     store = None
     known: Mapping[str, Facts] = {}
     if cache is not None:
-        name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-        store = Path(cache, ".fingerprints", f"{name}.json")
+        store = beside(cache, root, ".json")
         known = _remembered(store)
 
     def one(path: str) -> Facts | str:
@@ -85,11 +86,18 @@ def look(
     return found
 
 
+def beside(cache: str, root: Path, ending: str) -> Path:
+    """A file under `cache` that belongs to the images of one folder."""
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return Path(cache, ".fingerprints", f"{name}{ending}")
+
+
 def _facts(path: str, known: Facts | None, max_pixels: int) -> Facts:
     status = os.stat(path)
     _decode.check_regular(status)
     _decode.check_length(status.st_size, max_pixels)
-    if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
+    stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if known is None or known[:3] != stamp:
         with _decode.open_regular(path) as file:
             digest, tail = hashlib.sha256(), b""
             while block := file.read(1 << 20):
@@ -97,7 +105,7 @@ def _facts(path: str, known: Facts | None, max_pixels: int) -> Facts:
                 tail = (tail + block[-TAIL:])[-TAIL:]
             file.seek(0)
             header = _decode.header(file, tail, max_pixels)
-        known = Facts(status.st_size, status.st_mtime_ns, digest.hexdigest(), *header)
+        known = Facts(*stamp, digest.hexdigest(), *header)
     _decode.check_pixels(known.width, known.height, max_pixels)
     return known
 

@@ -38,8 +38,10 @@ def read_parts(
     reading = Reading(name, base, walk, rules)
     for part, folder in folders.items():
         reading.add(part, folder, walk.check_folder(folder))
+    names, files = walk.inside(base)
+    reading.check_loose(base, names, files)
     parts = reading.read(note)
-    extra = [name for name in Walk(base).inside(base)[0] if base / name not in folders.values()]
+    extra = [name for name in names if base / name not in folders.values()]
     if extra:
         reading.say(f"not read: the folder{'s' * (len(extra) > 1)} {some(extra)}")
     if "val" in folders:
@@ -76,9 +78,10 @@ def read_classes(
             f"no class of '{shown(base)}' has two different images, so that its test part would be "
             "empty whatever dataset.test says: add images, at least two a class are needed"
         )
+    every = len(whole.labels[off].unique()) == len(reading.classes)
     reading.say(
         f"the test part is {len(off):,} of the {len(whole.places):,} images, "
-        f"dataset.test={fraction:g} of every class"
+        f"dataset.test={fraction:g} of every class{'' if every else ' that has different images'}"
     )
     return reading.found(
         {"train": whole.source(rules, stay.tolist()), "test": whole.source(rules, off.tolist())}

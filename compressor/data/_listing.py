@@ -34,6 +34,7 @@ class Walk:
         self._typed = os.path.abspath(base)
         self._real = os.path.realpath(base)
         self.refused: dict[str, str] = {}
+        self.folders: set[str] = set()  # of those refused, what holds images and is none
         self.passed: Counter = Counter()
 
     def inside(self, folder: Path) -> tuple[list[str], list[str]]:
@@ -78,6 +79,7 @@ class Walk:
                     entries = list(found)
             except OSError as error:
                 self.refused[here] = f"the folder cannot be listed: {error.strerror}"
+                self.folders.add(here)
                 continue
             for entry in entries:
                 if self._hidden(entry):
@@ -115,6 +117,8 @@ class Walk:
         why = self._not_followed(entry.path, linked)
         if why:
             self.refused[entry.path] = f"it is {why}, which is not followed"
+            if folder:
+                self.folders.add(entry.path)
         elif folder:
             stack.append((entry.path, True))
         else:

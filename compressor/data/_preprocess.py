@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 MODES = ("RGB", "L")
 RESIZES = ("shorter_side", "both_sides", "none")
-SIXTEEN_BITS = "(value + 128) // 257"  # what becomes of a 16-bit file's values: 0 to 255
+# What becomes of a 16-bit file's values, 0 to 255: Pillow reads the high bytes of colours itself.
+SIXTEEN_BITS = "grey, and PPM: (value + 128) // 257; other colours: value // 256"
 GREYS = (None, "before_resize", "after_crop")
-_LARGEST = 16_384  # pixels a side: no data set is read at more, and a file may say anything
+LARGEST = 16_384  # pixels a side: no data set is read at more, and a file may say anything
 _FINITE = 1e30  # of numbers that float32 holds, and their inverse
 
 
@@ -144,7 +145,7 @@ class Preprocess:
     def _check(self) -> None:
         channels, height, width = self.input_size
         sides = [height, width] if self.resize_to is None else [height, width, self.resize_to]
-        if not all(type(n) is int and 0 < n <= _LARGEST for n in sides) or channels not in (1, 3):
+        if not all(type(n) is int and 0 < n <= LARGEST for n in sides) or channels not in (1, 3):
             raise ValueError(f"input_size={self.input_size}, resize_to={self.resize_to}")
         numbers = (*self.mean, *self.std)
         if not all(isinstance(n, int | float) and abs(n) < _FINITE for n in numbers):

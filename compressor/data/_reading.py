@@ -12,7 +12,7 @@ from torch import Tensor
 from compressor.data import _decode, _listing
 from compressor.data._decode import shown
 from compressor.data._folder import FolderImages, Rules
-from compressor.data._headers import Facts, look
+from compressor.data._headers import Facts, beside, look
 from compressor.data._listing import Listing, Walk
 from compressor.data._source import Source
 from compressor.errors import RunError, UsageError
@@ -25,7 +25,8 @@ _SEVERAL = 0.01  # share of the images in several class folders at which labels 
 class Found:
     """What a folder holds. sources: "train", "test" and, where it has files of its own, "val".
 
-    skipped: images that are left out, relative to dataset.root. notices: a line each.
+    skipped: images that are left out, relative to dataset.root, and folders, which end in a slash.
+    notices: a line each.
     """
 
     classes: tuple[str, ...]
@@ -80,7 +81,7 @@ class Reading:
     def add(self, part: str, folder: Path, linked: bool) -> None:
         """List one part; the first one says which classes there are."""
         names, files = self.walk.inside(folder)
-        self._check_loose(folder, names, files)
+        self.check_loose(folder, names, files)
         if part == "train":
             _listing.check_names(names, folder)
             self.classes = tuple(names)
@@ -104,7 +105,7 @@ class Reading:
             f"images of '{shown(folder.name)}' to the train folder"
         )
 
-    def _check_loose(self, folder: Path, names: Sequence[str], files: Sequence[str]) -> None:
+    def check_loose(self, folder: Path, names: Sequence[str], files: Sequence[str]) -> None:
         """Files beside the class folders: a data set of another kind, or images of no class."""
         images = [name for name in files if name.lower().endswith(_decode.ENDINGS)]
         if not names:
@@ -159,13 +160,20 @@ class Reading:
     def _tell_unreadable(self, refused: dict[str, str]) -> None:
         if not refused:
             return
-        lines = [
-            f"'{shown(os.path.relpath(path, self.base))}' ({why})"
-            for path, why in sorted(refused.items())
-        ]
-        text = f"{count(len(lines))} in {shown(self.base)} cannot be read"
+        # a folder by a slash, since how many images it holds is not known
+        names = {
+            path: shown(os.path.relpath(path, self.base)) + "/" * (path in self.walk.folders)
+            for path in sorted(refused)
+        }
+        lines = [f"'{name}' ({refused[path]})" for path, name in names.items()]
+        text = f"{unread(list(names.values()))} in {shown(self.base)} cannot be read"
         if self.rules.unreadable == "refuse" and len(lines) == 1:
             ((path, why),) = refused.items()
+            if path in self.walk.folders:
+                raise RunError(
+                    f"the folder '{shown(path)}' cannot be read ({why}): repair or remove it, or "
+                    "type dataset.unreadable=skip"
+                )
             raise RunError(
                 f"the image '{shown(path)}' cannot be decoded ({why}): repair or delete that file, "
                 "or type dataset.unreadable=skip"
@@ -175,14 +183,15 @@ class Reading:
                 f"{text}: {self._listed(lines)}; repair or delete what is listed, or type "
                 "dataset.unreadable=skip"
             )
-        self.skipped = [shown(os.path.relpath(path, self.base)) for path in sorted(refused)]
+        self.skipped = list(names.values())
         self.say(f"left out, since {text}: {self._listed(lines)}")
 
     def _listed(self, lines: Sequence[str]) -> str:
         """All of them; of very many the first ones, and the file that names them all."""
         if len(lines) <= _NAMED or self.rules.cache is None:
             return ", ".join(lines)
-        file = Path(self.rules.cache, ".fingerprints", "unreadable.txt").absolute()
+        # each folder has its own: another run may read other images meanwhile
+        file = beside(self.rules.cache, self.base, "-unreadable.txt").absolute()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("\n".join(lines) + "\n")
@@ -237,6 +246,14 @@ class Reading:
 def count(number: int) -> str:
     """So many images, in words."""
     return "1 image" if number == 1 else f"{number:,} images"
+
+
+def unread(names: Sequence[str]) -> str:
+    """So many images and folders, in words. names: of a folder with a slash at its end."""
+    folders = sum(name.endswith("/") for name in names)
+    words = [count(len(names) - folders)] if len(names) > folders else []
+    words += [f"{folders:,} folder{'s' * (folders > 1)}"] if folders else []
+    return " and ".join(words)
 
 
 def some(names: Sequence[str]) -> str:

@@ -66,14 +66,12 @@ class ImageFolder(ImageData):
                 f"dataset.crop_fraction={crop_fraction} is out of range: give a number in (0, 1]"
             )
         self.root = root
-        self.crop_fraction = crop_fraction
         if isinstance(test, bool) or not isinstance(test, numbers.Real) or not 0 < test < 1:
             raise UsageError(
                 f"dataset.test={test} is out of range: give the fraction of a folder without test/ "
                 "that is its test part, in (0, 1)"
             )
         self.test = float(test)
-        self.fingerprint_cache = fingerprint_cache
         self.rules = Rules(crop_fraction, max_pixels, unreadable, fingerprint_cache)
         self._class_names: tuple[str, ...] = ()
 
@@ -94,6 +92,13 @@ class ImageFolder(ImageData):
         self._class_names, self.notices, self.skipped = found.classes, found.notices, found.skipped
         self.resolved = self._decided(found.sources["train"])
         return len(found.classes), found.sources
+
+    def resized(self, image_size: int) -> "ImageFolder":
+        new = super().resized(image_size)
+        if "dataset.augment.scale" in new.resolved:  # it goes by the size that is fetched
+            new._augment = replace(new._augment, scale=AUTO)
+            new.resolved = {**new.resolved, **new._decided(new._raw["train"])}
+        return new
 
     def _decided(self, train: FolderImages) -> dict[str, tuple[int | float, str]]:
         """Put numbers in the place of `auto`; key -> (value, why) of these."""

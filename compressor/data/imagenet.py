@@ -56,8 +56,6 @@ class ImageNet(ImageData):
                 f"dataset.crop_fraction={crop_fraction} is out of range: give a number in (0, 1]"
             )
         self.root = root
-        self.crop_fraction = crop_fraction
-        self.fingerprint_cache = fingerprint_cache
         self.rules = Rules(crop_fraction, max_pixels, unreadable, fingerprint_cache, single=True)
         self._class_names: tuple[str, ...] = ()
 

@@ -223,7 +223,7 @@ def _import(factory: str) -> Callable[..., nn.Module]:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise UsageError(f"importing {module} for {factory} failed: {error}") from error
-        except ImportError as error:
+        except (ImportError, SyntaxError) as error:
             raise UsageError(f"importing {module} for {factory} failed: {error}") from error
     for part in parts[depth:]:
         found = getattr(found, part, None)

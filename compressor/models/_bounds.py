@@ -5,6 +5,7 @@ is added, and a network of the sizes that networks have never meets one of these
 """
 
 import ctypes
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +77,9 @@ def check_numbers(options: Mapping[str, Any], most: int = MAX_NUMBER) -> None:
             left += [(f"{name}.{key}", item) for key, item in value.items()]
         elif isinstance(value, Sequence) and not isinstance(value, str):
             left += [(name, item) for item in value]
-        elif isinstance(value, int | float) and not abs(value) <= most:  # nor is a NaN
+        elif isinstance(value, float) and math.isnan(value):
+            raise UsageError(f"model.{foreign(name)}={foreign(value)} is not a number")
+        elif isinstance(value, int | float) and abs(value) > most:
             raise UsageError(
                 f"model.{foreign(name)}={foreign(value)} is larger than any network's: give at "
                 f"most {most:,}"

@@ -6,7 +6,6 @@ from 0) and `label`. Without `index` the labels are those of the whole list, in 
 """
 
 import csv
-import hashlib
 import re
 import zlib
 from collections.abc import Collection
@@ -51,7 +50,6 @@ class File:
         self.column = column
         self.known = known
         self.index, self.labels = self._read()
-        self.content = _digest(file)
 
     def corrupt(self, part: Part) -> Tensor:
         listed = part.listed or len(part.labels)
@@ -132,15 +130,6 @@ class File:
         return index, labels.astype(np.int64)
 
 
-def _digest(path: str) -> str:
-    """SHA-256, in hex."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
-
-
 def _npz(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
     """The arrays in `read`, and the names of the others as empty ones: those are not looked at."""
     columns = {}
@@ -182,10 +171,12 @@ def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
     lines: list[tuple[int, list[str]]] = []
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
+        number = 1  # where the row begins: one with an open quote ends where the next quote is
         for row in reader:
             words = [word.strip() for word in row]
             if any(words):
-                lines.append((reader.line_num, words))
+                lines.append((number, words))
+            number = reader.line_num + 1
     if not lines:
         raise ValueError("it is empty")
     (_, head), *rows = lines
@@ -193,6 +184,9 @@ def _csv(path: str, read: Collection[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"its first line, {','.join(head)}, is no head")
     if len(head) == 1 and re.search(r"[;\t|]", head[0]):
         raise ValueError(f"its head is {head[0]!r}, where commas belong between the names")
+    twice = next((name for name in head if head.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"its head names {twice!r} twice")
     for number, row in rows:
         if len(row) != len(head):
             raise ValueError(f"line {number} has {len(row)} entries, the head {len(head)}")

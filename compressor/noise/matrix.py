@@ -4,7 +4,6 @@ Patrini et al. CVPR 2017, arXiv:1609.03683, section 3.
 Run: compress-run noise=matrix noise.file=T.csv
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -82,7 +81,6 @@ class Matrix:
             if matrix is None
             else stochastic(matrix, "noise.matrix", "[[...]]")
         )
-        self.content = hashlib.sha256(self.matrix.tobytes()).hexdigest()
         self.mode = one_mode(mode)
         self.seed = whole_seed(seed)
 

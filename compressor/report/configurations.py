@@ -55,17 +55,23 @@ def configurations(
 def mark_fronts(
     configured_: Sequence[dict[str, Any]], dense: Mapping[str, dict[str, Any]], metric: Metric
 ) -> None:
-    """Set "front" of configurations and dense networks: the costs at which nothing beats them."""
+    """Set "front" of configurations and dense networks: the costs at which nothing beats them.
+
+    And "latency_cost": what their latencies are compared by, None of one that takes no part.
+    """
     costs = [cost for cost in COSTS if not is_cost(metric, cost)]
     every = [*configured_, *dense.values()]
     for entry in every:
         entry["front"] = []
     for problem in dict.fromkeys(entry["problem"] for entry in every):
         rivals = [entry for entry in every if entry["problem"] == problem]
+        latencies = latency_costs(rivals)
+        for entry, (value, _) in zip(rivals, latencies, strict=True):
+            entry["latency_cost"] = value
         for cost in costs:
             costed = [(mean(entry[cost]), None) for entry in rivals]
             if cost == "latency_ms":
-                costed = latency_costs(rivals)
+                costed = latencies
             points = [
                 (value, _gain(mean(entry["value"]), metric.higher))
                 for entry, (value, _) in zip(rivals, costed, strict=True)

@@ -99,8 +99,8 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
         for column, (name, history) in enumerate(histories.items()):
             for row, figure_name in enumerate(("loss", "accuracy")):
                 axes = grid[row][column]
-                for part, name, colour, line, label in _curves(figure_name):
-                    values = history.get(f"{part}_{name}", ())
+                for part, drawn, colour, line, label in _curves(figure_name):
+                    values = history.get(f"{part}_{drawn}", ())
                     if not any(math.isfinite(value) for value in values):
                         continue
                     # few epochs: a marker shows each, and a single epoch at all

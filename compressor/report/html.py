@@ -193,6 +193,8 @@ def _comparisons(summary: Mapping[str, Any]) -> str:
 
 def _fronts(summary: Mapping[str, Any]) -> str:
     lines = []
+    places = {"macs": lambda entry: entry["macs"]["mean"]}
+    places["latency_ms"] = lambda entry: entry["latency_cost"]
     for cost, words in (("macs", "MACs"), ("latency_ms", "measured latency")):
         known = [
             (describe(entry["fields"]), entry)
@@ -204,14 +206,15 @@ def _fronts(summary: Mapping[str, Any]) -> str:
             for name, entry in summary["dense"].items()
             if cost in entry["front"]
         ]
-        known.sort(key=lambda pair: (pair[1]["problem"], pair[1][cost]["mean"]))
+        known.sort(key=lambda pair: (pair[1]["problem"], places[cost](pair[1])))
         if known:
             names = ", ".join(name for name, _ in known)
             lines.append(f"<li>against {words}, cheapest first: {escape(names)}</li>")
     unsteady = [
         describe(entry["fields"])
         for entry in summary["configurations"]
-        if entry["latency_ms"] and not entry["steady"]
+        if entry["latency_ms"]
+        and not (entry["steady"] and (entry["steady_ms"] or entry["latency_cost"] is not None))
     ]
     if unsteady and lines:
         text = f"unsteady latency, no part in its front: {', '.join(unsteady)}"

@@ -135,7 +135,8 @@ def _row(folder: Path, sweep_dir: Path) -> dict[str, Any]:
     if state == "failed":
         row["error"] = _one_line(status.get("error")) or "no reason was recorded"
     elif state == "interrupted":
-        error = "interrupted: the same command with hydra.sweep.dir= this folder goes on"
+        place = "" if folder == sweep_dir else " with hydra.sweep.dir= this folder"
+        error = f"interrupted: the same command{place} goes on"
         row |= {"status": "interrupted", "error": error}
     elif state == "running":
         # a killed member cannot take this word back: the time lets the reader judge

@@ -12,7 +12,7 @@ DEFAULT = "final.accuracy"
 
 # Parts of a report that hold no figures, or figures that have a place of their own in the tables.
 _NOT_FIGURES = ("schema_version", "command", "config", "stages", "kept", "widths", "history")
-_NOT_FIGURES += ("environment", "seed", "resolved", "classes_read")
+_NOT_FIGURES += ("environment", "seed", "resolved", "classes_read", "preprocess")
 # Figures of which less is better; of any other more is.
 _COSTS = ("loss", "macs", "params", "size_bytes", "seconds", "latency_ms", "error", "flip_rate")
 _COSTS += ("parity", "latency_ratio")

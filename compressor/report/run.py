@@ -282,7 +282,12 @@ def _load_section(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     normalized = bool(report["config"]["export"].get("normalize"))
     if normalized:
         words += " It takes bytes (uint8, 0 to 255) and normalises them itself."
-    words += " Its metadata hold `preprocess`, `classes` and `input`. It runs without compressor:"
+    words += " Its metadata hold `preprocess`, `classes` and `input`. It runs without compressor"
+    if preprocess["resize"] == "shorter_side":
+        words += (
+            ", whose own resizing may round a pixel one or two steps of 255 otherwise than Pillow"
+        )
+    words += ":"
     code = feeding.example(preprocess, os.path.abspath(run_dir / "model.onnx"), normalized)
     return [*parts, words, f"```python\n{code}\n```"]
 

@@ -70,7 +70,7 @@ def kept(report: Mapping[str, Any]) -> str:
 
 def budget(report: Mapping[str, Any]) -> str:
     """What a budget of latency asked for and got, and layers that a budget left next to nothing."""
-    asked = report.get("budget") or {}  # not in reports of 0.2
+    asked = report.get("budget") or {}  # not in earlier reports
     found = (report.get("allocation") or {}).get("latency") or {}
     parts = []
     if asked.get("latency") and "share" in found:
@@ -180,7 +180,9 @@ def skipped(report: Mapping[str, Any]) -> str:
         return ""
     few = ", ".join(f"`{name}`" for name in names[:5])
     more = ", all of them in `report.json` under `skipped_images`" if len(names) > 5 else ""
-    number = "1 image" if len(names) == 1 else f"{len(names):,} images"
+    folders = sum(name.endswith("/") for name in names)
+    counts = [(len(names) - folders, "image"), (folders, "folder")]
+    number = " and ".join(f"{n:,} {what}{'s' * (n > 1)}" for n, what in counts if n)
     return f"{number} could not be read and took no part: {few}{more}."
 
 

@@ -19,13 +19,16 @@ def model_name(factory: str, options: Mapping[str, Any]) -> str:
     return f"{name} ({last})" if factory in _LIBRARIES and name else last
 
 
-def data_name(config: Mapping[str, Any]) -> str:
-    """The data by their file's name, with the size of an image and the noise on them."""
+def data_name(report: Mapping[str, Any]) -> str:
+    """The data by their file's name, with the size of an input and the noise on them."""
+    config = report["config"]
     dataset = config.get("dataset") or {}
     parts = [_file(dataset.get("_target_"))]
-    if dataset.get("image_size"):
+    # the config's is that of before `scale`; earlier reports tell no other
+    fed = (report.get("preprocess") or {}).get("input_size") or [None, dataset.get("image_size")]
+    if fed[-1]:
         channels = dataset.get("channels")
-        parts.append(f"{dataset['image_size']} pixels a side" + ", grey" * (channels == 1))
+        parts.append(f"{fed[-1]} pixels a side" + ", grey" * (channels == 1))
     noise = config.get("noise") or {}
     if _file(noise.get("_target_")) not in ("none", ""):
         rate = f" {noise['rate']}" if noise.get("rate") is not None else ""
@@ -35,11 +38,12 @@ def data_name(config: Mapping[str, Any]) -> str:
 
 def facts(summary: Mapping[str, Any]) -> dict[str, str]:
     """What a reader of a sweep's report asks for first: {name: words}."""
-    configs = [
-        row["report"]["config"]
+    reports = [
+        row["report"]
         for row in summary["members"]
         if isinstance(row["report"].get("config"), Mapping)
     ]
+    configs = [report["config"] for report in reports]
     models = [
         model_name(str(model.get("_target_", "")), model)
         for model in (config.get("model") or {} for config in configs)
@@ -47,7 +51,7 @@ def facts(summary: Mapping[str, Any]) -> dict[str, str]:
     found = {
         "Compared with": summary["baseline"].name if summary["comparisons"] else "",
         "Model": _each(models),
-        "Data": _each(map(data_name, configs)),
+        "Data": _each(map(data_name, reports)),
         "Command": command(summary),
         "The same in all members": " ".join(_constants(summary["rows"], configs)),
     }

@@ -1,6 +1,6 @@
 """Classes that are not equally frequent: their weights in the loss, and who may be drawn alike."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from compressor.data import spread_over_classes
 from compressor.errors import UsageError
 from compressor.robust import Remedy
 from compressor.seeding import generator
+from compressor.tasks import Task
 
 WAYS = ("none", "balanced")
 # Figures by which an epoch can be picked, and their directions.
@@ -17,6 +18,7 @@ SELECT_BY = {"accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max", "
 # Largest class / smallest, from which on images for statistics are drawn class by class: below, a
 # draw without labels is as good, and the figures of even data sets stay what they are.
 UNEQUAL = 2.0
+_ROWS = 16_384  # of (n, K) labels that are in memory at a time
 
 
 def counts(targets: Tensor, index: Tensor | None, num_classes: int) -> Tensor:
@@ -25,10 +27,15 @@ def counts(targets: Tensor, index: Tensor | None, num_classes: int) -> Tensor:
     targets: (n,) int64, or (n, K) distributions, whose masses are added up. index: positions that
     are read, None for all.
     """
-    rows = targets if index is None else targets[index]
-    if rows.is_floating_point():
-        return rows.double().sum(dim=0)
-    return torch.bincount(rows, minlength=num_classes).double()
+    if not targets.is_floating_point():
+        rows = targets if index is None else targets[index]
+        return torch.bincount(rows, minlength=num_classes).double()
+    # (n, K) may be a file: a part of its rows at a time
+    places = torch.arange(len(targets)) if index is None else index
+    found = torch.zeros(targets.shape[1], dtype=torch.float64)
+    for part in places.split(_ROWS):
+        found += targets[part].double().sum(dim=0)
+    return found
 
 
 def ratio(found: Tensor) -> float:
@@ -52,8 +59,8 @@ def hard(targets: Tensor) -> Tensor:
     """(n,) int64: the labels, or the likeliest class of each distribution."""
     if not targets.is_floating_point():
         return targets
-    # (n, K) may be a file: a part of its rows at a time
-    return torch.cat([rows.argmax(dim=1) for rows in targets.split(16_384)])
+    # as in `counts`
+    return torch.cat([rows.argmax(dim=1) for rows in targets.split(_ROWS)])
 
 
 def alike(classes: Tensor, seed: int) -> Tensor:
@@ -62,6 +69,28 @@ def alike(classes: Tensor, seed: int) -> Tensor:
     classes: (n,) int64.
     """
     return spread_over_classes(classes, generator(seed, "calibration"))
+
+
+def decisive(select_by: str | None, figures: Collection[str], headline: str) -> str:
+    """The figure that picks the epoch. Where a task has no accuracy its headline takes that place.
+
+    figures: names of the task's.
+    """
+    other = select_by is None or (select_by == "accuracy" and select_by not in figures)
+    return headline if other else select_by
+
+
+def check_figures(config: Mapping[str, Any], task: Task, num_classes: int) -> None:
+    """Refuse a select_by that another task than classification does not measure."""
+    figures, (headline, _) = tuple(task.metrics(num_classes).keys()), task.headline
+    for stage in ("pretrain", "train", "finetune"):
+        asked = config[stage]["select_by"]
+        if decisive(asked, figures, headline) not in figures:
+            raise UsageError(
+                f"{stage}.select_by={asked} is no figure of this task, which has "
+                f"{', '.join(figures)}: type {stage}.select_by=accuracy, which stands for its "
+                f"headline, {headline}"
+            )
 
 
 def check(config: Mapping[str, Any], robust: Remedy) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compressor.cache import key_of
-from compressor.instantiation import sources
+from compressor.instantiation import builders, sources
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
 from compressor.stages import Context, Given
@@ -69,6 +69,7 @@ def probabilities(
             version=VERSION,
             spec=given.spec.to_json(),
             code=sources({"_target_": given.spec.factory}),
+            libraries=builders(given.spec.factory),
             frozen=frozen,
             parent=given.parent.key if given.parent else "",
             options={**vars(fitting), "milestones": list(fitting.milestones)},

@@ -36,7 +36,7 @@ from compressor.stages._callbacks import (
     column,
     quiet,
 )
-from compressor.stages._classes import SELECT_BY, balanced_weights, counts, hard
+from compressor.stages._classes import SELECT_BY, balanced_weights, counts, decisive, hard
 from compressor.stages._resume import Progress, Resume
 from compressor.tasks.alternating import Alternating
 from compressor.tasks.optimization import OptimizerOptions
@@ -170,7 +170,8 @@ def fit(
 
     select: best | last | clean_peak, of the last phase; the phases before go on from their last
     epoch. patience: epochs of the last phase without a better figure after which it ends.
-    select_by: the validation figure that decides, None for the task's headline.
+    select_by: the validation figure that decides, None for the task's headline, for which
+    "accuracy" stands where the task has none.
     start, stop: epochs of these that are done before, and after which to leave; schedules, the
     order of the images and the phases stay those of the whole.
     """
@@ -228,7 +229,7 @@ def fit(
             training,
             progress,
             patience if phase is phases[-1] else None,
-            select_by or context.task.headline[0],
+            decisive(select_by, module.val_metrics.keys(), context.task.headline[0]),
         )
         first += phase.epochs
     if progress.epochs:

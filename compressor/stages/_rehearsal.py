@@ -56,10 +56,12 @@ def _enliven(net: nn.Module) -> None:
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 if module.weight is not None:
                     module.weight.uniform_(0.5, 1.5, generator=rng)
+                if module.bias is not None:
                     module.bias.normal_(0, 0.5, generator=rng)
                 if module.running_mean is not None:
                     module.running_mean.normal_(0, 0.2, generator=rng)
                     module.running_var.uniform_(0.5, 1.5, generator=rng)
         for parameter in net.parameters():
-            if parameter.is_floating_point() and parameter.abs().max() < _FAINT:
+            faint = parameter.is_floating_point() and bool((parameter.abs() < _FAINT).all())
+            if faint and parameter.numel():
                 parameter.normal_(0, 0.1, generator=rng)

@@ -20,7 +20,7 @@ from compressor import latency, manifest, surgery
 from compressor.artefact import Spec
 from compressor.cache import Cache, key_of
 from compressor.errors import RunError, UsageError
-from compressor.instantiation import sources
+from compressor.instantiation import builders, sources
 from compressor.measure import count_macs
 from compressor.stages import Machine
 from compressor.stages._allocate import Family
@@ -67,6 +67,7 @@ class Bench:
             version=VERSION,
             spec=self.spec.to_json(),
             code=sources({"_target_": self.spec.factory}),
+            libraries=builders(self.spec.factory),
             plan=self.plan.to_json(),
             family=[family(i / _SAMPLES) for i in range(_SAMPLES + 1)],
             share=options.budget[1],

@@ -35,7 +35,7 @@ from compressor.stages._statistics import collect, gates_of, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Slot, Structure
 
-VERSION = 4
+VERSION = 5
 # Batch statistics over a few values are ill-conditioned; large images have many positions each.
 PARITY_IMAGES, PARITY_LARGE, LARGE = 4, 2, 128
 WITHOUT_IMAGES = "prune=weight_sum (or bn_scale, fpgm, group_l2, random)"

@@ -25,7 +25,7 @@ from compressor.stages._labels import training_set
 from compressor.stages._scratch import fresh
 from compressor.tasks.optimization import OptimizerOptions
 
-VERSION = 5
+VERSION = 6
 MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
 # Keys that one mode alone reads.
 _OWN = {"epoch_cap": "scratch_b", "rewind_epoch": "rewind"}

@@ -231,8 +231,8 @@ def keep_count(
     """How many of `channels` stay when the fraction `ratio` is removed.
 
     channels counts positions (channels per group of a grouped layer); round_to then acts as
-    round_to / gcd(round_to, groups). Rounded to the nearest multiple, ties up, at most channels.
-    All of them may stay whatever their number.
+    round_to / gcd(round_to, groups). Rounded to the nearest multiple, ties up, that is no less than
+    min_channels, at most channels. All of them may stay whatever their number.
     """
     if not 0 <= ratio < 1:
         raise UsageError(f"prune.ratio={ratio} must lie in [0, 1): the fraction removed")
@@ -242,5 +242,6 @@ def keep_count(
     count = max(min_channels, math.floor(channels * (1 - ratio) + 1e-6))
     if round_to is not None and count < channels:
         step = round_to // math.gcd(round_to, groups)
-        count = max(step, (2 * count + step) // (2 * step) * step)
+        least = -(-max(1, min_channels) // step) * step
+        count = max(least, (2 * count + step) // (2 * step) * step)
     return min(count, channels)

@@ -32,6 +32,7 @@ ALLOWED = {
     "rebuilding": {"artefact", "manifest", "surgery", "models"},
     "cache": {"artefact", "locks", "manifest", "sessions"},
     "source_code": set(),
+    "brought": set(),
     "instantiation": {"source_code"},
     "changed_code": {"cache", "manifest"},
     "latency": {
@@ -43,7 +44,7 @@ ALLOWED = {
     "checks": {"_ranges", "instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
-        *("artefact", "automatic", "cache", "changed_code", "manifest"),
+        *("artefact", "automatic", "brought", "cache", "changed_code", "manifest"),
     },
     "plan": {
         "experiment",

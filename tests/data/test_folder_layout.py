@@ -311,13 +311,17 @@ def test_what_is_no_image_is_passed_over_and_counted_and_no_image_is_for_its_nam
     )
 
 
-def test_images_beside_the_class_folders_are_counted(tmp_path):
-    pictures(tmp_path)
-    picture(tmp_path / "sample.png")
-    assert data(tmp_path).notices[0] == (
+@pytest.mark.parametrize("parts", [("",), ("train", "test")])
+def test_images_beside_the_class_folders_or_the_parts_are_counted(tmp_path, parts):
+    for part in parts:
+        pictures(tmp_path / part)
+    picture(tmp_path / "sample.png"), (tmp_path / "readme.txt").write_text("words")
+    left, passed = data(tmp_path).notices[:2]
+    assert left == (
         f"imagefolder: left out, since no class folder holds it: 1 image such as "
         f"'{tmp_path / 'sample.png'}'"
     )
+    assert passed.endswith("passed over, no images: 1 file without an image's ending (1 .txt)")
 
 
 # -- several labels an image --------------------------------------------------------------------
@@ -403,7 +407,9 @@ def test_a_class_too_small_to_split_is_named_and_an_empty_validation_part_is_not
 
 def test_a_class_of_one_image_has_none_in_the_test_part_of_a_flat_folder(tmp_path):
     pictures(tmp_path, "ab"), picture(tmp_path / "c/0.png")
-    (line,) = data(tmp_path, validation=0).absences()
+    made = data(tmp_path, validation=0)
+    assert made.notices[-1].endswith("dataset.test=0.25 of every class that has different images")
+    (line,) = made.absences()
     assert line == f"imagefolder: no image of 'c' in the test part: {LEFT_OUT}"
 
 

@@ -15,8 +15,10 @@ from PIL import Image
 
 from compressor.data import _decode, _headers
 from compressor.data._decode import Refused, not_too_long
+from compressor.data._preprocess import SIXTEEN_BITS
 from compressor.data.imagefolder import ImageFolder
 from compressor.errors import RunError, UsageError
+from compressor.report import sentences
 
 
 def encoded(image, kind="png", **options):
@@ -92,7 +94,7 @@ def test_very_many_unreadable_files_are_all_in_a_file_that_is_named(root, tmp_pa
         RunError, match=r"150 images .* and the others in .*unreadable.txt"
     ) as caught:
         data(root, fingerprint_cache=str(tmp_path / "cache"))
-    listed = tmp_path / "cache/.fingerprints/unreadable.txt"
+    (listed,) = (tmp_path / "cache/.fingerprints").glob("*-unreadable.txt")
     assert str(listed) in str(caught.value)
     assert len(listed.read_text().splitlines()) == 150
     with pytest.raises(RunError, match="train/a/bad149.png"):
@@ -154,7 +156,7 @@ def test_a_memory_from_before_ends_were_looked_at_is_passed_over(root, tmp_path)
     path = root / "train/a/0.png"
     path.write_bytes(encoded(noise(7, (64, 64)))[:-100])
     facts = path.stat()
-    entry = [facts.st_size, facts.st_mtime_ns, "0" * 64, "RGB", 64, 64]
+    entry = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, "0" * 64, "RGB", 64, 64]
     data(root, fingerprint_cache=str(tmp_path), unreadable="skip")
     for store in (tmp_path / ".fingerprints").iterdir():
         for kept in ({"a/0.png": entry}, {"format": 1, "files": {"a/0.png": entry}}, [], {}):
@@ -430,3 +432,48 @@ def test_every_mode_becomes_rgb_without_a_warning(mode):
 def test_an_image_under_another_formats_name_is_read(tmp_path):
     expected = torch.from_numpy(np.asarray(noise(1)).copy()).permute(2, 0, 1)
     assert torch.equal(decoded(tmp_path, encoded(noise(1), "bmp")), expected)
+
+
+def test_16_bits_of_grey_and_of_colours_become_what_a_network_folder_says(tmp_path):
+    values = np.arange(65536, dtype=">u2").reshape(256, 256)
+    colours = values[..., None].repeat(3, 2)
+
+    def chunk(name, content):
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    def png(pixels, kind):
+        lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+        head = struct.pack(">IIBBBBB", 256, 256, 16, kind, 0, 0, 0)
+        parts = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+    known = np.arange(65536).reshape(256, 256)
+    for content, expected in (
+        (png(values, 0), (known + 128) // 257),
+        (png(colours, 2), known // 256),
+        (b"P5 256 256 65535 " + values.tobytes(), (known + 128) // 257),
+        (b"P6 256 256 65535 " + colours.tobytes(), (known + 128) // 257),
+    ):
+        assert (decoded(tmp_path, content).numpy() == expected).all()
+    assert SIXTEEN_BITS == "grey, and PPM: (value + 128) // 257; other colours: value // 256"
+
+
+def test_a_folder_that_is_left_out_is_called_no_image(root):
+    (root / "train/a/loop").symlink_to(".")
+    with pytest.raises(RunError, match="the folder '.*train/a/loop' cannot be read .it is a link"):
+        data(root)
+    (root / "train/a/0.png").write_text("hello")
+    with pytest.raises(RunError, match="1 image and 1 folder in .* cannot be read: "):
+        data(root)
+    made = data(root, unreadable="skip")
+    assert made.skipped == ("train/a/0.png", "train/a/loop/")
+    (notice,) = [line for line in made.notices if "left out" in line]
+    assert "left out, since 1 image and 1 folder in" in notice
+    told = sentences.skipped({"skipped_images": list(made.skipped)})
+    assert told.startswith("1 image and 1 folder could not be read and took no part: ")
+
+
+def test_a_resize_that_no_shipped_network_could_name_is_refused(root):
+    with pytest.raises(UsageError, match="dataset.crop_fraction=0.0001 .*80,000 pixels .* 16,384"):
+        data(root, crop_fraction=0.0001)

@@ -175,6 +175,17 @@ def test_fingerprint_notices_other_content_of_the_same_length(pictures, tmp_path
     assert data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint() != before
 
 
+def test_fingerprint_notices_an_archive_that_gives_its_files_one_time(pictures, tmp_path):
+    path = pictures / "train" / "ant" / "3.png"
+    os.utime(path, ns=(1, 1))
+    before = data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    assert data(pictures, fingerprint_cache=str(tmp_path / "c")).fingerprint() != before
+
+
 def test_fingerprint_is_remembered_by_path_size_and_time(pictures, tmp_path):
     cache = tmp_path / "cache"
     before = data(pictures, fingerprint_cache=str(cache)).fingerprint()
@@ -182,7 +193,7 @@ def test_fingerprint_is_remembered_by_path_size_and_time(pictures, tmp_path):
     assert len(stores) == 2
     known = json.loads(stores[0].read_text())
     first = sorted(known["files"])[0]
-    known["files"][first][2] = "0" * 64
+    known["files"][first][3] = "0" * 64
     stores[0].write_text(json.dumps(known))
     # the planted hash is believed, so the file was not read again
     assert data(pictures, fingerprint_cache=str(cache)).fingerprint() != before
@@ -332,3 +343,16 @@ def test_any_beginning_of_a_spread_order_holds_the_classes_equally():
     assert count == [[1, 1, 1], [4, 4, 1], [9, 9, 1], [40, 9, 1]]
     again = spread_over_classes(classes, torch.Generator().manual_seed(0))
     assert torch.equal(order, again)
+
+
+def test_the_crop_goes_by_the_size_that_scaled_images_are_fetched_at(pictures, monkeypatch):
+    monkeypatch.setattr(_auto, "_SCALES", ((0, 32, 0.1), (0, 0, 0.64)))
+    automatic = ImageFolder(str(pictures))
+    automatic.prepare()
+    assert (automatic.image_size, automatic.augment.scale) == (32, 0.1)
+    small = automatic.resized(16)
+    typed = ImageFolder(str(pictures), image_size=32).resized(16)
+    assert small.augment == typed.augment and small.fingerprint() == typed.fingerprint()
+    assert small.resolved["dataset.augment.scale"] == (0.64, "20 train images at 16 pixels")
+    assert small.resolved["dataset.image_size"] == automatic.resolved["dataset.image_size"]
+    assert automatic.augment.scale == 0.1

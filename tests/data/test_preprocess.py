@@ -148,7 +148,7 @@ def test_what_json_tells_can_be_read_by_a_person():
     assert RGB.to_json() == {
         "input_size": [3, 16, 16],
         "mode": "RGB",
-        "sixteen_bits": "(value + 128) // 257",
+        "sixteen_bits": "grey, and PPM: (value + 128) // 257; other colours: value // 256",
         "exif_orientation": False,
         "resize": "shorter_side",
         "resize_to": 18,

@@ -57,6 +57,8 @@ def test_a_column_of_another_name_can_be_asked_for(tmp_path):
         (["", ""], "it is empty"),
         (["index,label", "0,1", "2"], "cannot be read"),
         (["index,y", "0,1"], "no column 'label'"),
+        (["label,label", "0,1"], "its head names 'label' twice"),
+        (["index,label", "0,1", '"1,0', "2,1", "3,1"], "line 3 has 1 entries"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, lines, text):

@@ -293,3 +293,35 @@ def test_a_metric_that_no_member_has_lists_those_that_exist(a_report):
     other = [{"dense.miou": 0.7, "final.loss": 0.1, "final.miou": 0.6, "seconds": 3.0}]
     assert metrics.choose(None, other).name == "final.miou"
     assert metrics.choose(None, []) is None
+
+
+def test_a_front_is_in_the_order_of_steady_ratios_and_not_of_unsteady_milliseconds(a_sweep):
+    folder = a_sweep(
+        (["prune=thinet"], {"accuracy": 0.97, "ratio": 0.5, "dense": 0.98}),
+        (["prune=apoz"], {"accuracy": 0.96, "ratio": 0.5, "dense": 0.98}),
+    )
+    with_latency(folder, "0", 0.5, 0.49, 0.51, steady_ms=False)
+    with_latency(folder, "1", 0.4, 0.39, 0.41, steady_ms=False)
+    path = folder / "1" / "report.json"  # timed in a slow minute
+    report = json.loads(path.read_text())
+    report["points"]["final"]["latency_ms"]["median"] = 80.0
+    path.write_text(json.dumps(report))
+    sweep.summarise(folder)
+    page = (folder / "report.html").read_text()
+    assert "against measured latency, cheapest first: apoz, thinet, dense" in page
+    assert "no part in its front" not in page
+
+
+def test_milliseconds_that_keep_a_network_off_the_front_are_told(a_sweep):
+    folder = a_sweep(
+        (["model=small"], {"accuracy": 0.97, "ratio": 0.5, "dense": 0.98}),
+        (["model=large"], {"accuracy": 0.96, "ratio": 0.5, "dense": 0.99}),
+    )
+    path = folder / "1" / "report.json"
+    report = json.loads(path.read_text())
+    report["points"]["dense"]["macs"] *= 2
+    report["points"]["final"]["latency_ms"]["steady"] = False
+    path.write_text(json.dumps(report))
+    sweep.summarise(folder)
+    page = (folder / "report.html").read_text()
+    assert "unsteady latency, no part in its front: large" in page

@@ -54,6 +54,7 @@ def test_curves_of_made_images_are_called_agreement_with_the_teacher(tmp_path, m
 
     def look(figure):
         seen["y"] = [axes.get_ylabel() for axes in figure.axes]
+        seen["titles"] = [axes.get_title(loc="left") for axes in figure.axes]
         seen["legend"] = [text.get_text() for text in figure.legends[0].get_texts()]
         return b""
 
@@ -64,6 +65,7 @@ def test_curves_of_made_images_are_called_agreement_with_the_teacher(tmp_path, m
             for part in ("made", "fresh_made") for name in ("loss", "agreement")}}  # fmt: skip
     figures.training({"train": real, "finetune": made}, tmp_path / "training.png")
     assert seen["y"] == ["loss", "", "accuracy", "agreement with the teacher"]
+    assert seen["titles"] == ["train", "finetune", "", ""]
     assert seen["legend"] == [
         "training part", "validation part", "made images", "fresh made images",
     ]  # fmt: skip

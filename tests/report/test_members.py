@@ -117,3 +117,9 @@ def test_a_folder_without_members_is_refused_in_one_line(tmp_path, what, reason)
         members(folder)
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
     assert "holds no member" in str(caught.value)
+
+
+def test_an_interrupted_run_of_its_own_goes_on_by_its_command_alone(tmp_path):
+    (tmp_path / "status.json").write_text('{"state": "interrupted", "error": "interrupted"}')
+    (row,) = members(tmp_path)[0]
+    assert row["error"] == "interrupted: the same command goes on"

@@ -207,6 +207,25 @@ def test_what_it_was_made_on_stands_on_top_of_both_reports(a_sweep):
     assert "someone" not in text + page
 
 
+def test_the_size_on_top_is_that_of_the_inputs_and_not_of_before_scale(a_sweep):
+    dataset = {"_target_": "compressor.data.digits.Digits", "image_size": 32, "channels": 3}
+    folder = a_sweep((["seed=0"], {"config": {"dataset": dataset}}))
+    path = folder / "0" / "report.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps({**report, "preprocess": {"input_size": [3, 16, 16]}}))
+    sweep.summarise(folder)
+    assert "- Data: digits, 16 pixels a side\n" in (folder / "summary.md").read_text()
+
+
+def test_how_images_are_prepared_is_no_figure(a_sweep):
+    folder = a_sweep((["seed=0"], {}))
+    path = folder / "0" / "report.json"
+    preprocess = {"input_size": [3, 16, 16], "resize_to": 18, "crop_fraction": 0.9}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "preprocess": preprocess}))
+    sweep.summarise(folder)
+    assert not [name for name in read_csv(folder / "summary.csv")[0] if "preprocess" in name]
+
+
 def test_the_command_on_top_can_be_pasted_into_a_shell(a_sweep):
     folder = a_sweep((["seed=0"], {}), (["seed=1"], {}))
     command = ["prune.ratios={layer1: 0.5}", "seed=0,1", "machine.threads=1", "cache.dir=/x"]

@@ -6,6 +6,8 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics import MetricCollection
 
 from compressor.errors import UsageError
 from compressor.robust.backward import Backward
@@ -18,8 +20,14 @@ from compressor.robust.mae import MAE
 from compressor.robust.none import CrossEntropy
 from compressor.robust.pencil import Pencil
 from compressor.robust.sce import SCE
-from compressor.stages._classes import balanced_weights, check, counts, ratio
-from compressor.tasks.classification import Classification
+from compressor.stages._classes import (
+    balanced_weights,
+    check,
+    check_figures,
+    counts,
+    ratio,
+)
+from compressor.tasks.classification import Accuracy, Classification
 from compressor.tasks.training import Distillation, Training
 
 
@@ -44,6 +52,25 @@ def test_distributions_for_labels_count_by_their_masses():
     found = counts(soft, None, 2)
     assert found.tolist() == [3, 1]
     assert (soft @ balanced_weights(found)).mean().item() == pytest.approx(1.0)
+
+
+class Largest(TorchDispatchMode):
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.is_floating_point():
+            self.numbers = max(self.numbers, out.numel())
+        return out
+
+
+def test_of_distributions_in_a_file_a_part_is_read_at_a_time():
+    soft = torch.full((50_000, 4), 0.25)
+    for index in (None, torch.arange(1, 50_000)):
+        with Largest() as seen:
+            found = counts(soft, index, 4)
+        assert found.tolist() == [0.25 * (50_000 if index is None else 49_999)] * 4
+        assert seen.numbers < soft.numel() / 2
 
 
 def module(robust, weights):
@@ -159,3 +186,16 @@ def test_they_agree_with_scikit_learn_on_many_answers():
     found, told = meter.compute(), logits.argmax(dim=1)
     assert found["balanced_accuracy"].item() == pytest.approx(balanced_accuracy_score(truth, told))
     assert found["macro_f1"].item() == pytest.approx(f1_score(truth, told, average="macro"))
+
+
+def test_a_figure_that_another_task_does_not_measure_is_refused():
+    class Hits(Classification):
+        headline = ("hits", "max")
+
+        def metrics(self, num_classes):
+            return MetricCollection({"hits": Accuracy()})
+
+    by = dict.fromkeys(("pretrain", "train", "finetune"), {"select_by": "accuracy"})
+    check_figures(by, Hits(), 10)
+    with pytest.raises(UsageError, match="finetune.select_by=macro_f1 .* has hits: type"):
+        check_figures({**by, "finetune": {"select_by": "macro_f1"}}, Hits(), 10)

@@ -324,6 +324,26 @@ def test_a_segmentation_task_trains_through_the_same_module(tmp_path, digits):
     assert float(history(tmp_path / "a")[-1]["val_accuracy"]) > 0.9
 
 
+class Hits(Classification):
+    """A task that has no accuracy."""
+
+    headline = ("hits", "max")
+
+    def metrics(self, num_classes):
+        return MetricCollection({"hits": Accuracy(), "loss": CrossEntropyMetric()})
+
+
+def test_another_tasks_headline_stands_in_the_place_of_its_accuracy(tmp_path, digits):
+    fitted = train(
+        tmp_path / "a", digits, task=Hits(), select="best", select_by="accuracy", patience=2
+    )
+    rows = history(tmp_path / "a")
+    best = max(float(row["val_hits"]) for row in rows)
+    assert fitted.metrics["picked_val_hits"] == best
+    fitted = train(tmp_path / "b", digits, task=Hits(), select="best", select_by="loss")
+    assert {"picked_val_hits", "picked_val_loss"} <= fitted.metrics.keys()
+
+
 def test_a_diverging_training_says_what_to_change(tmp_path, digits):
     with pytest.raises(RunError, match="lower lr"):
         train(tmp_path / "a", digits, net=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), lr=1e38)

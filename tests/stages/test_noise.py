@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from compressor import instantiation
 from compressor.cache import Cache
 from compressor.data.digits import Digits
 from compressor.errors import UsageError
@@ -101,7 +102,7 @@ class Fitting:
     milestones: tuple = ()
 
 
-def test_folds_know_the_code_of_the_network_and_a_frozen_trunk(monkeypatch):
+def test_folds_know_the_code_of_the_network_its_libraries_and_a_frozen_trunk(monkeypatch):
     seen = []
 
     class Stop(Exception):
@@ -122,7 +123,10 @@ def test_folds_know_the_code_of_the_network_and_a_frozen_trunk(monkeypatch):
         with pytest.raises(Stop):
             given = SimpleNamespace(spec=spec, parent=None)
             _crossfit.probabilities(given, {}, context, 2, 1, frozen)
-    assert len(set(seen)) == 3
+    monkeypatch.setattr(instantiation, "_release", lambda name: "99.0")
+    with pytest.raises(Stop):
+        _crossfit.probabilities(given, {}, context, 2, 1, frozen)
+    assert len(set(seen)) == 4
 
 
 # -- which labels the fine-tuning reads -----------------------------------------------------------

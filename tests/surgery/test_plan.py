@@ -205,6 +205,8 @@ def test_known_costs_of_a_chain():
         ((88, 0.5, 8), 48),  # 44 lies between 40 and 48: ties go up
         ((16, 0.9, 8), 8),
         ((6, 0.5, 8), 6),
+        ((64, 0.9, 8, 9), 16),  # 8 is nearer, and less than is to be left
+        ((12, 0.9, 8, 9), 12),
         ((8, 0.5, 8, 1, 4), 4),  # 4 groups: a multiple of 2 positions
     ],
 )

@@ -135,8 +135,11 @@ def check_layers(
                 term.adapter(*shapes, tuple(images.shape[1:]))
 
 
-def reads(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the distill group that a stage with terms depends on, for its key."""
+def reads(options: Mapping[str, Any], answers: str = "") -> dict[str, Any]:
+    """The part of the distill group that a stage with terms depends on, for its key.
+
+    answers: digest of what a teacher that is a function answers (`teacher.check_answer`).
+    """
     found = {name: options[name] for name in ("label_weight", "terms")}
     if options["sampler"] != "none":
         found["sampler"] = {n: options[n] for n in ("sampler", "per_group", "superclasses")}
@@ -145,6 +148,8 @@ def reads(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["teacher"]["source"] == "callable" and needs_teacher(options):
         # under the name that the digest of its source is found by
         found["teacher"] = {"_target_": options["teacher"]["function"]}
+        if answers:
+            found["teacher"]["answers"] = answers
     return found
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor import brought
 from compressor.artefact import Spec
 from compressor.cache import key_of
 from compressor.errors import RunError, UsageError
-from compressor.instantiation import imported, sources
+from compressor.instantiation import imported, libraries, sources
 from compressor.measure import evaluate
 from compressor.stages import Context
 from compressor.stages._answer import shown
@@ -25,7 +26,10 @@ def given_teacher(options: Mapping[str, Any], context: Context) -> tuple[nn.Modu
     if "teacher" in options:
         name = options["teacher"]["_target_"]
         net: nn.Module = Called(name)
-        key = key_of(function=name, code=sources(options["teacher"]))
+        key = key_of(
+            function=name, code=sources(options["teacher"]), libraries=libraries("torch"),
+            answers=options["teacher"].get("answers", ""),
+        )  # fmt: skip
     else:
         roles = [role for role in context.roles if role.startswith("teacher")]
         nets = [context.roles[role].network(context.trust) for role in sorted(roles)]
@@ -66,8 +70,11 @@ class Called(nn.Module):
         return found
 
 
-def check_answer(teacher: nn.Module, spec: Spec, task: Task) -> None:
-    """One forward tells whether the teacher takes these images and answers these classes."""
+def check_answer(teacher: nn.Module, spec: Spec, task: Task) -> str:
+    """One forward tells whether the teacher takes these images and answers these classes.
+
+    Returns the digest of a function's answers: they tell what it read from files. "" of a network.
+    """
     (images,) = task.example_inputs(spec.input_size, 2)
     size = "x".join(map(str, spec.input_size))
     try:
@@ -85,6 +92,10 @@ def check_answer(teacher: nn.Module, spec: Spec, task: Task) -> None:
         )
     if not logits.isfinite().all():
         raise RunError("the teacher answers random images with nan or inf: choose another")
+    if not isinstance(teacher, Called):
+        return ""
+    with torch.no_grad():
+        return brought.digest(lambda: {"logits": task.outputs(teacher(images))["logits"]}, False)
 
 
 class Logits:
