@@ -12,9 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from compressor.errors import RunError
+from compressor.surgery._classes import Grouping
 from compressor.surgery._cut import replay
-from compressor.surgery._groups import Grouping
+from compressor.surgery._groups import groups as groups_of
+from compressor.surgery._groups import report
 from compressor.surgery._ids import components, execute, hollow, operator_name, tensors_in
+from compressor.surgery._ledger import Ledger
 from compressor.surgery._plan import plan_cut
 from compressor.surgery._structure import Structure, tally
 from compressor.surgery._trace import Tracer
@@ -32,12 +35,12 @@ def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
     """
     dense = meta_copy(net)
     shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
-    trace = _traced(dense, example_inputs)
+    ledger = _traced(dense, example_inputs)
     calls = _costs(dense, example_inputs)
     for _ in range(MAX_TRIALS):
-        grouping = Grouping(trace)
-        groups = grouping.groups()
-        structure = Structure(groups, grouping.report())
+        grouping = Grouping(ledger)
+        groups = groups_of(grouping)
+        structure = Structure(groups, report(grouping))
         runs = _trial(net, structure, grouping, example_inputs, turn=0)
         if runs and _need_second(structure):
             runs = _trial(net, structure, grouping, example_inputs, turn=1)
@@ -99,13 +102,13 @@ def _meta_inputs(example_inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor
     )
 
 
-def _traced(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Tracer:
-    trace = Tracer(net.train())
+def _traced(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Ledger:
+    tracer = Tracer(net.train())
     try:
-        trace.run(_meta_inputs(example_inputs, TRACE_BATCH))
+        return tracer.run(_meta_inputs(example_inputs, TRACE_BATCH))
     except Exception as error:  # whatever the user's forward raises
-        raise _untraceable(net, trace.module, trace.operator, error) from error
-    return trace
+        at = tracer.ledger
+        raise _untraceable(net, at.module, at.operator, error) from error
 
 
 def _costs(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[tuple[str | None, int]]:
@@ -152,9 +155,10 @@ def _trial(
         alike[group.size] += 1
     plan = plan_cut(structure, keep)
     small = replay(meta_copy(net), plan)
-    again = Tracer(small.train(), dense=grouping.trace)
+    tracer = Tracer(small.train(), dense=grouping.ledger)
+    again = tracer.ledger
     try:
-        again.run(_meta_inputs(example_inputs, TRACE_BATCH))
+        tracer.run(_meta_inputs(example_inputs, TRACE_BATCH))
     except Exception as error:
         guilty = _guilty(grouping, again, plan.by_slot)
         _freeze_failing(grouping, again.stack, again.operator, error, guilty)
@@ -162,7 +166,7 @@ def _trial(
     wrong = _disagreement(grouping, Grouping(again), plan.by_slot)
     if wrong:
         for number in wrong:
-            grouping.trace.freeze(
+            grouping.ledger.freeze(
                 grouping.members[number],
                 "index",
                 "after a cut its channels meet others: an index or a size stands in Python code",
@@ -205,9 +209,9 @@ def _spread(
     calls: list[tuple[str | None, int]], grouping: Grouping
 ) -> list[tuple[str | None, int, Tensor | None]]:
     """(weight, MACs, numbers of the groups of the channels over which the weight is expanded)."""
-    trace, seen, found = grouping.trace, Counter[str | None](), []
+    ledger, seen, found = grouping.ledger, Counter[str | None](), []
     for name, cost in calls:
-        over = trace.spread.get(name, ())
+        over = ledger.spread.get(name, ())
         place = seen[name]
         seen[name] += 1
         numbers = (
@@ -221,18 +225,18 @@ def _freeze_failing(
     grouping: Grouping, stack: list[str], operator: str, error: Exception, guilty: set[int]
 ) -> None:
     """Freeze the groups that met the failing operator, else those that pass through its module."""
-    trace = grouping.trace
+    ledger = grouping.ledger
     through = set(guilty)
     for path in [*reversed(stack), None]:
         if through:
             break
-        for where, vectors in trace.passes.items():
+        for where, vectors in ledger.passes.items():
             if path is None or where == path:
                 for vector in vectors.values():
                     through |= _numbers(grouping, grouping.roots[vector])
     reason = f"a size stands in Python code: {_first_line(error)}"
     for number in through:
-        trace.freeze(grouping.members[number], operator, reason, stack[-1])
+        ledger.freeze(grouping.members[number], operator, reason, stack[-1])
 
 
 def _numbers(grouping: Grouping, roots: Tensor) -> set[int]:
@@ -240,7 +244,7 @@ def _numbers(grouping: Grouping, roots: Tensor) -> set[int]:
     return set(numbers[numbers >= 0].tolist())
 
 
-def _guilty(dense: Grouping, small: Tracer, kept: Mapping) -> set[int]:
+def _guilty(dense: Grouping, small: Ledger, kept: Mapping) -> set[int]:
     """Numbers of the dense groups whose channels reached the operator that failed."""
     roots = components(small.count, small.edges)
     met = torch.zeros(small.count, dtype=torch.bool)
@@ -266,7 +270,7 @@ def _disagreement(dense: Grouping, small: Grouping, kept: Mapping) -> set[int]:
         if key not in small.slots:
             continue
         # norms and layers that see the same channels share one vector: compare it once
-        same = (id(dense.trace.records[key].vector), id(small.trace.records[key].vector))
+        same = (id(dense.ledger.records[key].vector), id(small.ledger.records[key].vector))
         if same not in pairs:
             before = roots[torch.tensor(kept[key])] if key in kept else roots
             pairs[same] = before * width + small.slots[key]

@@ -40,6 +40,20 @@ class Alias:
     axes: dict[int, tuple[int, Tensor]]
 
 
+@dataclass(frozen=True)
+class Derived:
+    """A tensor made of parameters alone.
+
+    name: the one with more than one long dimension, or "" where there is none;
+    mixed: statistics were taken over an output channel's weights;
+    straight: elements lie in the parameter's own order.
+    """
+
+    name: str
+    mixed: bool = False
+    straight: bool = True
+
+
 @dataclass(eq=False)
 class Record:
     """Ids seen along one dimension of one parameter; role: producer, bias, consumer, follower.

@@ -1,15 +1,13 @@
-"""The kind of a group: where in the architecture its channels lie, told from the trace alone."""
+"""The kind of a group: where in the architecture its channels lie, read from the ledger alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from compressor.surgery._groups import Grouping
+from compressor.surgery._classes import Grouping
 
 
 class Kinds:
@@ -21,11 +19,11 @@ class Kinds:
 
     def __init__(self, grouping: Grouping):
         self.grouping = grouping
-        self.trace = trace = grouping.trace
+        self.ledger = ledger = grouping.ledger
         self.inputs, self.outputs = self._ends("consumer"), self._ends("producer")
-        self.joined = grouping.flag(trace.marks.join)
-        self.concatenated = grouping.flag(trace.marks.cat)
-        self.streams = grouping.flag(trace.marks.add)
+        self.joined = grouping.flag(ledger.marks.join)
+        self.concatenated = grouping.flag(ledger.marks.cat)
+        self.streams = grouping.flag(ledger.marks.add)
         self.residual = bool(self.streams.any())
         if self.residual:
             self.streams = self.streams | self._bottlenecks()
@@ -43,7 +41,7 @@ class Kinds:
             return "stream"
         if bool(self.concatenated[classes].any()):
             return "concat"
-        if len(self.trace.shape(roles["producer"][0])) == 2:
+        if len(self.ledger.shape(roles["producer"][0])) == 2:
             return "fc"
         if len(makers) > 1:
             return "stream"
@@ -58,7 +56,7 @@ class Kinds:
 
     def _ends(self, role: str) -> dict[str, Tensor]:
         slots = self.grouping.slots
-        return {key[0]: slots[key] for key, r in self.trace.records.items() if r.role == role}
+        return {key[0]: slots[key] for key, r in self.ledger.records.items() if r.role == role}
 
     def _flag(self, roots: Iterable[Tensor]) -> Tensor:
         flag = torch.zeros_like(self.grouping.frozen)
@@ -72,8 +70,8 @@ class Kinds:
         They are the projections of inverted residual blocks, streams even where the block changes
         the shape and so has no shortcut.
         """
-        depthwise = self.grouping.flag(self.trace.marks.depthwise)
-        active = self.grouping.flag(site.vector for site in self.trace.sites)
+        depthwise = self.grouping.flag(self.ledger.marks.depthwise)
+        active = self.grouping.flag(site.vector for site in self.ledger.sites)
         passive = ~(active | self.concatenated | self.grouping.frozen)
         return self._flag(
             made
@@ -86,11 +84,11 @@ class Kinds:
     def _gates(self) -> set[str]:
         """Weights whose own outputs (before any union) are multiplied into other channels."""
         raw = torch.zeros_like(self.grouping.frozen)
-        for vector in self.trace.marks.gate:
+        for vector in self.ledger.marks.gate:
             raw[vector] = True
         return {
             name
-            for (name, _), record in self.trace.records.items()
+            for (name, _), record in self.ledger.records.items()
             if record.role == "producer" and bool(raw[record.vector].any())
         }
 

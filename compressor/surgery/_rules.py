@@ -1,13 +1,12 @@
 """What each operator does to channel ids: the table behind the provenance trace.
 
 Operators are named as in torch.ops.aten. An operator without a rule freezes what it touches.
-A rule is called with (trace, name, func, args, kwargs, outs) and sets the ids of `outs`.
+A rule is called with (ledger, name, func, args, kwargs, outs) and sets the ids of `outs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from compressor.surgery import _layers
 from compressor.surgery._combine import argument, combine, freeze_all
 from compressor.surgery._derived import VIEWS, derive, pass_on
 from compressor.surgery._ids import Alias, Ids, operator_name, tensors_in, varying
+from compressor.surgery._ledger import Ledger
 from compressor.surgery._operators import (
     ALONG,
     FACTORIES,
@@ -30,71 +30,68 @@ from compressor.surgery._operators import (
     SIZES_IN_CODE,
 )
 
-if TYPE_CHECKING:
-    from compressor.surgery._trace import Tracer
-
 
 def base_name(name: str) -> str:
     """Operator name without the underscore of its in-place form."""
     return name[:-1] if name.endswith("_") and not name.startswith("__") else name
 
 
-def follow(trace: Tracer, func, args: tuple, kwargs: dict, out) -> None:
+def follow(ledger: Ledger, func, args: tuple, kwargs: dict, out) -> None:
     """Carry ids from the arguments of one operator to its results."""
     name = operator_name(func)
     base = base_name(name)
-    tensors, outs = trace.arguments, tensors_in(out)
+    tensors, outs = ledger.arguments, tensors_in(out)
     for tensor in [*tensors, *outs]:
-        trace.keep(tensor)
-    tracked = [t for t in tensors if trace.ids(t) is not None]
-    aliased = [t for t in tensors if trace.ids(t) is None and trace.alias(t) is not None]
+        ledger.keep(tensor)
+    tracked = [t for t in tensors if ledger.ids(t) is not None]
+    aliased = [t for t in tensors if ledger.ids(t) is None and ledger.alias(t) is not None]
     pointwise = base in POINTWISE or torch.Tag.pointwise in func.tags
     if base in FACTORIES or (not tracked and base in MASKS):
         for tensor in outs:
-            trace.set_plain(tensor)
+            ledger.set_plain(tensor)
         return
     if not tracked and not aliased:
-        if (pointwise or base in SAME | MOVES | PARTS) and all(trace.is_plain(t) for t in tensors):
+        if (pointwise or base in SAME | MOVES | PARTS) and all(ledger.is_plain(t) for t in tensors):
             for tensor in outs:
-                trace.set_plain(tensor)
+                ledger.set_plain(tensor)
         return
     for tensor in tracked:
-        trace.passing(trace.ids(tensor).vector)
-    if name != base and trace.ids(tensors[0]) is None and tracked and trace.is_part(tensors[0]):
+        ledger.passing(ledger.ids(tensor).vector)
+    if name != base and ledger.ids(tensors[0]) is None and tracked and ledger.is_part(tensors[0]):
         # the whole, of which this view is a part, would keep no trace of what was written
         for tensor in tracked:
-            trace.freeze(trace.ids(tensor).vector, base, "it is written into a part of a tensor")
+            ledger.freeze(ledger.ids(tensor).vector, base, "it is written into a part of a tensor")
     rule = _rule(base, pointwise)
     if not tracked and rule in (_move, _same, _part):
-        _move_alias(trace, base, func, args, kwargs, outs, aliased)
+        _move_alias(ledger, base, func, args, kwargs, outs, aliased)
         return
     if not tracked and rule in (_unknown, _reduce, _along, _cat):
-        if rule is not _reduce or not all(derive(trace, t) for t in aliased):
+        if rule is not _reduce or not all(derive(ledger, t) for t in aliased):
             for tensor in aliased:
-                trace.taint(trace.alias(tensor).name)
+                ledger.taint(ledger.alias(tensor).name)
             return
-    if "batch_norm" in base and trace.ids(args[0]) is None:
-        derive(trace, args[0])
-    rule(trace, base, func, args, kwargs, outs)
+    if "batch_norm" in base and ledger.ids(args[0]) is None:
+        derive(ledger, args[0])
+    rule(ledger, base, func, args, kwargs, outs)
     if base not in _layers.RULES or "batch_norm" in base:
-        made_of = [t for t in tensors if trace.ids(t) is not None]
-        pass_on(trace, base, pointwise, made_of, outs)
-    _note_after(trace, base, tensors, tracked, outs)
-    if base in NONLINEAR and outs and (ids := trace.ids(outs[0])) is not None:
-        trace.site(SHORT.get(base, base), ids, outs[0])
+        made_of = [t for t in tensors if ledger.ids(t) is not None]
+        pass_on(ledger, base, pointwise, made_of, outs)
+    _note_after(ledger, base, tensors, tracked, outs)
+    if base in NONLINEAR and outs and (ids := ledger.ids(outs[0])) is not None:
+        ledger.site(SHORT.get(base, base), ids, outs[0])
 
 
-def _note_after(trace: Tracer, base: str, tensors: list, tracked: list, outs: list) -> None:
+def _note_after(ledger: Ledger, base: str, tensors: list, tracked: list, outs: list) -> None:
     """The last operator that changed values: copies and random masks are looked through."""
     name = SHORT.get(base, base)
     if base in _layers.RULES:
         name = "batch_norm" if "batch_norm" in base else ""
     masked = base in ("mul", "div") and len(tracked) == 1
-    masked = masked and all(trace.is_plain(t) for t in tensors if t is not tracked[0])
+    masked = masked and all(ledger.is_plain(t) for t in tensors if t is not tracked[0])
     if tracked and (base in SAME or masked):
-        name = trace.after(tracked[0])
+        name = ledger.after(tracked[0])
     for tensor in outs:
-        trace.set_after(tensor, name)
+        ledger.set_after(tensor, name)
 
 
 def _rule(base: str, pointwise: bool) -> Callable:
@@ -111,13 +108,13 @@ def _rule(base: str, pointwise: bool) -> Callable:
 # --- operators that move data --------------------------------------------------------------------
 
 
-def _same(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    source = trace.ids(args[0])
+def _same(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    source = ledger.ids(args[0])
     for out in outs:
         if out.shape == args[0].shape:
-            trace.set_ids(out, source.vector, source.dim)
+            ledger.set_ids(out, source.vector, source.dim)
         else:
-            _unknown(trace, base, func, args, kwargs, [out])
+            _unknown(ledger, base, func, args, kwargs, [out])
 
 
 def _execute(func, base: str, args: tuple, kwargs: dict, ids: Ids) -> list[Tensor]:
@@ -129,64 +126,64 @@ def _execute(func, base: str, args: tuple, kwargs: dict, ids: Ids) -> list[Tenso
     return list(result) if isinstance(result, list | tuple) else [result]
 
 
-def _move(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    ids = trace.ids(args[0])
-    trace.moves += 1
+def _move(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    ids = ledger.ids(args[0])
+    ledger.moves += 1
     if ids.dim is None:
         for out in outs:
-            trace.set_ids(out, ids.vector, None)
+            ledger.set_ids(out, ids.vector, None)
         return
     if base == "pixel_shuffle" and ids.dim == args[0].ndim - 3:
         pieces = int(args[1]) ** 2  # that many neighbouring channels become one
-        vector = trace.aligned(ids.vector.view(-1, pieces).t().reshape(-1), pieces)
-        trace.set_ids(outs[0], vector, ids.dim)
+        vector = ledger.aligned(ids.vector.view(-1, pieces).t().reshape(-1), pieces)
+        ledger.set_ids(outs[0], vector, ids.dim)
         return
     if base.endswith("channel_shuffle") and ids.dim == 1:
         pieces = int(args[1])  # position p of every piece is one class, as where a view splits them
-        trace.aligned(ids.vector, pieces)
-        trace.set_ids(outs[0], ids.vector.view(pieces, -1).t().reshape(-1), ids.dim)
+        ledger.aligned(ids.vector, pieces)
+        ledger.set_ids(outs[0], ids.vector.view(pieces, -1).t().reshape(-1), ids.dim)
         return
     for out, moved in zip(outs, _execute(func, base, args, kwargs, ids), strict=True):
         dims, least = varying(moved)
         if not dims:
-            trace.set_ids(out, least.reshape(-1), None)
+            ledger.set_ids(out, least.reshape(-1), None)
         else:
             # channels split in g x k: code computes with equal pieces, so position p is one class
             pieces = least.numel() // least.shape[dims[-1]]
-            if trace.dense is not None and len(dims) == 1:
-                if trace.dense.splits.get(trace.moves) == least.numel():
+            if ledger.dense is not None and len(dims) == 1:
+                if ledger.dense.splits.get(ledger.moves) == least.numel():
                     pieces = least.numel()
-            trace.splits[trace.moves] = pieces
-            trace.set_ids(out, trace.aligned(least.reshape(-1), pieces), dims[-1])
+            ledger.splits[ledger.moves] = pieces
+            ledger.set_ids(out, ledger.aligned(least.reshape(-1), pieces), dims[-1])
 
 
-def _part(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    source, ids = args[0], trace.ids(args[0])
+def _part(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    source, ids = args[0], ledger.ids(args[0])
     dim = argument(args, kwargs, 2 if "split" in base else 1, "dim", 0) % source.ndim
     if ids.dim is None or ids.dim != dim:
         moved = ids.dim
         if moved is not None and base in ("select", "unbind") and dim < moved:
             moved -= 1
         for out in outs:
-            trace.set_ids(out, ids.vector, moved)
+            ledger.set_ids(out, ids.vector, moved)
     elif "split" in base and len({out.shape[dim] for out in outs}) == 1:
-        first = trace.aligned(ids.vector, len(outs))
+        first = ledger.aligned(ids.vector, len(outs))
         for out in outs:
-            trace.set_ids(out, first, dim)
+            ledger.set_ids(out, first, dim)
     elif len(outs) == 1 and outs[0].shape == source.shape:
-        trace.set_ids(outs[0], ids.vector, dim)
+        ledger.set_ids(outs[0], ids.vector, dim)
     else:
-        freeze_all(trace, base, [source], outs, SIZES_IN_CODE)
+        freeze_all(ledger, base, [source], outs, SIZES_IN_CODE)
 
 
-def _move_alias(trace, base: str, func, args, kwargs, outs: list, aliased: list) -> None:
+def _move_alias(ledger: Ledger, base: str, func, args, kwargs, outs: list, aliased: list) -> None:
     """Follow a transposed, reshaped or detached parameter to its name."""
-    alias = trace.alias(args[0]) if isinstance(args[0], Tensor) else None
+    alias = ledger.alias(args[0]) if isinstance(args[0], Tensor) else None
     if alias is None:
         return
     if base in SAME:
         if base in ("detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh"):
-            trace.set_alias(outs[0], alias)
+            ledger.set_alias(outs[0], alias)
         return
     found: list[dict] = [{} for _ in outs]
     for dim, (parameter_dim, positions) in alias.axes.items():
@@ -198,73 +195,74 @@ def _move_alias(trace, base: str, func, args, kwargs, outs: list, aliased: list)
             elif dims:
                 axes[-1] = None
     if any(-1 in axes for axes in found):
-        if base in VIEWS and derive(trace, args[0]):
-            _move(trace, base, func, args, kwargs, outs)
-            pass_on(trace, base, False, [args[0]], outs)
+        if base in VIEWS and derive(ledger, args[0]):
+            _move(ledger, base, func, args, kwargs, outs)
+            pass_on(ledger, base, False, [args[0]], outs)
         else:
-            trace.taint(alias.name)
+            ledger.taint(alias.name)
         return
     for out, axes in zip(outs, found, strict=True):
         if not args[0].numel() == out.numel() and base in PARTS and not axes:
             continue
-        trace.set_alias(out, Alias(alias.name, axes))
+        ledger.set_alias(out, Alias(alias.name, axes))
 
 
-def _cat(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+def _cat(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
     pieces = [t for t in args[0] if t.numel() or t.ndim > 1]
     out = outs[0]
     dim = argument(args, kwargs, 1, "dim", 0) % out.ndim
-    own = {d for t in pieces if (d := getattr(trace.ids(t), "dim", None)) is not None}
+    known = [ids for t in pieces if (ids := ledger.ids(t)) is not None]
+    own = {ids.dim for ids in known if ids.dim is not None}
     # stack makes a new dimension, behind which the channels lie one further
     lies = {d + (base == "stack" and d >= dim) for d in own}
     if len(lies) == 1 and (base == "stack" or dim not in lies):
         first = None
         for piece in pieces:
-            vector = _piece(trace, piece, next(iter(own)), first)
+            vector = _piece(ledger, piece, next(iter(own)), first)
             first = vector if first is None else first
-        trace.set_ids(out, first, lies.pop())
+        ledger.set_ids(out, first, lies.pop())
     elif base == "stack" or len(lies) > 1:
-        freeze_all(trace, base, pieces, outs, "channels lie across different dimensions")
+        freeze_all(ledger, base, pieces, outs, "channels lie across different dimensions")
     else:
         for piece in pieces:
-            if trace.ids(piece) is None and trace.alias(piece) is not None:
-                trace.taint(trace.alias(piece).name)
-        vector = torch.cat([trace.vector(piece, dim) for piece in pieces])
+            if ledger.ids(piece) is None and ledger.alias(piece) is not None:
+                ledger.taint(ledger.alias(piece).name)
+        vector = torch.cat([ledger.vector(piece, dim) for piece in pieces])
         if len(pieces) > 1 and lies:
-            trace.marks.cat.append(vector)
-        trace.set_ids(out, vector, None if bool((vector == vector[0]).all()) else dim)
+            ledger.marks.cat.append(vector)
+        ledger.set_ids(out, vector, None if bool((vector == vector[0]).all()) else dim)
 
 
-def _piece(trace: Tracer, piece: Tensor, dim: int, first: Tensor | None) -> Tensor | None:
+def _piece(ledger: Ledger, piece: Tensor, dim: int, first: Tensor | None) -> Tensor | None:
     """A piece's ids along `dim`, united with those of the first piece; None for plain constants."""
-    alias = trace.alias(piece)
-    if trace.ids(piece) is None and (alias is not None or trace.is_plain(piece)):
+    alias = ledger.alias(piece)
+    if ledger.ids(piece) is None and (alias is not None or ledger.is_plain(piece)):
         if alias is not None and dim in alias.axes:
-            return trace.record(alias, dim, first, "follower")
+            return ledger.record(alias, dim, first, "follower")
         return None
-    vector = trace.vector(piece, dim)
+    vector = ledger.vector(piece, dim)
     if first is not None:
-        trace.unite(first, vector)
+        ledger.unite(first, vector)
     return vector
 
 
-def _pad(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+def _pad(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
     source, pads = args[0], args[1]
-    ids = trace.ids(source)
+    ids = ledger.ids(source)
     padded = {source.ndim - 1 - i // 2 for i, pad in enumerate(pads) if pad}
     if ids.dim is not None and ids.dim in padded:
-        freeze_all(trace, base, [source], outs, "the amount of padding stands in Python code")
+        freeze_all(ledger, base, [source], outs, "the amount of padding stands in Python code")
     else:
-        trace.set_ids(outs[0], ids.vector, ids.dim)
+        ledger.set_ids(outs[0], ids.vector, ids.dim)
 
 
 # --- operators along dimensions ------------------------------------------------------------------
 
 
-def _reduce(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    source, ids = args[0], trace.ids(args[0])
+def _reduce(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    source, ids = args[0], ledger.ids(args[0])
     if base in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor):
-        combine(trace, base, func, args, kwargs, outs)
+        combine(ledger, base, func, args, kwargs, outs)
         return
     at = 2 if base in ("norm", "linalg_vector_norm") else 1
     dims = argument(args, kwargs, at, "dim", None)
@@ -272,57 +270,57 @@ def _reduce(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) ->
     dims = {d % source.ndim for d in dims} if source.ndim else set()
     for out in outs:
         if ids.dim is None:
-            trace.set_ids(out, ids.vector, None)
+            ledger.set_ids(out, ids.vector, None)
         elif ids.dim in dims:
-            freeze_all(trace, base, [source], [out], "it reduces over channels")
+            freeze_all(ledger, base, [source], [out], "it reduces over channels")
         elif out.ndim == source.ndim:
-            trace.set_ids(out, ids.vector, ids.dim)
+            ledger.set_ids(out, ids.vector, ids.dim)
         else:
-            trace.set_ids(out, ids.vector, ids.dim - sum(d < ids.dim for d in dims))
+            ledger.set_ids(out, ids.vector, ids.dim - sum(d < ids.dim for d in dims))
 
 
-def _along(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    ids = trace.ids(args[0])
+def _along(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    ids = ledger.ids(args[0])
     dim = argument(args, kwargs, 1, "dim", -1) % args[0].ndim
     if ids.dim == dim:
-        freeze_all(trace, base, [args[0]], outs, "it runs along the channels")
+        freeze_all(ledger, base, [args[0]], outs, "it runs along the channels")
     else:
         for out in outs:
-            trace.set_ids(out, ids.vector, ids.dim)
+            ledger.set_ids(out, ids.vector, ids.dim)
 
 
-def _restride(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+def _restride(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
     """as_strided where it only changes the strides of dimensions of size 1, as pooling does."""
-    ids, out = trace.ids(args[0]), outs[0]
+    ids, out = ledger.ids(args[0]), outs[0]
     plain = torch.empty(out.shape, device="meta").stride()
     strides = zip(out.shape, out.stride(), plain, strict=True)
     same = out.storage_offset() == 0 and all(n == 1 or a == b for n, a, b in strides)
     if same and (ids.dim is None or out.shape[ids.dim] == ids.vector.numel()):
-        trace.set_ids(out, ids.vector, ids.dim)
+        ledger.set_ids(out, ids.vector, ids.dim)
     else:
-        _unknown(trace, base, func, args, kwargs, outs)
+        _unknown(ledger, base, func, args, kwargs, outs)
 
 
-def _spatial(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    source, ids = args[0], trace.ids(args[0])
+def _spatial(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    source, ids = args[0], ledger.ids(args[0])
     spatial = next((n for n in (1, 2, 3) if f"{n}d" in base), 2)
     if ids.dim is None or ids.dim < source.ndim - spatial:
         for out in outs:
-            trace.set_ids(out, ids.vector, ids.dim)
+            ledger.set_ids(out, ids.vector, ids.dim)
     else:
-        freeze_all(trace, base, [source], outs, "it mixes channels as if they were positions")
+        freeze_all(ledger, base, [source], outs, "it mixes channels as if they were positions")
 
 
-def _glu(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    ids = trace.ids(args[0])
+def _glu(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+    ids = ledger.ids(args[0])
     dim = argument(args, kwargs, 1, "dim", -1) % args[0].ndim
-    vector = trace.aligned(ids.vector, 2) if ids.dim == dim else ids.vector
-    trace.set_ids(outs[0], vector, ids.dim)
+    vector = ledger.aligned(ids.vector, 2) if ids.dim == dim else ids.vector
+    ledger.set_ids(outs[0], vector, ids.dim)
 
 
-def _unknown(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
+def _unknown(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
     tensors = tensors_in(args, kwargs)
-    freeze_all(trace, base, tensors, outs, "no cut can follow this operator")
+    freeze_all(ledger, base, tensors, outs, "no cut can follow this operator")
 
 
 _SETS = (

@@ -1,4 +1,4 @@
-"""The projections on the shortcuts of residual blocks, told from the trace alone.
+"""The projections on the shortcuts of residual blocks, read from the ledger alone.
 
 A block whose input has another shape than its output begins a stream of channels: the output of its
 main branch is added to a projection of its input. So at the first addition of both, one layer reads
@@ -9,21 +9,18 @@ pyramid, branches of one length) is no such shortcut.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from compressor.surgery._trace import Tracer
+from compressor.surgery._ledger import Ledger
 
 
-def shortcuts(trace: Tracer) -> set[str]:
+def shortcuts(ledger: Ledger) -> set[str]:
     """Names of the weights of the projections."""
-    makers = _Makers(trace)
+    makers = _Makers(ledger)
     summed: set[int] = set()
     found: set[str] = set()
-    pairs = [makers.of(vector) for vector in trace.marks.add]
+    pairs = [makers.of(vector) for vector in ledger.marks.add]
     for left, right in zip(pairs[::2], pairs[1::2], strict=True):
         if not summed & (left | right):
             for one, other in ((left, right), (right, left)):
@@ -40,10 +37,10 @@ class _Makers:
     their own, with negative numbers.
     """
 
-    def __init__(self, trace: Tracer):
-        records = trace.records.items()
+    def __init__(self, ledger: Ledger):
+        records = ledger.records.items()
         self.names = [name for (name, _), r in records if r.role == "producer"]
-        self._maker = -1 - torch.arange(trace.count)
+        self._maker = -1 - torch.arange(ledger.count)
         for (name, _), record in records:
             if record.role == "producer":
                 self._maker[record.vector] = self.names.index(name)
