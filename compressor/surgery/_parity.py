@@ -59,10 +59,10 @@ def _copy_sharing(net: nn.Module, own: set[str]) -> nn.Module:
 
 def _check_cuts(dense: nn.Module, plan: Plan) -> None:
     """Every operation removes something; a plan without one is no cut at all."""
-    if not plan.operations:
+    if not plan.cuts:
         raise RunError("the plan cuts nothing; raise prune.ratio or widen prune.scope")
     shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
-    for cut in plan.operations:
+    for cut in plan.cuts:
         for name, dim in cut.slots:
             if name in shapes and shapes[name][dim] == len(cut.kept):
                 raise RunError(f"the plan keeps all of '{name}' along dimension {dim}: no cut")
