@@ -22,8 +22,8 @@ from compressor.surgery._plan import plan_cut
 from compressor.surgery._structure import Structure, tally
 from compressor.surgery._trace import Tracer
 
-TRACE_BATCH = 2
-MAX_TRIALS = 256
+TRACE_BATCH = 2  # images; with one, train-mode batch norm refuses features of 1 x 1
+MAX_TRIALS = 256  # each freezes something more, or is the last one
 SMALL = 4  # channels
 
 
@@ -37,6 +37,8 @@ def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
     shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
     ledger = _traced(dense, example_inputs)
     calls = _costs(dense, example_inputs)
+    # The rules say what should be cut together; a trial on the meta device proves it. What it finds
+    # wrong is frozen in the ledger, and the groups are read from it again.
     for _ in range(MAX_TRIALS):
         grouping = Grouping(ledger)
         groups = groups_of(grouping)
@@ -75,6 +77,8 @@ def dry_run(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
 
 def meta_copy(net: nn.Module) -> nn.Module:
     """A copy with every tensor on the meta device; no weight is copied."""
+    # deepcopy takes what it finds in the memo for copied: here, tensors without storage. Plain
+    # attributes count too, and tied tensors stay tied.
     memo: dict[int, object] = {}
     for module in net.modules():
         for store in (module._parameters, module._buffers, module.__dict__):
@@ -153,6 +157,7 @@ def _trial(
     for group in structure.groups:
         keep[group.name] = _trial_classes(group.size, alike[group.size], turn, generator)
         alike[group.size] += 1
+    # every group at once: sizes that only fit together by accident fall apart
     plan = plan_cut(structure, keep)
     small = replay(meta_copy(net), plan)
     tracer = Tracer(small.train(), dense=grouping.ledger)
@@ -212,6 +217,7 @@ def _spread(
     ledger, seen, found = grouping.ledger, Counter[str | None](), []
     for name, cost in calls:
         over = ledger.spread.get(name, ())
+        # the ledger and the cost run see the calls of one kernel in the same order
         place = seen[name]
         seen[name] += 1
         numbers = (
@@ -226,6 +232,8 @@ def _freeze_failing(
 ) -> None:
     """Freeze the groups that met the failing operator, else those that pass through its module."""
     ledger = grouping.ledger
+    # To blame is what reached the operator; where that is unknown, what passed the innermost
+    # module, then the one around it; at last everything.
     through = set(guilty)
     for path in [*reversed(stack), None]:
         if through:
@@ -246,6 +254,7 @@ def _numbers(grouping: Grouping, roots: Tensor) -> set[int]:
 
 def _guilty(dense: Grouping, small: Ledger, kept: Mapping) -> set[int]:
     """Numbers of the dense groups whose channels reached the operator that failed."""
+    # the pass broke off, so its ledger holds what was united up to there
     roots = components(small.count, small.edges)
     met = torch.zeros(small.count, dtype=torch.bool)
     for tensor in small.arguments:
@@ -255,6 +264,7 @@ def _guilty(dense: Grouping, small: Ledger, kept: Mapping) -> set[int]:
     for key, record in small.records.items():
         hit = met[roots[record.vector]]
         if key in dense.slots and bool(hit.any()):
+            # position p of the cut slot was position kept[p] of the dense one
             before = dense.slots[key]
             before = before[torch.tensor(kept[key])] if key in kept else before
             if before.shape == hit.shape:
@@ -264,6 +274,8 @@ def _guilty(dense: Grouping, small: Ledger, kept: Mapping) -> set[int]:
 
 def _disagreement(dense: Grouping, small: Grouping, kept: Mapping) -> set[int]:
     """Numbers of the groups with a class whose kept positions are united otherwise after a cut."""
+    # A position of a slot has a class in the dense network and, if it is kept, one in the cut one.
+    # A sound cut pairs them one to one. Each pair is one number, before * width + after.
     pairs: dict[tuple[int, int], Tensor] = {}
     width = int(small.roots.numel())
     for key, roots in dense.slots.items():
@@ -280,11 +292,13 @@ def _disagreement(dense: Grouping, small: Grouping, kept: Mapping) -> set[int]:
     before, after = codes // width, codes % width
     member = dense.group_of[before] >= 0
     wrong = torch.zeros_like(member)
+    # a class that stands in two pairs was torn apart, or thrown together with another one
     for side in (before, after):
         values, counts = torch.unique(side[member], return_counts=True)
         repeated = torch.zeros(int(side.max()) + 1, dtype=torch.bool)
         repeated[values[counts > 1]] = True
         wrong |= repeated[side] & member
+    # and one that can no longer be cut met something that it did not meet before
     wrong |= member & small.frozen[after]
     return set(dense.group_of[before[wrong]].tolist())
 
@@ -301,6 +315,7 @@ class _CostRun(TorchDispatchMode):
         self.macs: list[tuple[str | None, int]] = []
         self.operator = ""
         self.stack = [""]
+        # by storage, so that views (a weight turned or flattened) go by their weight's name
         tensors = [*net.named_buffers(), *net.named_parameters()]
         self._names = {t.untyped_storage()._cdata: name for name, t in tensors}
         self._wide = {name for name, t in tensors if t.ndim > 1}
@@ -332,6 +347,7 @@ class _CostRun(TorchDispatchMode):
         # a parameter times a buffer, as a mask, is the parameter's
         weights = sorted((n for n in names if n in self._wide), key=self._constant)
         if func.overloadpacket in flop_registry:
+            # PyTorch counts a multiplication and an addition as two
             cost = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
             self.macs.append((weights[0] if weights else None, cost))
         elif weights and None not in names:

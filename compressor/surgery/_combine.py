@@ -5,40 +5,45 @@ from __future__ import annotations
 from torch import Tensor
 
 from compressor.surgery._derived import derive
-from compressor.surgery._ids import Derived, tensors_in
+from compressor.surgery._ids import Call, Derived, tensors_in
 from compressor.surgery._ledger import Ledger
 from compressor.surgery._operators import GATES
 
 
-def combine(ledger: Ledger, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    tensors = tensors_in(args, kwargs)
-    if not outs:
+def combine(ledger: Ledger, call: Call) -> None:
+    """One element of the result is made of one element of each operand, which broadcast."""
+    tensors = tensors_in(call.args, call.kwargs)
+    if not call.outs:
         return
-    rank = outs[0].ndim
+    rank = call.outs[0].ndim
     tracked = [t for t in tensors if ledger.ids(t) is not None]
     if not tracked:
         tracked = _parameters_as_data(ledger, tensors)
         if not tracked:
             return
+    # broadcasting aligns dimensions at the end, so an operand's d is the result's d + rank - ndim
     lies = {ids.dim + rank - t.ndim for t in tracked if (ids := ledger.ids(t)).dim is not None}
     if len(lies) > 1:
-        freeze_all(ledger, base, tracked, outs, "channels lie across different dimensions")
+        freeze_all(
+            ledger, call.base, tracked, call.outs, "channels lie across different dimensions"
+        )
         return
     dim = lies.pop() if lies else None
+    # operands whose ids lie along `dim`; others carry one id for all of their elements
     main = [t for t in tracked if (ledger.ids(t).dim is not None) == (dim is not None)]
     vector = ledger.ids(main[0]).vector
     for tensor in tracked:
         if not any(tensor is t for t in main):
-            _broadcast(ledger, base, tensor, dim - rank, vector)
+            _broadcast(ledger, call.base, tensor, dim - rank, vector)
     for tensor in tensors:
         if ledger.ids(tensor) is None and dim is not None:
-            _constant(ledger, base, tensor, dim - rank, vector)
+            _constant(ledger, call.base, tensor, dim - rank, vector)
     for tensor in main[1:]:
         other = ledger.ids(tensor).vector
         if other is not vector:
             ledger.unite(vector, other)
-            _mark(ledger, base, main[0], tensor, outs[0])
-    for out in outs:
+            _mark(ledger, call.base, main[0], tensor, call.outs[0])
+    for out in call.outs:
         ledger.set_ids(out, vector, dim)
 
 
@@ -48,6 +53,7 @@ def _mark(ledger: Ledger, base: str, left: Tensor, right: Tensor, out: Tensor) -
     if base != "mul":
         (ledger.marks.add if base in ("add", "sub") else ledger.marks.join).extend(vectors)
         return
+    # squeeze and excitation: a factor in (0, 1), or one value per channel for a whole image
     gates = [t for t in (right, left) if ledger.after(t) in GATES or t.numel() < out.numel()]
     if gates:
         ledger.marks.gate.append(ledger.ids(gates[0]).vector)
@@ -60,6 +66,8 @@ def _broadcast(ledger: Ledger, base: str, tensor: Tensor, dim: int, vector: Tens
     ids = ledger.ids(tensor)
     wide = tensor.ndim >= -dim and tensor.shape[dim] > 1
     event = ledger.freeze(ids.vector, base, "one channel meets all channels of another tensor")
+    # with an entry for each of the channels it would have to lose some itself; with size 1 it works
+    # on whatever channels are left
     if wide:
         ledger.unite(vector, ledger.event_vector(event))
 
@@ -69,6 +77,7 @@ def _constant(ledger: Ledger, base: str, tensor: Tensor, dim: int, vector: Tenso
     if tensor.ndim < -dim or tensor.shape[dim] == 1:
         return
     alias = ledger.alias(tensor)
+    # a parameter (a bias, a layer scale) is cut along with the channels
     if alias is not None:
         ledger.record(alias, tensor.ndim + dim, vector, "follower")
     elif not ledger.is_plain(tensor):
@@ -83,6 +92,7 @@ def _parameters_as_data(ledger: Ledger, tensors: list[Tensor]) -> list[Tensor]:
         if alias is None or not alias.axes:
             continue
         if len(alias.axes) > 1:
+            # a whole weight: standardised or scaled, and used as a layer's weight afterwards
             if any(t is tensor for t in data) or derive(ledger, tensor):
                 data.append(tensor)
                 continue
@@ -90,6 +100,7 @@ def _parameters_as_data(ledger: Ledger, tensors: list[Tensor]) -> list[Tensor]:
                 if ledger.alias(other) is not None:
                     ledger.taint(ledger.alias(other).name)
             return []
+        # one value per channel: its ids are new ones until it meets the channels
         dim = next(iter(alias.axes))
         ledger.set_ids(tensor, ledger.record(alias, dim, None, "follower"), dim)
         ledger.set_derived(tensor, Derived(""))
@@ -106,7 +117,3 @@ def freeze_all(ledger: Ledger, base: str, tensors: list, outs: list, reason: str
             ledger.taint(alias.name)
     for out in outs:
         ledger.set_ids(out, ledger.event_vector(event), None)
-
-
-def argument(args: tuple, kwargs: dict, position: int, name: str, default):
-    return args[position] if len(args) > position else kwargs.get(name, default)

@@ -28,6 +28,7 @@ def derive(ledger: Ledger, tensor: Tensor) -> bool:
         return False
     if tensor.numel() != ledger.shape(alias.name).numel():
         return False
+    # its axes are the parameter's in their own order, and the first one is the outputs
     order = [at for _, (at, _) in sorted(alias.axes.items())]
     if not order or order[0] != 0 or order != sorted(order):
         return False
@@ -45,6 +46,7 @@ def _in_order(positions: Tensor) -> bool:
 
 def pass_on(ledger: Ledger, base: str, pointwise: bool, tracked: list, outs: list) -> None:
     """What is made of parameters alone is derived from them; mixed with other tensors it is not."""
+    # None for an activation, which is made of no parameters alone
     sources = [ledger.derived(t) for t in tracked]
     names = {s.name for s in sources if s is not None and s.name}
     if not names:
@@ -52,10 +54,13 @@ def pass_on(ledger: Ledger, base: str, pointwise: bool, tracked: list, outs: lis
             for out in outs:
                 ledger.set_derived(out, Derived(""))
         return
+    # a weight times an activation, or two weights: no layer's own weight any more
     if len(names) > 1 or any(s is None for s in sources):
         for name in names:
             ledger.taint(name)
         return
+    # mean and variance of (outputs, inputs * kernel) run over the inputs: they change with a cut of
+    # these. Broadcast back by an arithmetic operator, all lies again where the weight lay.
     statistic = base in REDUCTIONS or "batch_norm" in base
     straight = pointwise or statistic or base in SAME | VIEWS
     mixed = statistic or any(s.mixed for s in sources)
@@ -71,6 +76,7 @@ def adopt(ledger: Ledger, weight: Tensor | None, source: Tensor) -> None:
         return
     if weight.shape != ledger.shape(derived.name) or ids.dim != 0:
         return
+    # from here on the tensor is the parameter itself, and its outputs are the parameter's
     axes = {d: (d, torch.arange(n)) for d, n in enumerate(weight.shape) if n > 1}
     ledger.unite(ids.vector, ledger.records[derived.name, 0].vector)
     ledger.set_alias(weight, Alias(derived.name, axes))

@@ -11,12 +11,14 @@ from compressor.surgery._structure import Activation, Frozen, Group, Slot
 
 
 def groups(grouping: Grouping) -> tuple[Group, ...]:
+    """Groups in order of execution, each with the slots that its classes fill."""
     count = len(grouping.members)
     slots: list[dict[str, list[Slot]]] = [
         {"producers": [], "consumers": [], "followers": []} for _ in range(count)
     ]
     roles: list[dict[str, list[str]]] = [{"producer": [], "consumer": []} for _ in range(count)]
     place = {"producer": "producers", "bias": "producers", "consumer": "consumers"}
+    # slots of one vector of ids share one tensor of classes, here and for all who read the groups
     shared: dict[int, dict[int, Tensor]] = {}
     kinds, mixing = Kinds(grouping), grouping.flag(grouping.ledger.marks.mixing)
     projections = shortcuts(grouping.ledger)
@@ -26,6 +28,7 @@ def groups(grouping: Grouping) -> tuple[Group, ...]:
             by_group = shared[id(record.vector)] = grouping.classes_in(grouping.slots[name, dim])
         for number, classes in by_group.items():
             module = name.rpartition(".")[0]
+            # what a consumer reads went through this: statistics and criteria ask for "relu"
             after = record.after if record.role == "consumer" else ""
             slots[number][place.get(record.role, "followers")].append(
                 Slot(
@@ -35,14 +38,7 @@ def groups(grouping: Grouping) -> tuple[Group, ...]:
             )  # fmt: skip
             if record.role in ("producer", "consumer"):
                 roles[number][record.role].append(name)
-    active: dict[int, list[Activation]] = {}
-    for place_of, site in enumerate(grouping.ledger.sites):
-        for number, classes in grouping.classes_in(grouping.roots[site.vector]).items():
-            active.setdefault(number, []).append(
-                Activation(
-                    site.op, site.module, site.call, site.leaf, classes, site.dim or 0, place_of
-                )
-            )
+    active = _activations(grouping)
     taken: dict[str, int] = {}
     found = []
     for number, parts in enumerate(slots):
@@ -67,11 +63,26 @@ def groups(grouping: Grouping) -> tuple[Group, ...]:
     return tuple(found)
 
 
+def _activations(grouping: Grouping) -> dict[int, list[Activation]]:
+    """Number of a group -> the nonlinearities that its channels pass, in order of execution."""
+    active: dict[int, list[Activation]] = {}
+    for number_of, site in enumerate(grouping.ledger.sites):
+        for number, classes in grouping.classes_in(grouping.roots[site.vector]).items():
+            active.setdefault(number, []).append(
+                Activation(
+                    site.op, site.module, site.call, site.leaf, classes, site.dim or 0, number_of
+                )
+            )
+    return active
+
+
 def report(grouping: Grouping) -> tuple[Frozen, ...]:
     """The channels that are frozen, by the first operator that stopped them."""
+    # a class that several operators stopped is listed once, under the one that ran first
     first: dict[int, int] = {}
     for number, event in enumerate(grouping.ledger.events):
         first.setdefault(int(grouping.roots[event.id]), number)
+    # what a layer makes with a weight that is no parameter stands in no record: the event counts it
     channels = [event.channels for event in grouping.ledger.events]
     for key, record in grouping.ledger.records.items():
         if record.role == "producer":

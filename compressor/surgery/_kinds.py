@@ -24,6 +24,7 @@ class Kinds:
         self.joined = grouping.flag(ledger.marks.join)
         self.concatenated = grouping.flag(ledger.marks.cat)
         self.streams = grouping.flag(ledger.marks.add)
+        # no addition, no residual blocks
         self.residual = bool(self.streams.any())
         if self.residual:
             self.streams = self.streams | self._bottlenecks()
@@ -33,8 +34,10 @@ class Kinds:
 
     def of(self, classes: Tensor, roles: dict[str, list[str]]) -> str:
         """interior, stream, concat, se or fc, for a group with these classes and weights."""
+        # squeeze and excitation reads and scales channels that others made: it decides nothing
         readers = [n for n in roles["consumer"] if n not in self.gates | self.squeezes]
         makers = [n for n in roles["producer"] if n not in self.gates]
+        # between squeeze and excitation: only gates read it
         if all(name in self.gates for name in roles["consumer"]):
             return "se"
         if bool((self.streams | self.joined)[classes].any()):
@@ -43,6 +46,7 @@ class Kinds:
             return "concat"
         if len(self.ledger.shape(roles["producer"][0])) == 2:
             return "fc"
+        # several layers made the same channels: they were united by something between them
         if len(makers) > 1:
             return "stream"
         if self.residual:
@@ -72,6 +76,7 @@ class Kinds:
         """
         depthwise = self.grouping.flag(self.ledger.marks.depthwise)
         active = self.grouping.flag(site.vector for site in self.ledger.sites)
+        # linear bottlenecks (MobileNetV2): no activation behind them, not concatenated, not frozen
         passive = ~(active | self.concatenated | self.grouping.frozen)
         return self._flag(
             made
@@ -83,6 +88,8 @@ class Kinds:
 
     def _gates(self) -> set[str]:
         """Weights whose own outputs (before any union) are multiplied into other channels."""
+        # The gate's ids before the union. After it, the gated channels have the same classes, and
+        # whoever made those would be a gate too.
         raw = torch.zeros_like(self.grouping.frozen)
         for vector in self.ledger.marks.gate:
             raw[vector] = True
@@ -102,6 +109,7 @@ class Kinds:
     def _reaching(self) -> set[str]:
         """Weights from which a stream can be reached."""
         fresh = {n for n, made in self.outputs.items() if bool(self.streams[made].any())}
+        # backwards from the streams: the makers of a stream, then the makers of what those read
         reached: set[str] = set()
         fed = torch.zeros_like(self.grouping.frozen)
         while fresh:

@@ -36,11 +36,13 @@ class Ledger:
 
     def __init__(self, net: nn.Module, dense: Ledger | None = None):
         self.dense = dense
+        # what a cut network asks of its dense one
         self.depthwise: set[str] = set()
         self.splits: dict[int, int] = {}
         self.moves = 0
         self.norms: list[bool] = []
         self.spread: dict[str, list[Spread]] = {}
+        # the results
         self.count = 0
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.events: list[Event] = []
@@ -48,6 +50,7 @@ class Ledger:
         self.sites: list[Site] = []
         self.marks = Marks()
         self.passes: dict[str, dict[int, Tensor]] = {}
+        # where the pass is
         self.operator = ""
         self.arguments: list[Tensor] = []
         self.stack: list[str] = [""]
@@ -96,6 +99,7 @@ class Ledger:
     def keep(self, tensor: Tensor) -> None:
         """Hold the tensor, so that its id() is never given to another one."""
         self._alive.append(tensor)
+        # the first tensor on a storage is the whole, later ones are views of it
         self._owner.setdefault(tensor.untyped_storage()._cdata, id(tensor))
 
     def is_part(self, tensor: Tensor) -> bool:
@@ -123,10 +127,12 @@ class Ledger:
     def vector(self, tensor: Tensor, dim: int) -> Tensor:
         """The ids along `dim`, frozen where they also differ along another dimension."""
         size, ids = tensor.shape[dim], self.ids(tensor)
+        # the caller is a layer with a weight, which has an entry for each position along `dim`
         if ids is None:
             event = self.event(self.operator, "a constant takes the place of channels")
             return self.event_vector(event).expand(size)
         if ids.dim is None:
+            # one id for the whole tensor: all positions are one class
             return ids.vector.expand(size)
         if ids.dim == dim % tensor.ndim:
             return ids.vector
@@ -135,12 +141,14 @@ class Ledger:
 
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Ids at one position of both vectors (they broadcast) are channels of one class."""
+        # most branches meet with the very same vector, and an edge costs more than the question
         if left is not right:
             left, right = torch.broadcast_tensors(left, right)
             self.edges.append((left.reshape(-1), right.reshape(-1)))
 
     def aligned(self, vector: Tensor, pieces: int) -> Tensor:
         """(pieces * k,) -> (k,): position p becomes one class across all pieces."""
+        # row p of (pieces, k) is a piece; every row is united with the first one, entry by entry
         rows = vector.reshape(pieces, -1)
         if pieces > 1:
             self.unite(rows[1:], rows[:1])
@@ -155,6 +163,7 @@ class Ledger:
 
         module: the innermost one that runs, unless another is named.
         """
+        # an event has an id like a channel's, so that freezing is a union like any other
         number = int(self.fresh(1))
         path = self.module if module is None else module
         self.events.append(Event(number, path, operator, reason, channels))
@@ -184,18 +193,21 @@ class Ledger:
         self._aliases[id(tensor)] = alias
 
     def record(
-        self, alias: Alias, dim: int, vector: Tensor | None, role: str, after: str = ""
+        self, alias: Alias, dim: int, vector: Tensor | None, role: str, *, after: str = ""
     ) -> Tensor:
         """Note the ids along dimension `dim` of a parameter's alias; None asks for fresh ones.
 
         A dimension seen before keeps its first ids, and the new ones are united with them.
         """
+        # the alias may be turned (its dimension is another one of the parameter) or hold a part
         parameter_dim, positions = alias.axes[dim]
         key = (alias.name, parameter_dim)
         size = self._sizes[alias.name][parameter_dim]
         whole = positions.numel() == size and torch.equal(positions, torch.arange(size))
         old = self.records.get(key)
         if old is None:
+            # the channels' own vector serves as the record of the whole: nothing to unite, and
+            # layers that see the same channels share one vector, which later saves much work
             first = vector if whole and vector is not None else self.fresh(size)
             old = self.records[key] = Record(first, role, after)
         if self.module not in old.callers:
@@ -242,10 +254,12 @@ class Ledger:
 
     def set_after(self, tensor: Tensor, name: str) -> None:
         self._after[id(tensor)] = name
+        # an in-place operator has the tensor of an activation before it, which it is no more
         self._site_of.pop(id(tensor), None)
 
     def passing(self, vector: Tensor) -> None:
         """Note that these ids go through the innermost module that runs."""
+        # by identity of the vector: the same one passes many operators of a module
         self.passes.setdefault(self.module, {})[id(vector)] = vector
 
     def site(self, op: str, ids: Ids, out: Tensor) -> None:

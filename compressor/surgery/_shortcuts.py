@@ -20,8 +20,10 @@ def shortcuts(ledger: Ledger) -> set[str]:
     makers = _Makers(ledger)
     summed: set[int] = set()
     found: set[str] = set()
+    # two vectors were noted for each addition, in the order of execution
     pairs = [makers.of(vector) for vector in ledger.marks.add]
     for left, right in zip(pairs[::2], pairs[1::2], strict=True):
+        # where one side is a sum already, the stream has begun before this block
         if not summed & (left | right):
             for one, other in ((left, right), (right, left)):
                 if len(one) == 1 and makers.projects(min(one), other, summed):
@@ -40,6 +42,7 @@ class _Makers:
     def __init__(self, ledger: Ledger):
         records = ledger.records.items()
         self.names = [name for (name, _), r in records if r.role == "producer"]
+        # overwritten by the makers below; what stays negative, no weight made
         self._maker = -1 - torch.arange(ledger.count)
         for (name, _), record in records:
             if record.role == "producer":
@@ -54,9 +57,11 @@ class _Makers:
         """Whether `layer` projects what the main branch that ends in `other` begins with."""
         if layer < 0:
             return False
+        # what the block begins with; a branch of one layer from there is as short as the projection
         start = self.inputs[layer]
         if not start or any(end >= 0 and self.inputs[end] & start for end in other):
             return False
+        # forwards along the main branch, from reader to reader, and not through another addition
         ahead = {n for n, reads in enumerate(self.inputs) if reads & start} - {layer}
         reached: set[int] = set()
         while ahead:

@@ -35,6 +35,7 @@ class Tracer(TorchDispatchMode):
     def run(self, inputs: tuple[Tensor, ...]) -> Ledger:
         """One forward pass; inputs and outputs of the network are frozen."""
         ledger = self.ledger
+        # dimension 1 of an input is its channels, which no cut may take away
         for tensor in inputs:
             ledger.keep(tensor)
             event = ledger.event("input", "the input of the network")
