@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from compressor.errors import RunError
 from compressor.surgery._classes import Grouping
 from compressor.surgery._cut import replay
+from compressor.surgery._forward import unfused, watched
 from compressor.surgery._groups import groups as groups_of
 from compressor.surgery._groups import report
 from compressor.surgery._ids import components, execute, hollow, operator_name, tensors_in
@@ -66,13 +67,8 @@ class _Short(TorchDispatchMode):
 def dry_run(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
     """One forward in eval mode, for one input; raises what that raises. net: on the meta device."""
     net.eval()
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), _Short():
-            net(*_meta_inputs(example_inputs, 1))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with torch.no_grad(), unfused(), _Short():
+        net(*_meta_inputs(example_inputs, 1))
 
 
 def meta_copy(net: nn.Module) -> nn.Module:
@@ -323,21 +319,11 @@ class _CostRun(TorchDispatchMode):
         self._derived: list[Tensor] = []
 
     def run(self, inputs: tuple[Tensor, ...]) -> None:
-        handles = []
-        for path, module in self.net.named_modules():
-            handles.append(
-                module.register_forward_pre_hook(lambda m, a, path=path: self.stack.append(path))
-            )
-            handles.append(module.register_forward_hook(lambda m, a, o: self.stack.pop() and None))
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with torch.no_grad(), self:
-                self.net(*inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad(), unfused(), watched(self.net, self.stack.append, self._left), self:
+            self.net(*inputs)
+
+    def _left(self, path: str, output: object) -> None:
+        self.stack.pop()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -58,6 +58,7 @@ def cut_group(net: nn.Module, group: Group, keep: Tensor) -> None:
         tensor = tensors.get(slot.parameter)
         if tensor is None:
             raise RunError(f"'{slot.parameter}' is not in this network; analyse it again")
+        # cut before by this function, or as it was traced; anything else is another network
         size, traced = tensor.shape[slot.dim], slot.classes.numel()
         positions = torch.arange(traced) if size == traced else left.get(key)
         if positions is None or positions.numel() != size:
@@ -65,6 +66,7 @@ def cut_group(net: nn.Module, group: Group, keep: Tensor) -> None:
                 f"'{slot.parameter}' has {size} entries along dimension {slot.dim}, the analysed "
                 f"network {traced}; analyse the network again before cutting '{group.name}'"
             )
+        # class -1 is of no group: such a position stays
         classes = slot.classes[positions]
         stay = ((classes < 0) | mask[classes.clamp_min(0)]).nonzero().flatten()
         kept.setdefault(slot.parameter, {})[slot.dim] = stay

@@ -32,10 +32,15 @@ def groups(grouping: Grouping) -> tuple[Group, ...]:
             after = record.after if record.role == "consumer" else ""
             slots[number][place.get(record.role, "followers")].append(
                 Slot(
-                    name, dim, classes, module, after, tuple(record.callers),
-                    name in projections and record.role == "producer",
+                    parameter=name,
+                    dim=dim,
+                    classes=classes,
+                    module=module,
+                    after=after,
+                    callers=tuple(record.callers),
+                    shortcut=name in projections and record.role == "producer",
                 )
-            )  # fmt: skip
+            )
             if record.role in ("producer", "consumer"):
                 roles[number][record.role].append(name)
     active = _activations(grouping)
@@ -70,7 +75,13 @@ def _activations(grouping: Grouping) -> dict[int, list[Activation]]:
         for number, classes in grouping.classes_in(grouping.roots[site.vector]).items():
             active.setdefault(number, []).append(
                 Activation(
-                    site.op, site.module, site.call, site.leaf, classes, site.dim or 0, number_of
+                    op=site.op,
+                    module=site.module,
+                    call=site.call,
+                    leaf=site.leaf,
+                    classes=classes,
+                    dim=site.dim or 0,
+                    site=number_of,
                 )
             )
     return active

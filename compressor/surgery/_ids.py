@@ -44,6 +44,7 @@ class Ids:
         shape = list(shape)
         if self.dim is None:
             return self.vector[0].expand(shape)
+        # (n,) -> (1, .., n, .., 1) -> shape, all other dimensions with stride 0
         size = [1] * len(shape)
         size[self.dim] = -1
         return self.vector.view(size).expand(shape)

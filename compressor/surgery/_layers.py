@@ -75,28 +75,7 @@ def convolution(ledger: Ledger, call: Call) -> None:
     if ledger.dense is not None:
         narrow = narrow and name in ledger.dense.depthwise
     if narrow:
-        ledger.depthwise.add(name)
-        # depthwise: input channel c makes the outputs c * times .. (c + 1) * times - 1, so its
-        # outputs are no channels of their own; they live and die with c
-        times = out.shape[1] // groups
-        repeated = vector.repeat_interleave(times)
-        ledger.marks.depthwise.append(vector)
-        _slot(ledger, weight, 0, vector if transposed else repeated, "follower")
-        axes = ledger.alias(weight).axes
-        if 0 in axes:
-            # where `derive` recorded the weight before, it took it for a producer
-            ledger.records[name, axes[0][0]].role = "follower"
-        else:
-            # one kernel (1, 1, *kernel) expanded over all channels has no dimension to cut, but
-            # its MACs follow the channels; a number of copies in Python cannot follow them
-            calls = ledger.spread.setdefault(name, [])
-            if ledger.dense is not None and times != ledger.dense.spread[name][len(calls)].times:
-                ledger.freeze(
-                    vector, call.base, "it is expanded over a number that stands in Python"
-                )
-            calls.append(Spread(repeated, times))
-        _bias(ledger, bias, repeated, call.base, "follower")
-        ledger.set_ids(out, repeated, 1)
+        _depthwise(ledger, call, vector)
         return
     # All groups of a convolution shrink alike, so position p of every group is one class. With one
     # group, `aligned` unites nothing.
@@ -111,6 +90,34 @@ def convolution(ledger: Ledger, call: Call) -> None:
         made = ledger.aligned(made, groups).repeat(groups)
     _bias(ledger, bias, made, call.base, "bias")
     ledger.set_ids(out, made, 1)
+
+
+def _depthwise(ledger: Ledger, call: Call, vector: Tensor) -> None:
+    """vector: (groups,) ids of the channels; each is a group of its own.
+
+    Channel c makes the outputs c * times .. (c + 1) * times - 1. These are no channels of their
+    own: they live and die with c.
+    """
+    weight, bias, transposed = call.args[1], call.args[2], bool(call.args[6])
+    alias, out = ledger.alias(weight), call.outs[0]
+    name = alias.name
+    ledger.depthwise.add(name)
+    times = out.shape[1] // vector.numel()
+    repeated = vector.repeat_interleave(times)
+    ledger.marks.depthwise.append(vector)
+    _slot(ledger, weight, 0, vector if transposed else repeated, "follower")
+    if 0 in alias.axes:
+        # where `derive` recorded the weight before, it took it for a producer
+        ledger.records[name, alias.axes[0][0]].role = "follower"
+    else:
+        # one kernel (1, 1, *kernel) expanded over all channels has no dimension to cut, but its
+        # MACs follow the channels; a number of copies in Python cannot follow them
+        calls = ledger.spread.setdefault(name, [])
+        if ledger.dense is not None and times != ledger.dense.spread[name][len(calls)].times:
+            ledger.freeze(vector, call.base, "it is expanded over a number that stands in Python")
+        calls.append(Spread(repeated, times))
+    _bias(ledger, bias, repeated, call.base, "follower")
+    ledger.set_ids(out, repeated, 1)
 
 
 def _matmul(ledger: Ledger, call: Call, operands: tuple, dims: tuple[int, int]) -> None:

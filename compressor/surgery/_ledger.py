@@ -141,7 +141,7 @@ class Ledger:
 
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Ids at one position of both vectors (they broadcast) are channels of one class."""
-        # most branches meet with the very same vector, and an edge costs more than the question
+        # branches of one stream often carry the very same vector
         if left is not right:
             left, right = torch.broadcast_tensors(left, right)
             self.edges.append((left.reshape(-1), right.reshape(-1)))

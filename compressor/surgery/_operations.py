@@ -151,6 +151,7 @@ class Cut(Operation):
             later.check_size({dim: len(kept) for dim, kept in self.of(later.parameter).items()})
         if not isinstance(later, Cut) or self.places.isdisjoint(later.places):
             return (self,), later
+        # what both cut: this one has kept some original indices, the later one some of these
         both = [slot for slot in self.slots if slot in later.places]
         if later.kept[-1] >= len(self.kept):
             raise UsageError(
@@ -162,6 +163,7 @@ class Cut(Operation):
         made = [make_cut(self.group, both, kept, self.produced | later.produced)]
         if alone:
             made.append(make_cut(self.group, alone, self.kept, self.produced))
+        # what the later one alone cuts may meet an earlier operation still
         rest = [slot for slot in later.slots if slot not in self.places]
         left = make_cut(later.group, rest, later.kept, later.produced) if rest else None
         return tuple(made), left
@@ -186,6 +188,7 @@ class Mask(Operation):
                 f"the mask of '{foreign(self.parameter)}' is {self.bits.dtype}; it must be of bool"
             )
 
+    # dataclass would compare tensors by ==, which is no yes or no
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Mask) and self.parameter == other.parameter
         return same and torch.equal(self.bits, other.bits)
@@ -212,6 +215,7 @@ class Mask(Operation):
             raise UsageError(f"{where}: its bits are missing beside the plan")
         if bits.dtype != torch.bool:
             raise UsageError(f"{where}: its bits are {bits.dtype}; they must be bool")
+        # plan.json alone says how many weights are zero; it may not say otherwise than the bits
         if not is_count(zeros) or zeros != bits.numel() - int(bits.sum()):
             raise UsageError(f"{where}: 'zeros' is {foreign(zeros)}, another number than its bits")
         return cls(parameter, bits)
@@ -227,6 +231,7 @@ class Mask(Operation):
 
     def apply(self, net: nn.Module) -> None:
         tensor = self._tensor(net)
+        # in place: tied tensors stay tied, and an optimizer keeps its parameter
         with torch.no_grad():
             tensor.masked_fill_(~self.bits.to(tensor.device), 0)
 
@@ -250,6 +255,7 @@ class Mask(Operation):
             later.check_size(dict(enumerate(self.bits.shape)))
             return (Mask(self.parameter, self.bits & later.bits),), None
         if isinstance(later, Cut):
+            # this mask comes to stand behind the cut, so it is in the cut network's indices
             bits = self.bits
             for dim, kept in later.of(self.parameter).items():
                 if dim >= bits.ndim or kept[-1] >= bits.shape[dim]:

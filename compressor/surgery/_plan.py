@@ -95,6 +95,7 @@ class Plan:
             )
         if not isinstance(data["operations"], list):
             raise UsageError("a plan's 'operations' is a list")
+        # the file may be anybody's: a kind is looked up by name, and never imported
         known = _KNOWN_TO.get(version, tuple(KINDS))
         found: list[Operation] = []
         for number, entry in enumerate(data["operations"]):
@@ -117,13 +118,16 @@ class Plan:
         for operation in later.operations:
             left: Operation | None = operation
             stand: list[tuple[Operation, ...]] = []
-            # from the last one back: a later cut moves in front of what is no cut
+            # From the last one back, as it would be undone: a later cut passes the masks, which
+            # become smaller, and then meets the cuts, which take it in.
             while done and left is not None:
                 made, left = done.pop().compose(left)
                 stand.append(made)
             done += [each for made in reversed(stand) for each in made]
             if left is not None:
                 done.append(left)
+        # Two cuts that met in part are three now; those of one group and the same indices are one
+        # again. The order is that of the slots, not of what happened to them.
         whole = Plan(tuple(done))
         cut_of = {slot: cut for cut in whole.cuts for slot in cut.slots}
         order = [slot for plan in (self, later) for cut in plan.cuts for slot in cut.slots]
@@ -181,12 +185,14 @@ def plan_cut(structure: Structure, keep: Mapping[str, Tensor]) -> Plan:
     lost: dict[Slot, Tensor] = {}
     groups: dict[Slot, str] = {}
     produced: set[Slot] = set()
+    # a slot of several groups (behind a concatenation) loses what each of them loses
     for name, classes in keep.items():
         group = structure.group(name)
         mask = kept_mask(group.size, classes, name)
         if bool(mask.all()):
             continue
         drop = torch.cat([~mask, torch.tensor([False])])  # class -1 finds the last entry
+        # slots share their tensors of classes: each is looked up once
         gone: dict[int, Tensor] = {}
         for slot in group.slots:
             key = (slot.parameter, slot.dim)
@@ -238,6 +244,7 @@ def keep_count(
     # the small term keeps 100 * (1 - 0.9) at 10, which floating point makes 9.999...
     count = max(min_channels, math.floor(channels * (1 - ratio) + 1e-6))
     if round_to is not None and count < channels:
+        # positions are counted, of which a layer has `groups` times as many channels
         step = round_to // math.gcd(round_to, groups)
         count = max(step, (2 * count + step) // (2 * step) * step)
     return min(count, channels)

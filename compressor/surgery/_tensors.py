@@ -49,6 +49,8 @@ def named_tensors(net: nn.Module) -> dict[str, Tensor]:
 
 def cut_tensors(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
     """Slice tensors and adjust modules; a tensor shared by several owners stays shared."""
+    # Tensors are looked up by identity, because a tied one stands in several modules under several
+    # names: every owner gets the new one, and its own numbers are adjusted.
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     touched: dict[int, tuple[str, nn.Module]] = {}
     for path, module in net.named_modules():
@@ -87,6 +89,7 @@ def _slice(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     """A smaller copy with the type, device, memory format and requires_grad of the tensor."""
     with torch.no_grad():
         new = tensor.detach()
+        # one dimension after the other: (O, I, k, k) -> (o, I, k, k) -> (o, i, k, k)
         for dim, indices in dims.items():
             new = new.index_select(dim, indices.to(new.device))
         formats = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -101,6 +104,7 @@ def _slice(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
 
 def _adjust(path: str, module: nn.Module, dims: Mapping[str, Mapping[int, Tensor]]) -> None:
     """Bring a module's own numbers in line with its tensors."""
+    # what prints, exports and counts reads these numbers, and group norm computes with them
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd):
         if "weight" in dims:
@@ -114,6 +118,7 @@ def _adjust(path: str, module: nn.Module, dims: Mapping[str, Mapping[int, Tensor
     elif isinstance(module, nn.LayerNorm):
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm):
+        # one group per channel stays so; several channels a group are thinned out in each
         if module.num_groups == module.num_channels:
             module.num_groups = weight.shape[0]
         module.num_channels = weight.shape[0]
@@ -125,6 +130,7 @@ def _adjust_convolution(path: str, conv: nn.Module, dims: Mapping[int, Tensor]) 
     """in_channels, out_channels and groups: a group with none of its entries left is gone."""
     out_dim = 1 if conv.transposed else 0
     if conv.groups > 1 and 0 in dims:
+        # dimension 0 lists the channels of all groups one behind the other, in either layout
         whole = conv.in_channels if conv.transposed else conv.out_channels
         counts = torch.bincount(dims[0].cpu() // (whole // conv.groups), minlength=conv.groups)
         left = counts[counts > 0]
@@ -134,5 +140,6 @@ def _adjust_convolution(path: str, conv: nn.Module, dims: Mapping[int, Tensor]) 
                 f"{counts.tolist()}; all groups of a convolution must shrink alike"
             )
         conv.groups = left.numel()
+    # dimension 1 lists the channels of one group
     sizes = [conv.weight.shape[0], conv.weight.shape[1] * conv.groups]
     conv.out_channels, conv.in_channels = sizes[out_dim], sizes[1 - out_dim]

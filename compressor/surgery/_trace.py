@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from compressor.surgery._forward import unfused, watched
 from compressor.surgery._ids import execute, operator_name, tensors_in
 from compressor.surgery._ledger import Ledger
 from compressor.surgery._rules import follow
@@ -41,35 +42,14 @@ class Tracer(TorchDispatchMode):
             event = ledger.event("input", "the input of the network")
             size = tensor.shape[1] if tensor.ndim > 1 else 1
             ledger.set_ids(tensor, ledger.united(ledger.fresh(size), event), 1)
-        handles = []
-        # a module that stands at two paths runs under the first one
-        for path, module in self.net.named_modules():
-            handles += self._watch(path, module)
-        # it runs a whole attention layer as one operator, for which there is no rule
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with torch.no_grad(), self:
-                outputs = self.net(*inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad(), unfused(), watched(self.net, ledger.enter, ledger.leave), self:
+            outputs = self.net(*inputs)
         ledger.operator = "output"
         for tensor in tree_leaves(as_tree(outputs)):
             if isinstance(tensor, Tensor) and (ids := ledger.ids(tensor)) is not None:
                 ledger.freeze(ids.vector, "output", "the output of the network")
         ledger.freeze_tainted()
         return ledger
-
-    def _watch(self, path: str, module: nn.Module) -> list:
-        def enter(module, args):
-            self.ledger.enter(path)
-
-        def leave(module, args, output):
-            self.ledger.leave(path, output)
-
-        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
