@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from compressor.errors import UsageError, foreign
 from compressor.surgery._tensors import cut_slots, named_tensors
 
-Slot = tuple[str, int]  # state-dict name, dimension
+Place = tuple[str, int]  # a state-dict name and a dimension of that tensor
 
 
 class Operation(ABC):
@@ -91,7 +91,7 @@ class Cut(Operation):
     in_sizes: ClassVar[bool] = True
 
     group: str
-    slots: tuple[Slot, ...]
+    slots: tuple[Place, ...]
     kept: tuple[int, ...]
     producers: tuple[str, ...] = ()
 
@@ -129,11 +129,11 @@ class Cut(Operation):
         return cls(group, tuple((n, d) for n, d in slots), tuple(kept), tuple(producers))
 
     @cached_property
-    def places(self) -> frozenset[Slot]:
+    def slot_set(self) -> frozenset[Place]:
         return frozenset(self.slots)
 
     @cached_property
-    def produced(self) -> frozenset[Slot]:
+    def produced(self) -> frozenset[Place]:
         """The slots along which the producers make their channels."""
         paths = set(self.producers)
         return frozenset(s for s in self.slots if module_of(s) in paths and may_produce(s))
@@ -149,22 +149,22 @@ class Cut(Operation):
         """A later cut of the same slots is taken into this one, in original indices."""
         if isinstance(later, Mask):
             later.check_size({dim: len(kept) for dim, kept in self.of(later.parameter).items()})
-        if not isinstance(later, Cut) or self.places.isdisjoint(later.places):
+        if not isinstance(later, Cut) or self.slot_set.isdisjoint(later.slot_set):
             return (self,), later
         # what both cut: this one has kept some original indices, the later one some of these
-        both = [slot for slot in self.slots if slot in later.places]
+        both = [slot for slot in self.slots if slot in later.slot_set]
         if later.kept[-1] >= len(self.kept):
             raise UsageError(
                 f"the later plan keeps index {later.kept[-1]} of '{both[0][0]}', of which the "
                 f"earlier one leaves {len(self.kept)}; make it on the cut network"
             )
         kept = tuple(self.kept[index] for index in later.kept)
-        alone = [slot for slot in self.slots if slot not in later.places]
+        alone = [slot for slot in self.slots if slot not in later.slot_set]
         made = [make_cut(self.group, both, kept, self.produced | later.produced)]
         if alone:
             made.append(make_cut(self.group, alone, self.kept, self.produced))
         # what the later one alone cuts may meet an earlier operation still
-        rest = [slot for slot in later.slots if slot not in self.places]
+        rest = [slot for slot in later.slots if slot not in self.slot_set]
         left = make_cut(later.group, rest, later.kept, later.produced) if rest else None
         return tuple(made), left
 
@@ -276,7 +276,7 @@ class Mask(Operation):
 
 
 def make_cut(
-    group: str, slots: Iterable[Slot], kept: tuple[int, ...], produced: Iterable[Slot]
+    group: str, slots: Iterable[Place], kept: tuple[int, ...], produced: Iterable[Place]
 ) -> Cut:
     """produced: of all slots those whose modules are producers."""
     slots = tuple(slots)
@@ -284,11 +284,11 @@ def make_cut(
     return Cut(group, slots, kept, tuple(paths))
 
 
-def module_of(slot: Slot) -> str:
+def module_of(slot: Place) -> str:
     return slot[0].rpartition(".")[0]
 
 
-def may_produce(slot: Slot) -> bool:
+def may_produce(slot: Place) -> bool:
     return not slot[0].endswith("bias")
 
 

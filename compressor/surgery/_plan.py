@@ -16,7 +16,7 @@ from compressor.surgery._operations import (
     Cut,
     Mask,
     Operation,
-    Slot,
+    Place,
     is_count,
     make_cut,
     may_produce,
@@ -53,10 +53,10 @@ class Plan:
         return {path: list(cut.kept) for cut in self.cuts for path in cut.producers}
 
     @property
-    def by_slot(self) -> dict[Slot, tuple[int, ...]]:
+    def by_slot(self) -> dict[Place, tuple[int, ...]]:
         return {slot: cut.kept for cut in self.cuts for slot in cut.slots}
 
-    def since(self, earlier: Plan) -> dict[Slot, tuple[int, ...]]:
+    def since(self, earlier: Plan) -> dict[Place, tuple[int, ...]]:
         """(parameter, dim) -> the indices that are kept of those that `earlier` had kept.
 
         Slots that have lost nothing since are left out.
@@ -142,7 +142,7 @@ EMPTY_PLAN = Plan(())
 
 def _check_order(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     """Refuse what `then` never leaves: it could be read in more than one way."""
-    seen: set[Slot | str] = set()
+    seen: set[Place | str] = set()
     behind = False
     for number, operation in enumerate(plan.operations):
         behind |= not isinstance(operation, Cut)
@@ -169,10 +169,10 @@ def _check_order(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _bundle(
-    kept: Mapping[Slot, tuple[int, ...]], groups: Mapping[Slot, str], produced: set[Slot]
+    kept: Mapping[Place, tuple[int, ...]], groups: Mapping[Place, str], produced: set[Place]
 ) -> tuple[Cut, ...]:
     """One cut per group and index list, in the order of `kept`. produced: slots of producers."""
-    bundles: dict[tuple[str, tuple[int, ...]], list[Slot]] = {}
+    bundles: dict[tuple[str, tuple[int, ...]], list[Place]] = {}
     for slot, indices in kept.items():
         bundles.setdefault((groups[slot], indices), []).append(slot)
     return tuple(
@@ -182,9 +182,9 @@ def _bundle(
 
 def plan_cut(structure: Structure, keep: Mapping[str, Tensor]) -> Plan:
     """A plan that keeps these class ids of each named group, and everything of the others."""
-    lost: dict[Slot, Tensor] = {}
-    groups: dict[Slot, str] = {}
-    produced: set[Slot] = set()
+    lost: dict[Place, Tensor] = {}
+    groups: dict[Place, str] = {}
+    produced: set[Place] = set()
     # a slot of several groups (behind a concatenation) loses what each of them loses
     for name, classes in keep.items():
         group = structure.group(name)
