@@ -1,4 +1,4 @@
-"""One forward pass of a network under watch: which module runs, and no fused attention."""
+"""One forward pass of a network under watch: which module runs, and what comes out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -48,3 +48,10 @@ def _watch(path: str, module: nn.Module, enter: Callable, leave: Callable) -> li
         leave(path, output)
 
     return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+
+def as_tree(value):
+    """Outputs that are objects with fields count like dictionaries."""
+    if hasattr(value, "__dict__") and not isinstance(value, Tensor | dict | tuple | list):
+        return dict(vars(value))
+    return value

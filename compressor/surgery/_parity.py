@@ -12,10 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError
 from compressor.surgery._cut import duplicate, replay
-from compressor.surgery._forward import watched
+from compressor.surgery._forward import as_tree, watched
 from compressor.surgery._plan import Plan, plan_cut
 from compressor.surgery._structure import Group, Structure, output_dim
-from compressor.surgery._trace import as_tree
 
 TOLERANCE = 1e-5
 # rounding alone stays far below this in float64, a wrong channel far above

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compressor.surgery._forward import unfused, watched
+from compressor.surgery._forward import as_tree, unfused, watched
 from compressor.surgery._ids import execute, operator_name, tensors_in
 from compressor.surgery._ledger import Ledger
 from compressor.surgery._rules import follow
@@ -60,10 +60,3 @@ class Tracer(TorchDispatchMode):
         out = execute(func, args, kwargs)
         follow(ledger, func, args, kwargs, out)
         return out
-
-
-def as_tree(value):
-    """Outputs that are objects with fields count like dictionaries."""
-    if hasattr(value, "__dict__") and not isinstance(value, Tensor | dict | tuple | list):
-        return dict(vars(value))
-    return value

@@ -38,4 +38,4 @@ def test_the_tracer_stands_above_the_rules_and_the_ledger_below_them():
     assert {"_ledger", "_rules"} <= GRAPH["_trace"]
     assert GRAPH["_ledger"] == {"_ids"}
     users = {name for name, seen in GRAPH.items() if "_trace" in seen}
-    assert users == {"_analyse", "_parity"}
+    assert users == {"_analyse"}
