@@ -3,7 +3,8 @@
     spec.json            factory and arguments of the DENSE network, input size, classes, task;
                          in a run's model/ folder how images are prepared for it and the classes'
                          names as well, which are no part of what it is built by
-    plan.json            typed operations that were done to it, in original indices
+    plan.json            typed operations that were done to it: cuts in original indices first
+    plan.safetensors     the bits of its masks, where it has any
     weights.safetensors  the tensors of the network as it is now
     notes.json           what the stage that made it has to say: the picked epoch, kept widths ...
     lineage.json         role -> key of the artefact that played it
@@ -26,13 +27,14 @@ from torch import nn
 
 from compressor import manifest
 from compressor.data import Preprocess, Unrecorded
-from compressor.errors import UsageError, foreign
+from compressor.errors import RunError, UsageError, foreign
 from compressor.manifest import NAME as MANIFEST
 from compressor.manifest import digest, read_json, text_of, write_json
 from compressor.surgery import EMPTY_PLAN, Plan
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
+PLAN_TENSORS = "plan.safetensors"
 EXTRAS = "extras"  # a folder of what is worth a look and no part of the network
 _REQUIRED = ("spec.json", "plan.json", WEIGHTS)
 _OPTIONAL = ("lineage", "notes", "metrics")
@@ -148,11 +150,18 @@ def write(
     lineage: Mapping[str, str],
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `net` and what is known of it into an existing folder (no manifest yet)."""
+    """Write `net` and what is known of it into an existing folder (no manifest yet).
+
+    Raises RunError for a network that does not keep to its plan.
+    """
     from safetensors.torch import save_file
 
+    if reason := plan.broken(net):
+        raise RunError(f"the network does not keep to its plan: {reason}")
     write_json(folder / "spec.json", spec.to_json())
     write_json(folder / "plan.json", plan.to_json())
+    if beside := plan.tensors():
+        save_file({name: t.cpu().contiguous() for name, t in beside.items()}, folder / PLAN_TENSORS)
     write_json(folder / "lineage.json", dict(lineage))
     write_json(folder / "notes.json", dict(notes or {}))
     # Cloned: tied tensors share memory, which the format refuses; they are tied again on loading.
@@ -180,10 +189,23 @@ def read(folder: Path, key: str = "", *, checked: bool = False) -> Artefact:
         folder=folder,
         key=key or folder.name,
         spec=Spec.from_json(found.pop("spec"), str(folder / "spec.json")),
-        plan=Plan.from_json(found.pop("plan")),
+        plan=Plan.from_json(found.pop("plan"), _plan_tensors(folder, files, checked)),
         sealed=None if checked else files[WEIGHTS],
         **found,
     )
+
+
+def _plan_tensors(
+    folder: Path, files: Mapping[str, Any], checked: bool
+) -> Mapping[str, torch.Tensor]:
+    """What lies beside plan.json; {} where the manifest lists no such file."""
+    if PLAN_TENSORS not in files:
+        return {}
+    # late: it imports torchvision
+    from compressor.rebuilding import plan_tensors
+
+    sealed = None if checked else files[PLAN_TENSORS]
+    return plan_tensors(folder / PLAN_TENSORS, folder / WEIGHTS, sealed)
 
 
 def _read_listed(folder: Path, name: str, files: Mapping[str, Any], checked: bool) -> Any:
@@ -251,7 +273,8 @@ def feeding(folder: Path, spec: Spec) -> tuple[Preprocess | Unrecorded, list[str
 def content(made: Artefact) -> dict[str, str]:
     """Digests of what the network is; how it is fed and what its classes are called is left out."""
     spec = hashlib.sha256(text_of(made.spec.to_json()).encode()).hexdigest()
-    return {"spec.json": spec, **{name: digest(made.folder / name) for name in _REQUIRED[1:]}}
+    names = [*_REQUIRED[1:], *([PLAN_TENSORS] if made.plan.tensors() else [])]
+    return {"spec.json": spec, **{name: digest(made.folder / name) for name in names}}
 
 
 def find(path: str | Path) -> Path:

@@ -78,9 +78,9 @@ class Subject:
         build: Callable[[], nn.Module],
     ) -> "Subject":
         # Tensors of equal sizes are equal work: one measurement serves the stages of a run, and
-        # the criteria and seeds of a sweep that keep as many channels. A cut is in the sizes; what
-        # else was done to the network is not.
-        operations = [each for each in made.plan.to_json()["operations"] if each["op"] != "cut"]
+        # the criteria and seeds of a sweep that keep as many channels. A cut is in the sizes, and a
+        # mask changes no work; what else was done to the network is told by its operation.
+        operations = [each.to_json() for each in made.plan.operations if not each.in_sizes]
         name = key_of(
             spec=made.spec.to_json(),
             # An edited class of the user's own is another network. One that is not trusted is not

@@ -109,6 +109,11 @@ def rebuild(made: "Artefact", trust: tuple[str, ...]) -> nn.Module:
     if made.sealed is not None:  # its size is known to be the network's by now
         manifest.check(made.folder, weights.name, made.sealed)
     fill(net, load_file(weights))
+    if reason := made.plan.broken(net):
+        raise RunError(
+            f"{weights} does not fit its plan: {foreign(reason)}; the folder mixes files of "
+            "different networks"
+        )
     return net.eval()
 
 
@@ -128,6 +133,22 @@ def header(weights: Path) -> Header:
             return {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
     except (SafetensorError, OSError, MemoryError) as error:
         raise RunError(f"{weights} cannot be read ({foreign(error)}): make it again") from None
+
+
+def plan_tensors(path: Path, weights: Path, sealed: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    """The tensors beside a plan, by name.
+
+    path: their file; sealed: its entry in the manifest, None where that was compared before.
+    They are read before the network is built, so the file may be no larger than that of the
+    weights: a mask has one byte for each weight.
+    """
+    from safetensors.torch import load_file
+
+    if sealed is not None:
+        size = weights.stat().st_size if weights.is_file() else 0
+        manifest.check(path.parent, path.name, sealed, most=size + _MAX_HEADER)
+    header(path)  # bounded, and an error of ours where it is none
+    return load_file(path)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import compressor
 from compressor import artefact, manifest
@@ -211,6 +211,10 @@ def _unlisted_bomb(folder: Path) -> None:
     (folder / "model" / "metrics.json").write_text("[" * 10_000_000)
 
 
+def _mask(parameter: str, zeros: int) -> dict:
+    return {"op": "mask", "parameter": parameter, "zeros": zeros}
+
+
 def _first(plan: dict) -> dict:
     return plan["operations"][0]
 
@@ -340,8 +344,17 @@ def _models() -> Iterator[Case]:
         "fields": lambda p: _first(p).update({"y" * 100_000: 1}),
         "a million": lambda p: p.update(operations=[_first(p)] * 20_000),
         "cut classes": lambda p: _first(p).update(slots=[["fc.weight", 0]], kept=[0]),
+        "mask without bits": lambda p: p["operations"].append(_mask("conv1.weight", 1)),
+        "mask's name": lambda p: p["operations"].append(_mask("x" * 1_000_000, 1)),
+        "mask's zeros": lambda p: p["operations"].append(_mask("conv1.weight", 10**400)),
     }.items():
         yield case(f"plan: {name}", _edited("plan.json", change))
+    for name, content in {
+        "empty": b"",
+        "header of 2**62 bytes": struct.pack("<Q", 2**62) + b"{}",
+        "no operation's": save({"x": torch.zeros(1)}),
+    }.items():
+        yield case(f"plan.safetensors: {name}", _written("plan.safetensors", content))
 
     # weights' files
     for name, content in {

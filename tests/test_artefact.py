@@ -16,7 +16,7 @@ from compressor import artefact, manifest
 from compressor.artefact import Spec
 from compressor.data import Preprocess
 from compressor.errors import RunError, UsageError
-from compressor.surgery import EMPTY_PLAN, Cut, Plan, analyse, plan_cut, replay
+from compressor.surgery import EMPTY_PLAN, Cut, Mask, Plan, analyse, plan_cut, replay
 
 SPEC = Spec("compressor.models.resnet20", {"width": 0.5}, (1, 16, 16), 10)
 
@@ -497,3 +497,115 @@ def test_a_narrow_network_whose_builder_begins_with_a_wide_one_loads(tmp_path):
     net = saved(tmp_path / "a", spec=spec, net=spec.build()).eval()
     x = torch.randn(2, 3, 12, 12)
     assert torch.equal(compressor.load(tmp_path / "a")(x), net(x))
+
+
+MASKED = "layer2.0.conv1.weight"
+
+
+def masked(folder):
+    """A saved network of half the channels in one group, with a mask on top, and its plan."""
+    dense = SPEC.build()
+    structure = analyse(dense, (torch.randn(2, 1, 16, 16),))
+    group = next(g for g in structure.groups if g.producers[0].parameter == MASKED)
+    cut = plan_cut(structure, {group.name: torch.arange(group.size // 2)})
+    shape = replay(dense, cut).get_parameter(MASKED).shape
+    bits = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    plan = cut.then(Plan((Mask(MASKED, bits),)))
+    return saved(folder, plan=plan).eval(), plan
+
+
+def test_a_cut_and_masked_network_comes_back_with_its_zeros(tmp_path):
+    net, plan = masked(tmp_path / "a")
+    assert "plan.safetensors" in manifest.listing(tmp_path / "a")
+    assert artefact.read(tmp_path / "a").plan == plan
+    loaded = compressor.load(tmp_path / "a")
+    x = torch.randn(2, 1, 16, 16)
+    assert torch.equal(net(x), loaded(x))
+    assert torch.equal(loaded.get_parameter(MASKED) == 0, ~plan.operations[-1].bits)
+
+
+def test_a_plan_of_cuts_alone_has_no_file_beside_it(tmp_path):
+    saved(tmp_path / "a")
+    assert not (tmp_path / "a" / artefact.PLAN_TENSORS).exists()
+
+
+def test_the_bits_of_a_mask_are_part_of_what_a_network_is(tmp_path):
+    masked(tmp_path / "a")
+    assert artefact.PLAN_TENSORS in artefact.content(artefact.read(tmp_path / "a"))
+
+
+def test_a_network_that_does_not_keep_to_its_mask_is_neither_written_nor_loaded(tmp_path):
+    net, plan = masked(tmp_path / "a")
+    with torch.no_grad():
+        net.get_parameter(MASKED).fill_(1)
+    count = int((~plan.operations[-1].bits).sum())
+    words = f"{count} masked weights of '{MASKED}' are not zero"
+    with pytest.raises(RunError, match=words):
+        saved(tmp_path / "b", plan=plan, net=net)
+    with_weights(tmp_path / "a", lambda name, value: torch.ones_like(value))
+    with pytest.raises(RunError, match=f"does not fit its plan: {words}; the folder mixes"):
+        compressor.load(tmp_path / "a")
+
+
+def sidecar(change):
+    """A folder with other tensors beside its plan, signed again."""
+
+    def edit(folder):
+        path = folder / artefact.PLAN_TENSORS
+        save_file(change(load_file(path)), path)
+        manifest.seal(folder)
+
+    return edit
+
+
+def unlisted(folder):
+    (folder / artefact.PLAN_TENSORS).unlink()
+    manifest.seal(folder)
+
+
+def torn(folder):
+    path = folder / artefact.PLAN_TENSORS
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def no_tensors(folder):
+    (folder / artefact.PLAN_TENSORS).write_bytes(b"no tensors")
+    manifest.seal(folder)
+
+
+def too_large(folder):
+    with (folder / artefact.PLAN_TENSORS).open("r+b") as file:
+        file.truncate(2**40)  # sparse: no disk is used
+    path = folder / manifest.NAME
+    body = json.loads(path.read_text())
+    body["files"][artefact.PLAN_TENSORS]["bytes"] = 2**40
+    path.write_text(manifest._signed({k: v for k, v in body.items() if k != "sha256"}))
+
+
+HARMED = {
+    "torn": (torn, "plan.safetensors is damaged"),
+    "unlisted": (unlisted, "its bits are missing beside the plan"),
+    "no tensors": (no_tensors, "plan.safetensors has a header of .* bytes: not read"),
+    "a terabyte": (too_large, "plan.safetensors has 1,099,511,627,776 bytes, more than one of its"),
+    "another type": (
+        sidecar(lambda held: {n: t.to(torch.uint8) for n, t in held.items()}),
+        "its bits are torch.uint8; they must be bool",
+    ),
+    "another shape": (
+        sidecar(lambda held: {n: t.flatten() for n, t in held.items()}),
+        "plan's mask of .* has shape",
+    ),
+    "more": (
+        sidecar(lambda held: {**held, "x": torch.zeros(1)}), "holds 'x', which no operation uses"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARMED)
+def test_a_harmed_mask_is_refused_in_one_line(tmp_path, harm):
+    change, words = HARMED[harm]
+    masked(tmp_path / "a")
+    change(tmp_path / "a")
+    with pytest.raises((RunError, UsageError), match=words) as caught:
+        compressor.load(tmp_path / "a")
+    assert "\n" not in str(caught.value)

@@ -2,7 +2,8 @@
 
 `tests/kept/<version>/<network>`: `model/` as the run left it, `answer.safetensors` with an input
 (N, C, H, W) float32 and the network's output (N, classes), computed in float64 so that it is the
-same on every processor, and the run's `report.json`.
+same on every processor, and the run's `report.json`. 0.3/resnet20_masked is written by hand, with
+plan.json of version 2: two cuts and two masks of random bits, and in the report its figures alone.
 """
 
 import json
@@ -13,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 import compressor
-from compressor import measure
+from compressor import artefact, measure
 
 KEPT_0_2 = Path(__file__).parent / "kept" / "0.2" / "resnet20_fed"
+KEPT_0_3 = Path(__file__).parent / "kept" / "0.3" / "resnet20_masked"
 KEPT = sorted((Path(__file__).parent / "kept").glob("*/*"))
 
 
@@ -51,3 +53,11 @@ def test_the_networks_of_0_1_are_kept():
         "timm_test_efficientnet_weight_sum",
         "vgg16_bn_obs_refit",
     }
+
+
+def test_a_mask_of_0_3_is_in_the_cut_networks_indices_and_kept_by_its_weights():
+    made = artefact.read(KEPT_0_3 / "model")
+    assert [each.op for each in made.plan.operations] == ["cut", "cut", "mask", "mask"]
+    net = made.network()
+    for mask in made.plan.uncut:
+        assert torch.equal(net.get_parameter(mask.parameter) == 0, ~mask.bits)

@@ -1,13 +1,15 @@
 """Cutting channels out of any convolutional network, by channel provenance.
 
 analyse(net, inputs) finds the groups of channels that live or die together; plan_cut turns a choice
-into a plan (JSON); replay applies it to a freshly built network without any analysis.
+into a plan (JSON); replay applies it to a freshly built network without any analysis. A plan is a
+list of typed operations, of which a cut is one and a mask another.
 """
 
 from compressor.surgery._analyse import analyse, dry_run, meta_copy
 from compressor.surgery._cut import cut_group, duplicate, replay
+from compressor.surgery._operations import Cut, Mask, Operation
 from compressor.surgery._parity import check_parity, check_state
-from compressor.surgery._plan import EMPTY_PLAN, Cut, Plan, keep_count, plan_cut
+from compressor.surgery._plan import EMPTY_PLAN, Plan, keep_count, plan_cut
 from compressor.surgery._structure import (
     Activation,
     Frozen,
@@ -23,6 +25,8 @@ __all__ = [
     "Cut",
     "Frozen",
     "Group",
+    "Mask",
+    "Operation",
     "Plan",
     "Slot",
     "Structure",

@@ -12,15 +12,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from compressor.errors import RunError
+from compressor.surgery._classes import Grouping
 from compressor.surgery._cut import replay
-from compressor.surgery._groups import Grouping
+from compressor.surgery._forward import unfused, watched
+from compressor.surgery._groups import groups as groups_of
+from compressor.surgery._groups import report
 from compressor.surgery._ids import components, execute, hollow, operator_name, tensors_in
+from compressor.surgery._ledger import Ledger
 from compressor.surgery._plan import plan_cut
 from compressor.surgery._structure import Structure, tally
 from compressor.surgery._trace import Tracer
 
-TRACE_BATCH = 2
-MAX_TRIALS = 256
+TRACE_BATCH = 2  # images; with one, train-mode batch norm refuses features of 1 x 1
+MAX_TRIALS = 256  # each freezes something more, or is the last one
 SMALL = 4  # channels
 
 
@@ -32,12 +36,14 @@ def analyse(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Structure:
     """
     dense = meta_copy(net)
     shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
-    trace = _traced(dense, example_inputs)
+    ledger = _traced(dense, example_inputs)
     calls = _costs(dense, example_inputs)
+    # The rules say what should be cut together; a trial on the meta device proves it. What it finds
+    # wrong is frozen in the ledger, and the groups are read from it again.
     for _ in range(MAX_TRIALS):
-        grouping = Grouping(trace)
-        groups = grouping.groups()
-        structure = Structure(groups, grouping.report())
+        grouping = Grouping(ledger)
+        groups = groups_of(grouping)
+        structure = Structure(groups, report(grouping))
         runs = _trial(net, structure, grouping, example_inputs, turn=0)
         if runs and _need_second(structure):
             runs = _trial(net, structure, grouping, example_inputs, turn=1)
@@ -61,17 +67,14 @@ class _Short(TorchDispatchMode):
 def dry_run(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
     """One forward in eval mode, for one input; raises what that raises. net: on the meta device."""
     net.eval()
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), _Short():
-            net(*_meta_inputs(example_inputs, 1))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with torch.no_grad(), unfused(), _Short():
+        net(*_meta_inputs(example_inputs, 1))
 
 
 def meta_copy(net: nn.Module) -> nn.Module:
     """A copy with every tensor on the meta device; no weight is copied."""
+    # deepcopy takes what it finds in the memo for copied: here, tensors without storage. Plain
+    # attributes count too, and tied tensors stay tied.
     memo: dict[int, object] = {}
     for module in net.modules():
         for store in (module._parameters, module._buffers, module.__dict__):
@@ -99,13 +102,13 @@ def _meta_inputs(example_inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor
     )
 
 
-def _traced(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Tracer:
-    trace = Tracer(net.train())
+def _traced(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> Ledger:
+    tracer = Tracer(net.train())
     try:
-        trace.run(_meta_inputs(example_inputs, TRACE_BATCH))
+        return tracer.run(_meta_inputs(example_inputs, TRACE_BATCH))
     except Exception as error:  # whatever the user's forward raises
-        raise _untraceable(net, trace.module, trace.operator, error) from error
-    return trace
+        at = tracer.ledger
+        raise _untraceable(net, at.module, at.operator, error) from error
 
 
 def _costs(net: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[tuple[str | None, int]]:
@@ -150,11 +153,13 @@ def _trial(
     for group in structure.groups:
         keep[group.name] = _trial_classes(group.size, alike[group.size], turn, generator)
         alike[group.size] += 1
+    # every group at once: sizes that only fit together by accident fall apart
     plan = plan_cut(structure, keep)
     small = replay(meta_copy(net), plan)
-    again = Tracer(small.train(), dense=grouping.trace)
+    tracer = Tracer(small.train(), dense=grouping.ledger)
+    again = tracer.ledger
     try:
-        again.run(_meta_inputs(example_inputs, TRACE_BATCH))
+        tracer.run(_meta_inputs(example_inputs, TRACE_BATCH))
     except Exception as error:
         guilty = _guilty(grouping, again, plan.by_slot)
         _freeze_failing(grouping, again.stack, again.operator, error, guilty)
@@ -162,7 +167,7 @@ def _trial(
     wrong = _disagreement(grouping, Grouping(again), plan.by_slot)
     if wrong:
         for number in wrong:
-            grouping.trace.freeze(
+            grouping.ledger.freeze(
                 grouping.members[number],
                 "index",
                 "after a cut its channels meet others: an index or a size stands in Python code",
@@ -205,9 +210,10 @@ def _spread(
     calls: list[tuple[str | None, int]], grouping: Grouping
 ) -> list[tuple[str | None, int, Tensor | None]]:
     """(weight, MACs, numbers of the groups of the channels over which the weight is expanded)."""
-    trace, seen, found = grouping.trace, Counter[str | None](), []
+    ledger, seen, found = grouping.ledger, Counter[str | None](), []
     for name, cost in calls:
-        over = trace.spread.get(name, ())
+        over = ledger.spread.get(name, ())
+        # the ledger and the cost run see the calls of one kernel in the same order
         place = seen[name]
         seen[name] += 1
         numbers = (
@@ -221,18 +227,20 @@ def _freeze_failing(
     grouping: Grouping, stack: list[str], operator: str, error: Exception, guilty: set[int]
 ) -> None:
     """Freeze the groups that met the failing operator, else those that pass through its module."""
-    trace = grouping.trace
+    ledger = grouping.ledger
+    # To blame is what reached the operator; where that is unknown, what passed the innermost
+    # module, then the one around it; at last everything.
     through = set(guilty)
     for path in [*reversed(stack), None]:
         if through:
             break
-        for where, vectors in trace.passes.items():
+        for where, vectors in ledger.passes.items():
             if path is None or where == path:
                 for vector in vectors.values():
                     through |= _numbers(grouping, grouping.roots[vector])
     reason = f"a size stands in Python code: {_first_line(error)}"
     for number in through:
-        trace.freeze(grouping.members[number], operator, reason, stack[-1])
+        ledger.freeze(grouping.members[number], operator, reason, stack[-1])
 
 
 def _numbers(grouping: Grouping, roots: Tensor) -> set[int]:
@@ -240,8 +248,9 @@ def _numbers(grouping: Grouping, roots: Tensor) -> set[int]:
     return set(numbers[numbers >= 0].tolist())
 
 
-def _guilty(dense: Grouping, small: Tracer, kept: Mapping) -> set[int]:
+def _guilty(dense: Grouping, small: Ledger, kept: Mapping) -> set[int]:
     """Numbers of the dense groups whose channels reached the operator that failed."""
+    # the pass broke off, so its ledger holds what was united up to there
     roots = components(small.count, small.edges)
     met = torch.zeros(small.count, dtype=torch.bool)
     for tensor in small.arguments:
@@ -251,6 +260,7 @@ def _guilty(dense: Grouping, small: Tracer, kept: Mapping) -> set[int]:
     for key, record in small.records.items():
         hit = met[roots[record.vector]]
         if key in dense.slots and bool(hit.any()):
+            # position p of the cut slot was position kept[p] of the dense one
             before = dense.slots[key]
             before = before[torch.tensor(kept[key])] if key in kept else before
             if before.shape == hit.shape:
@@ -260,13 +270,15 @@ def _guilty(dense: Grouping, small: Tracer, kept: Mapping) -> set[int]:
 
 def _disagreement(dense: Grouping, small: Grouping, kept: Mapping) -> set[int]:
     """Numbers of the groups with a class whose kept positions are united otherwise after a cut."""
+    # A position of a slot has a class in the dense network and, if it is kept, one in the cut one.
+    # A sound cut pairs them one to one. Each pair is one number, before * width + after.
     pairs: dict[tuple[int, int], Tensor] = {}
     width = int(small.roots.numel())
     for key, roots in dense.slots.items():
         if key not in small.slots:
             continue
         # norms and layers that see the same channels share one vector: compare it once
-        same = (id(dense.trace.records[key].vector), id(small.trace.records[key].vector))
+        same = (id(dense.ledger.records[key].vector), id(small.ledger.records[key].vector))
         if same not in pairs:
             before = roots[torch.tensor(kept[key])] if key in kept else roots
             pairs[same] = before * width + small.slots[key]
@@ -276,11 +288,13 @@ def _disagreement(dense: Grouping, small: Grouping, kept: Mapping) -> set[int]:
     before, after = codes // width, codes % width
     member = dense.group_of[before] >= 0
     wrong = torch.zeros_like(member)
+    # a class that stands in two pairs was torn apart, or thrown together with another one
     for side in (before, after):
         values, counts = torch.unique(side[member], return_counts=True)
         repeated = torch.zeros(int(side.max()) + 1, dtype=torch.bool)
         repeated[values[counts > 1]] = True
         wrong |= repeated[side] & member
+    # and one that can no longer be cut met something that it did not meet before
     wrong |= member & small.frozen[after]
     return set(dense.group_of[before[wrong]].tolist())
 
@@ -297,6 +311,7 @@ class _CostRun(TorchDispatchMode):
         self.macs: list[tuple[str | None, int]] = []
         self.operator = ""
         self.stack = [""]
+        # by storage, so that views (a weight turned or flattened) go by their weight's name
         tensors = [*net.named_buffers(), *net.named_parameters()]
         self._names = {t.untyped_storage()._cdata: name for name, t in tensors}
         self._wide = {name for name, t in tensors if t.ndim > 1}
@@ -304,21 +319,11 @@ class _CostRun(TorchDispatchMode):
         self._derived: list[Tensor] = []
 
     def run(self, inputs: tuple[Tensor, ...]) -> None:
-        handles = []
-        for path, module in self.net.named_modules():
-            handles.append(
-                module.register_forward_pre_hook(lambda m, a, path=path: self.stack.append(path))
-            )
-            handles.append(module.register_forward_hook(lambda m, a, o: self.stack.pop() and None))
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with torch.no_grad(), self:
-                self.net(*inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad(), unfused(), watched(self.net, self.stack.append, self._left), self:
+            self.net(*inputs)
+
+    def _left(self, path: str, output: object) -> None:
+        self.stack.pop()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -328,6 +333,7 @@ class _CostRun(TorchDispatchMode):
         # a parameter times a buffer, as a mask, is the parameter's
         weights = sorted((n for n in names if n in self._wide), key=self._constant)
         if func.overloadpacket in flop_registry:
+            # PyTorch counts a multiplication and an addition as two
             cost = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
             self.macs.append((weights[0] if weights else None, cost))
         elif weights and None not in names:

@@ -7,54 +7,36 @@ a statistic over a channel's weights makes a cut of the inputs `mixing`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from compressor.surgery._ids import Alias
+from compressor.surgery._ids import Alias, Derived
+from compressor.surgery._ledger import Ledger
 from compressor.surgery._operators import REDUCTIONS, SAME
-
-if TYPE_CHECKING:
-    from compressor.surgery._trace import Tracer
 
 # these leave every element at its place in memory order
 VIEWS = frozenset("view _unsafe_view reshape _reshape_alias unsqueeze squeeze".split())
 
 
-@dataclass(frozen=True)
-class Derived:
-    """A tensor made of parameters alone.
-
-    name: the one with more than one long dimension, or "" where there is none;
-    mixed: statistics were taken over an output channel's weights;
-    straight: elements lie in the parameter's own order.
-    """
-
-    name: str
-    mixed: bool = False
-    straight: bool = True
-
-
-def derive(trace: Tracer, tensor: Tensor) -> bool:
+def derive(ledger: Ledger, tensor: Tensor) -> bool:
     """Give a whole weight the ids of its outputs, its first dimension; False where it is none.
 
     tensor: the parameter or a view of it with all elements in the same order.
     """
-    alias = trace.alias(tensor)
-    if alias is None or len(trace.shape(alias.name)) < 3:
+    alias = ledger.alias(tensor)
+    if alias is None or len(ledger.shape(alias.name)) < 3:
         return False
-    if tensor.numel() != trace.shape(alias.name).numel():
+    if tensor.numel() != ledger.shape(alias.name).numel():
         return False
+    # its axes are the parameter's in their own order, and the first one is the outputs
     order = [at for _, (at, _) in sorted(alias.axes.items())]
     if not order or order[0] != 0 or order != sorted(order):
         return False
     if not all(_in_order(positions) for _, positions in alias.axes.values()):
         return False
     dim = min(alias.axes)
-    trace.set_ids(tensor, trace.record(alias, dim, None, "producer"), dim)
-    trace.set_derived(tensor, Derived(alias.name))
+    ledger.set_ids(tensor, ledger.record(alias, dim, None, "producer"), dim)
+    ledger.set_derived(tensor, Derived(alias.name))
     return True
 
 
@@ -62,37 +44,42 @@ def _in_order(positions: Tensor) -> bool:
     return torch.equal(positions, torch.arange(positions.numel()))
 
 
-def pass_on(trace: Tracer, base: str, pointwise: bool, tracked: list, outs: list) -> None:
+def pass_on(ledger: Ledger, base: str, pointwise: bool, tracked: list, outs: list) -> None:
     """What is made of parameters alone is derived from them; mixed with other tensors it is not."""
-    sources = [trace.derived(t) for t in tracked]
+    # None for an activation, which is made of no parameters alone
+    sources = [ledger.derived(t) for t in tracked]
     names = {s.name for s in sources if s is not None and s.name}
     if not names:
         if sources and all(s is not None for s in sources):
             for out in outs:
-                trace.set_derived(out, Derived(""))
+                ledger.set_derived(out, Derived(""))
         return
+    # a weight times an activation, or two weights: no layer's own weight any more
     if len(names) > 1 or any(s is None for s in sources):
         for name in names:
-            trace.taint(name)
+            ledger.taint(name)
         return
+    # mean and variance of (outputs, inputs * kernel) run over the inputs: they change with a cut of
+    # these. Broadcast back by an arithmetic operator, all lies again where the weight lay.
     statistic = base in REDUCTIONS or "batch_norm" in base
     straight = pointwise or statistic or base in SAME | VIEWS
     mixed = statistic or any(s.mixed for s in sources)
     straight = straight and all(s.straight for s in sources)
     for out in outs:
-        trace.set_derived(out, Derived(names.copy().pop(), mixed, straight))
+        ledger.set_derived(out, Derived(names.copy().pop(), mixed, straight))
 
 
-def adopt(trace: Tracer, weight: Tensor | None, source: Tensor) -> None:
+def adopt(ledger: Ledger, weight: Tensor | None, source: Tensor) -> None:
     """Let a derived weight stand for its parameter; its input channels become mixing if need be."""
-    derived, ids = trace.derived(weight), None if weight is None else trace.ids(weight)
+    derived, ids = ledger.derived(weight), None if weight is None else ledger.ids(weight)
     if derived is None or ids is None or not derived.name or not derived.straight:
         return
-    if weight.shape != trace.shape(derived.name) or ids.dim != 0:
+    if weight.shape != ledger.shape(derived.name) or ids.dim != 0:
         return
+    # from here on the tensor is the parameter itself, and its outputs are the parameter's
     axes = {d: (d, torch.arange(n)) for d, n in enumerate(weight.shape) if n > 1}
-    trace.unite(ids.vector, trace.records[derived.name, 0].vector)
-    trace.set_alias(weight, Alias(derived.name, axes))
-    trace.forget_ids(weight)
+    ledger.unite(ids.vector, ledger.records[derived.name, 0].vector)
+    ledger.set_alias(weight, Alias(derived.name, axes))
+    ledger.forget_ids(weight)
     if derived.mixed and weight.shape[1] > 1:
-        trace.marks.mixing.append(trace.vector(source, 1))
+        ledger.marks.mixing.append(ledger.vector(source, 1))

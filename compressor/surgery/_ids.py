@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """One operator that ran: its name without the underscore of the in-place form, and its values.
+
+    outs: the tensors among its results.
+    """
+
+    base: str
+    func: Callable
+    args: tuple
+    kwargs: dict
+    outs: list[Tensor]
+
+    def argument(self, position: int, name: str, default):
+        """An argument that may be given by position or by name."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +44,7 @@ class Ids:
         shape = list(shape)
         if self.dim is None:
             return self.vector[0].expand(shape)
+        # (n,) -> (1, .., n, .., 1) -> shape, all other dimensions with stride 0
         size = [1] * len(shape)
         size[self.dim] = -1
         return self.vector.view(size).expand(shape)
@@ -38,6 +59,20 @@ class Alias:
 
     name: str
     axes: dict[int, tuple[int, Tensor]]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A tensor made of parameters alone.
+
+    name: the one with more than one long dimension, or "" where there is none;
+    mixed: statistics were taken over an output channel's weights;
+    straight: elements lie in the parameter's own order.
+    """
+
+    name: str
+    mixed: bool = False
+    straight: bool = True
 
 
 @dataclass(eq=False)
@@ -90,6 +125,8 @@ class Spread:
 def varying(ids: Tensor) -> tuple[list[int], Tensor]:
     """Dimensions along which the ids differ, and the ids narrowed to size 1 along all others."""
     dims = []
+    # a dimension along which nothing differs is dropped at once, so that the next comparison is
+    # small: ids of an activation are expanded (stride 0) and never as large as it
     for dim in range(ids.ndim):
         head = ids.narrow(dim, 0, 1)
         if ids.size(dim) > 1 and ids.stride(dim) != 0 and not torch.equal(head.expand_as(ids), ids):
@@ -153,12 +190,14 @@ def execute(func, args: tuple, kwargs: dict):
         for tensor in args[1:5]:
             if tensor is not None and tensor.shape[0] != channels:
                 raise RuntimeError(f"batch norm of {tensor.shape[0]} gets {channels} channels")
+        # (output, saved mean, saved 1 / standard deviation)
         small = torch.empty(channels, dtype=source.dtype, device="meta")
         return hollow(source), small, hollow(small)
     if name in ("relu_", "hardtanh_", "silu_", "hardswish_", "relu", "sigmoid", "hardsigmoid"):
         return args[0] if name.endswith("_") else hollow(args[0])
     if name in ("add_", "mul_", "div_"):
         other = args[1]
+        # equal shapes alone: that a broadcast fits is the operator's to check
         if not isinstance(other, Tensor) or other.shape == args[0].shape:
             return args[0]
     return func(*args, **kwargs)
@@ -166,6 +205,9 @@ def execute(func, args: tuple, kwargs: dict):
 
 def components(count: int, edges: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Connected components of `count` ids: (count,) int64, each id -> the smallest of its class."""
+    # The label of an id is the smallest id that it is known to be connected with. Each round hangs
+    # the larger of two labels that an edge joins below the smaller one, then shortens all chains to
+    # length one. Whole classes meet in a round, so a few rounds are enough.
     label = torch.arange(count)
     if not edges:
         return label
@@ -176,6 +218,7 @@ def components(count: int, edges: list[tuple[Tensor, Tensor]]) -> Tensor:
         open_ = a != b
         if not bool(open_.any()):
             return label
+        # edges inside one class are done with
         left, right, a, b = left[open_], right[open_], a[open_], b[open_]
         low = torch.minimum(a, b)
         label.scatter_reduce_(0, torch.maximum(a, b), low, "amin")

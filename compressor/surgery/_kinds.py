@@ -1,15 +1,13 @@
-"""The kind of a group: where in the architecture its channels lie, told from the trace alone."""
+"""The kind of a group: where in the architecture its channels lie, read from the ledger alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from compressor.surgery._groups import Grouping
+from compressor.surgery._classes import Grouping
 
 
 class Kinds:
@@ -21,11 +19,12 @@ class Kinds:
 
     def __init__(self, grouping: Grouping):
         self.grouping = grouping
-        self.trace = trace = grouping.trace
+        self.ledger = ledger = grouping.ledger
         self.inputs, self.outputs = self._ends("consumer"), self._ends("producer")
-        self.joined = grouping.flag(trace.marks.join)
-        self.concatenated = grouping.flag(trace.marks.cat)
-        self.streams = grouping.flag(trace.marks.add)
+        self.joined = grouping.flag(ledger.marks.join)
+        self.concatenated = grouping.flag(ledger.marks.cat)
+        self.streams = grouping.flag(ledger.marks.add)
+        # no addition, no residual blocks
         self.residual = bool(self.streams.any())
         if self.residual:
             self.streams = self.streams | self._bottlenecks()
@@ -35,16 +34,19 @@ class Kinds:
 
     def of(self, classes: Tensor, roles: dict[str, list[str]]) -> str:
         """interior, stream, concat, se or fc, for a group with these classes and weights."""
+        # squeeze and excitation reads and scales channels that others made: it decides nothing
         readers = [n for n in roles["consumer"] if n not in self.gates | self.squeezes]
         makers = [n for n in roles["producer"] if n not in self.gates]
+        # between squeeze and excitation: only gates read it
         if all(name in self.gates for name in roles["consumer"]):
             return "se"
         if bool((self.streams | self.joined)[classes].any()):
             return "stream"
         if bool(self.concatenated[classes].any()):
             return "concat"
-        if len(self.trace.shape(roles["producer"][0])) == 2:
+        if len(self.ledger.shape(roles["producer"][0])) == 2:
             return "fc"
+        # several layers made the same channels: they were united by something between them
         if len(makers) > 1:
             return "stream"
         if self.residual:
@@ -58,7 +60,7 @@ class Kinds:
 
     def _ends(self, role: str) -> dict[str, Tensor]:
         slots = self.grouping.slots
-        return {key[0]: slots[key] for key, r in self.trace.records.items() if r.role == role}
+        return {key[0]: slots[key] for key, r in self.ledger.records.items() if r.role == role}
 
     def _flag(self, roots: Iterable[Tensor]) -> Tensor:
         flag = torch.zeros_like(self.grouping.frozen)
@@ -72,8 +74,9 @@ class Kinds:
         They are the projections of inverted residual blocks, streams even where the block changes
         the shape and so has no shortcut.
         """
-        depthwise = self.grouping.flag(self.trace.marks.depthwise)
-        active = self.grouping.flag(site.vector for site in self.trace.sites)
+        depthwise = self.grouping.flag(self.ledger.marks.depthwise)
+        active = self.grouping.flag(site.vector for site in self.ledger.sites)
+        # linear bottlenecks (MobileNetV2): no activation behind them, not concatenated, not frozen
         passive = ~(active | self.concatenated | self.grouping.frozen)
         return self._flag(
             made
@@ -85,12 +88,14 @@ class Kinds:
 
     def _gates(self) -> set[str]:
         """Weights whose own outputs (before any union) are multiplied into other channels."""
+        # The gate's ids before the union. After it, the gated channels have the same classes, and
+        # whoever made those would be a gate too.
         raw = torch.zeros_like(self.grouping.frozen)
-        for vector in self.trace.marks.gate:
+        for vector in self.ledger.marks.gate:
             raw[vector] = True
         return {
             name
-            for (name, _), record in self.trace.records.items()
+            for (name, _), record in self.ledger.records.items()
             if record.role == "producer" and bool(raw[record.vector].any())
         }
 
@@ -104,6 +109,7 @@ class Kinds:
     def _reaching(self) -> set[str]:
         """Weights from which a stream can be reached."""
         fresh = {n for n, made in self.outputs.items() if bool(self.streams[made].any())}
+        # backwards from the streams: the makers of a stream, then the makers of what those read
         reached: set[str] = set()
         fed = torch.zeros_like(self.grouping.frozen)
         while fresh:

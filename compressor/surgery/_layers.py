@@ -2,182 +2,210 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from compressor.surgery._derived import adopt
-from compressor.surgery._ids import Spread
-
-if TYPE_CHECKING:
-    from compressor.surgery._trace import Tracer
+from compressor.surgery._ids import Call, Spread
+from compressor.surgery._ledger import Ledger
 
 ON_THE_FLY = "its weight is made on the fly, so no parameter of the network can be cut"
 
 
-def _named(trace: Tracer, tensor: Tensor | None) -> bool:
-    return tensor is not None and trace.ids(tensor) is None and trace.alias(tensor) is not None
+# Weights as torch holds them: a convolution's is (outputs, inputs / groups, *kernel), a
+# transposed one's (inputs, outputs / groups, *kernel), a linear layer's (outputs, inputs).
+
+
+def _named(ledger: Ledger, tensor: Tensor | None) -> bool:
+    return tensor is not None and ledger.ids(tensor) is None and ledger.alias(tensor) is not None
 
 
 def _slot(
-    trace: Tracer, tensor: Tensor, dim: int, vector: Tensor | None, role: str, after: str = ""
+    ledger: Ledger, tensor: Tensor, dim: int, vector: Tensor | None, role: str, *, after: str = ""
 ) -> Tensor:
     """Record ids along a weight's dimension; a dimension of size 1 has no axis to look up."""
-    alias = trace.alias(tensor)
+    alias = ledger.alias(tensor)
     if dim in alias.axes:
-        return trace.record(alias, dim, vector, role, after)
+        return ledger.record(alias, dim, vector, role, after=after)
     if vector is not None:
         return vector
-    return trace.fresh(tensor.shape[dim])
+    return ledger.fresh(tensor.shape[dim])
 
 
-def _bias(trace: Tracer, bias: Tensor | None, vector: Tensor, operator: str, role: str) -> None:
+def _bias(ledger: Ledger, bias: Tensor | None, vector: Tensor, operator: str, role: str) -> None:
     if bias is None:
         return
-    if _named(trace, bias):
-        _slot(trace, bias, 0, vector, role)
+    if _named(ledger, bias):
+        _slot(ledger, bias, 0, vector, role)
     else:
-        trace.freeze(vector, operator, "its bias is made on the fly")
+        ledger.freeze(vector, operator, "its bias is made on the fly")
 
 
-def _refuse(trace: Tracer, base: str, tensors: list, out: Tensor) -> None:
+def _refuse(ledger: Ledger, base: str, tensors: list, out: Tensor) -> None:
+    """A weight that is no parameter: what it reads and makes is frozen, and counted as such."""
     dim = 1 if "conv" in base else out.ndim - 1
-    event = trace.event(base, ON_THE_FLY, channels=out.shape[dim])
+    event = ledger.event(base, ON_THE_FLY, channels=out.shape[dim])
     for tensor in tensors:
-        if tensor is not None and (ids := trace.ids(tensor)) is not None:
-            trace.unite(ids.vector, trace.event_vector(event))
-        elif _named(trace, tensor):
-            trace.taint(trace.alias(tensor).name)
-    trace.set_ids(out, trace.event_vector(event), None)
+        if tensor is not None and (ids := ledger.ids(tensor)) is not None:
+            ledger.unite(ids.vector, ledger.event_vector(event))
+        elif _named(ledger, tensor):
+            ledger.taint(ledger.alias(tensor).name)
+    ledger.set_ids(out, ledger.event_vector(event), None)
 
 
-def convolution(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    source, weight, bias = args[0], args[1], args[2]
-    transposed, groups = bool(args[6]), int(args[8])
-    out = outs[0]
+def convolution(ledger: Ledger, call: Call) -> None:
+    source, weight, bias = call.args[:3]
+    transposed, groups = bool(call.args[6]), int(call.args[8])
+    out = call.outs[0]
     if source.shape[1] % groups or out.shape[1] % groups:  # the meta device lets it pass
         raise RuntimeError(
             f"a convolution of {groups} groups has {source.shape[1]} inputs, {out.shape[1]} outputs"
         )
+    # a transposed weight's outputs are its second dimension, of which `derive` knows nothing
     if not transposed:
-        adopt(trace, weight, source)
-    if not _named(trace, weight):
-        _refuse(trace, base, [source, weight, bias], out)
+        adopt(ledger, weight, source)
+    if not _named(ledger, weight):
+        _refuse(ledger, call.base, [source, weight, bias], out)
         return
-    vector, after = trace.vector(source, 1), trace.after(source)
+    vector, after = ledger.vector(source, 1), ledger.after(source)
     out_dim, in_dim = (1, 0) if transposed else (0, 1)
-    name = trace.alias(weight).name
+    name = ledger.alias(weight).name
     per_group = source.shape[1] // groups
     narrow = groups > 1 and per_group == 1
-    if trace.dense is not None:
-        narrow = narrow and name in trace.dense.depthwise
+    # cut to one channel a group, a grouped convolution looks depthwise: the dense one tells
+    if ledger.dense is not None:
+        narrow = narrow and name in ledger.dense.depthwise
     if narrow:
-        trace.depthwise.add(name)
-        times = out.shape[1] // groups
-        repeated = vector.repeat_interleave(times)
-        trace.marks.depthwise.append(vector)
-        _slot(trace, weight, 0, vector if transposed else repeated, "follower")
-        axes = trace.alias(weight).axes
-        if 0 in axes:
-            trace.records[name, axes[0][0]].role = "follower"
-        else:
-            calls = trace.spread.setdefault(name, [])
-            if trace.dense is not None and times != trace.dense.spread[name][len(calls)].times:
-                trace.freeze(vector, base, "it is expanded over a number that stands in Python")
-            calls.append(Spread(repeated, times))
-        _bias(trace, bias, repeated, base, "follower")
-        trace.set_ids(out, repeated, 1)
+        _depthwise(ledger, call, vector)
         return
-    shared = trace.aligned(vector, groups)
+    # All groups of a convolution shrink alike, so position p of every group is one class. With one
+    # group, `aligned` unites nothing.
+    shared = ledger.aligned(vector, groups)
     tiled = shared.repeat(groups)
     # a normal weight lists its inputs once for all groups, a transposed one its outputs
-    _slot(trace, weight, in_dim, tiled if transposed else shared, "consumer", after)
-    made = _slot(trace, weight, out_dim, None, "producer")
+    _slot(ledger, weight, in_dim, tiled if transposed else shared, "consumer", after=after)
+    made = _slot(ledger, weight, out_dim, None, "producer")
     if transposed:
         made = made.repeat(groups)
     else:
-        made = trace.aligned(made, groups).repeat(groups)
-    _bias(trace, bias, made, base, "bias")
-    trace.set_ids(out, made, 1)
+        made = ledger.aligned(made, groups).repeat(groups)
+    _bias(ledger, bias, made, call.base, "bias")
+    ledger.set_ids(out, made, 1)
 
 
-def _matmul(
-    trace: Tracer, base: str, source: Tensor, weight: Tensor, bias: Tensor | None, dims, out: Tensor
-) -> None:
-    """dims: (input, output) dimension of the weight as it stands in the product."""
-    if not _named(trace, weight):
-        _refuse(trace, base, [source, weight, bias], out)
+def _depthwise(ledger: Ledger, call: Call, vector: Tensor) -> None:
+    """vector: (groups,) ids of the channels; each is a group of its own.
+
+    Channel c makes the outputs c * times .. (c + 1) * times - 1. These are no channels of their
+    own: they live and die with c.
+    """
+    weight, bias, transposed = call.args[1], call.args[2], bool(call.args[6])
+    alias, out = ledger.alias(weight), call.outs[0]
+    name = alias.name
+    ledger.depthwise.add(name)
+    times = out.shape[1] // vector.numel()
+    repeated = vector.repeat_interleave(times)
+    ledger.marks.depthwise.append(vector)
+    _slot(ledger, weight, 0, vector if transposed else repeated, "follower")
+    if 0 in alias.axes:
+        # where `derive` recorded the weight before, it took it for a producer
+        ledger.records[name, alias.axes[0][0]].role = "follower"
+    else:
+        # one kernel (1, 1, *kernel) expanded over all channels has no dimension to cut, but its
+        # MACs follow the channels; a number of copies in Python cannot follow them
+        calls = ledger.spread.setdefault(name, [])
+        if ledger.dense is not None and times != ledger.dense.spread[name][len(calls)].times:
+            ledger.freeze(vector, call.base, "it is expanded over a number that stands in Python")
+        calls.append(Spread(repeated, times))
+    _bias(ledger, bias, repeated, call.base, "follower")
+    ledger.set_ids(out, repeated, 1)
+
+
+def _matmul(ledger: Ledger, call: Call, operands: tuple, dims: tuple[int, int]) -> None:
+    """operands: (source, weight, bias or None); channels are the last dimension of the source.
+
+    dims: (input, output) dimension of the weight as it stands in the product.
+    """
+    source, weight, bias = operands
+    out = call.outs[0]
+    if not _named(ledger, weight):
+        _refuse(ledger, call.base, [source, weight, bias], out)
         return
-    vector = trace.vector(source, source.ndim - 1)
-    _slot(trace, weight, dims[0], vector, "consumer", trace.after(source))
-    made = _slot(trace, weight, dims[1], None, "producer")
-    _bias(trace, bias, made, base, "bias")
-    trace.set_ids(out, made, out.ndim - 1)
+    vector = ledger.vector(source, source.ndim - 1)
+    _slot(ledger, weight, dims[0], vector, "consumer", after=ledger.after(source))
+    made = _slot(ledger, weight, dims[1], None, "producer")
+    _bias(ledger, bias, made, call.base, "bias")
+    ledger.set_ids(out, made, out.ndim - 1)
 
 
-def addmm(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    _matmul(trace, base, args[1], args[2], args[0], (0, 1), outs[0])
+def addmm(ledger: Ledger, call: Call) -> None:
+    # nn.Linear: bias + source @ weight.t(); the alias of weight.t() knows that it is turned
+    _matmul(ledger, call, (call.args[1], call.args[2], call.args[0]), (0, 1))
 
 
-def mm(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    _matmul(trace, base, args[0], args[1], None, (0, 1), outs[0])
+def mm(ledger: Ledger, call: Call) -> None:
+    _matmul(ledger, call, (call.args[0], call.args[1], None), (0, 1))
 
 
-def linear(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    bias = args[2] if len(args) > 2 else kwargs.get("bias")
-    _matmul(trace, base, args[0], args[1], bias, (1, 0), outs[0])
+def linear(ledger: Ledger, call: Call) -> None:
+    _matmul(ledger, call, (call.args[0], call.args[1], call.argument(2, "bias", None)), (1, 0))
 
 
-def _followers(trace: Tracer, base: str, tensors: list, vector: Tensor) -> None:
+def _followers(ledger: Ledger, base: str, tensors: list, vector: Tensor) -> None:
+    """Scales, shifts and statistics with one entry per channel, where they are parameters."""
     for tensor in tensors:
+        # one value for all channels is no channel's
         if tensor is None or tensor.numel() == 1:
             continue
-        ids = trace.ids(tensor)
-        if _named(trace, tensor):
-            _slot(trace, tensor, 0, vector, "follower")
-        elif ids is not None and ids.dim == 0 and trace.derived(tensor) is not None:
-            trace.unite(vector, ids.vector)
-        elif trace.ids(tensor) is not None or not trace.is_plain(tensor):
-            trace.freeze(vector, base, "its scale is made on the fly")
+        ids = ledger.ids(tensor)
+        if _named(ledger, tensor):
+            _slot(ledger, tensor, 0, vector, "follower")
+        # made of parameters alone, as a softplus of a scale: its ids stand for theirs
+        elif ids is not None and ids.dim == 0 and ledger.derived(tensor) is not None:
+            ledger.unite(vector, ids.vector)
+        elif ledger.ids(tensor) is not None or not ledger.is_plain(tensor):
+            ledger.freeze(vector, base, "its scale is made on the fly")
 
 
-def batch_norm(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    vector = trace.vector(args[0], 1)
+def batch_norm(ledger: Ledger, call: Call) -> None:
+    vector = ledger.vector(call.args[0], 1)
     # variants without running statistics have a flag in place of the two tensors
-    tensors = [t for t in args[1:5] if isinstance(t, Tensor)]
-    _followers(trace, base, tensors, vector)
-    trace.set_ids(outs[0], vector, 1)
+    tensors = [t for t in call.args[1:5] if isinstance(t, Tensor)]
+    _followers(ledger, call.base, tensors, vector)
+    ledger.set_ids(call.outs[0], vector, 1)
 
 
-def layer_norm(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    source, shape, weight, bias = args[:4]
-    ids = trace.ids(source)
+def layer_norm(ledger: Ledger, call: Call) -> None:
+    source, shape, weight, bias = call.args[:4]
+    ids = ledger.ids(source)
     if ids is None:
         return
+    # it normalises over the last len(shape) dimensions, and its weight has these
     first = source.ndim - len(shape)
     if ids.dim is not None and ids.dim >= first:
-        trace.marks.mixing.append(ids.vector)
+        # mean and variance run over the channels: without some of them the others change too
+        ledger.marks.mixing.append(ids.vector)
         for tensor in (weight, bias):
-            if _named(trace, tensor):
-                _slot(trace, tensor, ids.dim - first, ids.vector, "follower")
+            if _named(ledger, tensor):
+                _slot(ledger, tensor, ids.dim - first, ids.vector, "follower")
             elif tensor is not None:
-                trace.freeze(ids.vector, base, "its scale is made on the fly")
-    trace.set_ids(outs[0], ids.vector, ids.dim)
+                ledger.freeze(ids.vector, call.base, "its scale is made on the fly")
+    ledger.set_ids(call.outs[0], ids.vector, ids.dim)
 
 
-def group_norm(trace: Tracer, base: str, func, args, kwargs, outs: list[Tensor]) -> None:
-    source, weight, bias, groups = args[0], args[1], args[2], int(args[6])
-    vector = trace.vector(source, 1)
+def group_norm(ledger: Ledger, call: Call) -> None:
+    source, weight, bias, groups = call.args[0], call.args[1], call.args[2], int(call.args[6])
+    vector = ledger.vector(source, 1)
     aligned = 1 < groups < source.shape[1]
-    if trace.dense is not None:  # with one channel left of each group it looks like none
-        aligned = trace.dense.norms[len(trace.norms)]
-    trace.norms.append(aligned)
+    if ledger.dense is not None:  # with one channel left of each group it looks like none
+        aligned = ledger.dense.norms[len(ledger.norms)]
+    ledger.norms.append(aligned)
+    # only a norm of one channel per group (an instance norm) reads each channel alone
     if aligned or groups == 1 != source.shape[1]:
-        trace.marks.mixing.append(vector)
+        ledger.marks.mixing.append(vector)
     if aligned:
-        trace.aligned(vector, groups)
-    _followers(trace, base, [weight, bias], vector)
-    trace.set_ids(outs[0], vector, 1)
+        ledger.aligned(vector, groups)
+    _followers(ledger, call.base, [weight, bias], vector)
+    ledger.set_ids(call.outs[0], vector, 1)
 
 
 RULES = {

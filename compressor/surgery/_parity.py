@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.errors import RunError
 from compressor.surgery._cut import duplicate, replay
+from compressor.surgery._forward import as_tree, watched
 from compressor.surgery._plan import Plan, plan_cut
 from compressor.surgery._structure import Group, Structure, output_dim
-from compressor.surgery._trace import as_tree
 
 TOLERANCE = 1e-5
 # rounding alone stays far below this in float64, a wrong channel far above
@@ -37,16 +37,20 @@ def check_parity(
     _check_cuts(dense, plan)
     small = replay(_copy_sharing(dense, set()), plan)
     check_state(dense, small)
+    # Channels that are gone are the same as channels that nobody reads: zero in the consumers'
+    # weights. Zeros in the producers would not do, because a bias, a shift of a batch norm or a
+    # sigmoid makes something of a zero.
     read = {(s.parameter, s.dim) for g in structure.groups for s in g.consumers} & set(kept)
     masked = _copy_sharing(dense, {name for name, _ in read})
     _zero_removed(masked, read, kept)
     with _exact_arithmetic():
         try:
-            error = _compare(masked.eval(), small.eval(), plan, inputs, "eval", mixing)
-            _compare(masked.train(), small.train(), plan, inputs, "train", mixing)
+            error = _compare(masked.eval(), small.eval(), plan, inputs, mode="eval", mixing=mixing)
+            _compare(masked.train(), small.train(), plan, inputs, mode="train", mixing=mixing)
         except RunError as refusal:
             advice = _advice(dense, structure, kept, inputs, masked.training)
             raise RunError(f"{refusal}; {advice}") from refusal
+        # its weights are not needed any more beside the gradients of the step below
         del masked
         _optimizer_step(duplicate(small), inputs)
     return error
@@ -59,10 +63,10 @@ def _copy_sharing(net: nn.Module, own: set[str]) -> nn.Module:
 
 def _check_cuts(dense: nn.Module, plan: Plan) -> None:
     """Every operation removes something; a plan without one is no cut at all."""
-    if not plan.operations:
+    if not plan.cuts:
         raise RunError("the plan cuts nothing; raise prune.ratio or widen prune.scope")
     shapes = {n: t.shape for n, t in [*dense.named_parameters(), *dense.named_buffers()]}
-    for cut in plan.operations:
+    for cut in plan.cuts:
         for name, dim in cut.slots:
             if name in shapes and shapes[name][dim] == len(cut.kept):
                 raise RunError(f"the plan keeps all of '{name}' along dimension {dim}: no cut")
@@ -116,6 +120,7 @@ class _NoDropout(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[-1]
+        # nn.Dropout2d multiplies by a Bernoulli mask over the share that is kept
         if name == "bernoulli_":
             return args[0].fill_(1)
         if name == "native_dropout":
@@ -148,11 +153,12 @@ def relative_error(reference: Tensor, other: Tensor) -> float:
 
 
 def _compare(
-    masked: nn.Module, small: nn.Module, plan: Plan, inputs: tuple, mode: str, mixing: bool
+    masked: nn.Module, small: nn.Module, plan: Plan, inputs: tuple, *, mode: str, mixing: bool
 ) -> float:
     error = _error(masked, small, inputs)
     if mixing or error <= TOLERANCE:
         return error
+    # rounding or a wrong channel? In float64 the first one vanishes
     exact = _exact_error(masked, small, inputs, error)
     if exact <= TOLERANCE_DOUBLE:
         return error if mode == "train" else min(error, exact)
@@ -167,6 +173,7 @@ def _exact_error(masked: nn.Module, small: nn.Module, inputs: tuple, error: floa
     """The error in float64: ill-conditioned arithmetic (a batch norm over few values) is no wrong
     cut. error: what it is without.
     """
+    # Apple's GPUs have no float64
     if inputs[0].device.type == "mps":
         return error
     double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
@@ -186,6 +193,7 @@ def _advice(
         slot = group.producers[0]
         if (slot.parameter, slot.dim) not in kept:
             continue
+        # a group that keeps all or nothing in this plan cannot be cut by itself
         classes = torch.unique(slot.classes[list(kept[slot.parameter, slot.dim])])
         classes = classes[classes >= 0]
         if 0 < len(classes) < group.size and _changes(
@@ -200,6 +208,7 @@ def _advice(
 def _changes(
     dense: nn.Module, group: Group, plan: Plan, inputs: tuple[Tensor, ...], training: bool
 ) -> bool:
+    # as check_parity does, for one group
     read = {(slot.parameter, slot.dim) for slot in group.consumers}
     small = replay(_copy_sharing(dense, set()), plan).train(training)
     masked = _copy_sharing(dense, {name for name, _ in read}).train(training)
@@ -222,6 +231,7 @@ def _error(masked: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]) -> f
         ) from error
     worst = 0.0
     for left, right in zip(before, after, strict=True):
+        # an output keeps its channels: they are what the network is for
         if left.shape != right.shape:
             raise RunError(
                 f"the cut changed an output of the network from {tuple(left.shape)} to "
@@ -234,17 +244,11 @@ def _error(masked: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]) -> f
 def _failing(net: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     """Path of the innermost module whose forward raises."""
     stack = [""]
-    handles = []
-    for path, module in net.named_modules():
-        enter = module.register_forward_pre_hook(lambda m, a, path=path: stack.append(path))
-        handles += [enter, module.register_forward_hook(lambda m, a, out: stack.pop() and None)]
     try:
-        _outputs(net, inputs)
+        with watched(net, stack.append, lambda path, output: stack.pop()):
+            _outputs(net, inputs)
     except Exception:
         return stack[-1]
-    finally:
-        for handle in handles:
-            handle.remove()
     return ""
 
 
@@ -273,6 +277,7 @@ def _first_difference(masked: nn.Module, small: nn.Module, plan: Plan, inputs: t
     for path, before in seen[0].items():
         after = seen[1].get(path)
         dim = before.ndim - 1 if isinstance(masked.get_submodule(path), nn.Linear) else 1
+        # the dense layer's outputs, without those that the cut has taken out
         kept = plan.by_slot.get((f"{path}.weight", output_dim(masked.get_submodule(path))))
         if kept is not None and len(kept) <= before.shape[dim]:
             before = before.index_select(dim, torch.tensor(kept, device=before.device))
@@ -293,6 +298,7 @@ def _optimizer_step(small: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         leaves = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad]
         if not leaves:
             raise RunError("no output of the cut network depends on a trainable parameter")
+        # any loss will do that depends on every output
         sum((t.float() ** 2).mean() for t in leaves).backward()
     for name, parameter in parameters.items():
         if parameter.grad is not None and parameter.grad.shape != parameter.shape:

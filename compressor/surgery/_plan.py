@@ -1,50 +1,62 @@
-"""Plans: which original indices each dimension of each tensor keeps. JSON in, JSON out."""
+"""Plans: the typed operations that were done to a network. JSON in, JSON out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.errors import UsageError, foreign
+from compressor.surgery._operations import (
+    Cut,
+    Mask,
+    Operation,
+    Place,
+    is_count,
+    make_cut,
+    may_produce,
+)
 from compressor.surgery._structure import Structure
 
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Tensors that keep the same indices along one dimension each.
-
-    slots: (state-dict name, dimension) pairs; kept: ascending original indices;
-    producers: paths of the modules whose output channels these are.
-    """
-
-    group: str
-    slots: tuple[tuple[str, int], ...]
-    kept: tuple[int, ...]
-    producers: tuple[str, ...] = ()
+VERSION = 2
+# A new kind of operation is its class and its name here.
+KINDS: dict[str, type[Operation]] = {kind.op: kind for kind in (Cut, Mask)}
+_KNOWN_TO = {1: ("cut",)}  # what earlier versions of the file may hold
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A list of cuts in original indices; no slot stands in two of them."""
+    """What was done to a network: its cuts in original indices, then everything else in order.
 
-    operations: tuple[Cut, ...] = ()
+    No slot stands in two cuts. The other operations are in indices of the cut network.
+    """
+
+    operations: tuple[Operation, ...] = ()
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        return tuple(each for each in self.operations if isinstance(each, Cut))
+
+    @property
+    def uncut(self) -> tuple[Operation, ...]:
+        """The operations that are no cuts."""
+        return tuple(each for each in self.operations if not isinstance(each, Cut))
 
     @property
     def kept(self) -> dict[str, list[int]]:
         """Module path of every producer -> original indices of its outputs that are kept."""
-        return {path: list(cut.kept) for cut in self.operations for path in cut.producers}
+        return {path: list(cut.kept) for cut in self.cuts for path in cut.producers}
 
     @property
-    def by_slot(self) -> dict[tuple[str, int], tuple[int, ...]]:
-        return {slot: cut.kept for cut in self.operations for slot in cut.slots}
+    def by_slot(self) -> dict[Place, tuple[int, ...]]:
+        return {slot: cut.kept for cut in self.cuts for slot in cut.slots}
 
-    def since(self, earlier: Plan) -> dict[tuple[str, int], tuple[int, ...]]:
+    def since(self, earlier: Plan) -> dict[Place, tuple[int, ...]]:
         """(parameter, dim) -> the indices that are kept of those that `earlier` had kept.
 
         Slots that have lost nothing since are left out.
@@ -57,139 +69,130 @@ class Plan:
                 found[slot] = now
         return found
 
-    def to_json(self) -> dict:
-        operations = []
-        for cut in self.operations:
-            entry = {
-                "op": "cut",
-                "group": cut.group,
-                "slots": [[name, dim] for name, dim in cut.slots],
-                "kept": list(cut.kept),
-            }
-            if cut.producers:
-                entry["producers"] = list(cut.producers)
-            operations.append(entry)
-        return {"version": VERSION, "operations": operations}
+    def to_json(self) -> dict[str, Any]:
+        return {"version": VERSION, "operations": [each.to_json() for each in self.operations]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What of the plan is no text, for the file beside it; empty for cuts alone."""
+        return {name: t for each in self.operations for name, t in each.tensors().items()}
+
+    def broken(self, net: nn.Module) -> str:
+        """How the values of a finished network deny the plan, for a message; "" if not."""
+        return next((reason for each in self.operations if (reason := each.broken(net))), "")
 
     @classmethod
-    def from_json(cls, data: dict) -> Plan:
-        """Read and check a plan; a UsageError says which operation is wrong and how."""
+    def from_json(cls, data: Any, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> Plan:
+        """Read and check a plan; a UsageError says which operation is wrong and how.
+
+        tensors: of the file beside it.
+        """
         if not isinstance(data, dict) or set(data) != {"version", "operations"}:
             raise UsageError("a plan is an object with exactly 'version' and 'operations'")
-        if not _is_index(data["version"]) or data["version"] != VERSION:
+        version = data["version"]
+        if not is_count(version) or not 1 <= version <= VERSION:
             raise UsageError(
-                f"plan version {foreign(data['version'])} is not known; this program reads "
-                f"{VERSION}"
+                f"plan version {foreign(version)} is not known; this program reads 1 to {VERSION}"
             )
         if not isinstance(data["operations"], list):
             raise UsageError("a plan's 'operations' is a list")
-        cuts, seen = [], set()
+        # the file may be anybody's: a kind is looked up by name, and never imported
+        known = _KNOWN_TO.get(version, tuple(KINDS))
+        found: list[Operation] = []
         for number, entry in enumerate(data["operations"]):
-            cut = _read_cut(entry, f"plan operation {number}")
-            for name, dim in cut.slots:
-                if (name, dim) in seen:
-                    raise UsageError(
-                        f"plan operation {number} cuts dimension {foreign(dim)} of "
-                        f"'{foreign(name)}' a second time; successive cuts must be composed into "
-                        "one"
-                    )
-                seen.add((name, dim))
-            cuts.append(cut)
-        return cls(tuple(cuts))
+            where = f"plan operation {number}"
+            if not isinstance(entry, dict):
+                raise UsageError(f"{where} is no object")
+            op = entry.get("op")
+            if not isinstance(op, str) or op not in known:
+                raise UsageError(
+                    f"{where} has op '{foreign(op)}'; this program knows {', '.join(known)}"
+                )
+            found.append(KINDS[op].from_json(entry, where, tensors))
+        plan = cls(tuple(found))
+        _check_order(plan, tensors)
+        return plan
 
     def then(self, later: Plan) -> Plan:
-        """Compose with a plan made on the network that this one leaves: original indices."""
-        mine, groups, producers = _tables(self)
-        theirs, later_groups, later_producers = _tables(later)
-        kept = dict(mine)
-        for slot, indices in theirs.items():
-            if slot not in mine:
-                kept[slot] = indices
-                continue
-            if indices[-1] >= len(mine[slot]):
-                raise UsageError(
-                    f"the later plan keeps index {indices[-1]} of '{slot[0]}', of which the "
-                    f"earlier one leaves {len(mine[slot])}; make it on the cut network"
-                )
-            kept[slot] = tuple(mine[slot][i] for i in indices)
-        return _bundle(kept, {**later_groups, **groups}, producers | later_producers)
+        """Compose with a plan made on the network that this one leaves."""
+        done = list(self.operations)
+        for operation in later.operations:
+            left: Operation | None = operation
+            stand: list[tuple[Operation, ...]] = []
+            # From the last one back, as it would be undone: a later cut passes the masks, which
+            # become smaller, and then meets the cuts, which take it in.
+            while done and left is not None:
+                made, left = done.pop().compose(left)
+                stand.append(made)
+            done += [each for made in reversed(stand) for each in made]
+            if left is not None:
+                done.append(left)
+        # Two cuts that met in part are three now; those of one group and the same indices are one
+        # again. The order is that of the slots, not of what happened to them.
+        whole = Plan(tuple(done))
+        cut_of = {slot: cut for cut in whole.cuts for slot in cut.slots}
+        order = [slot for plan in (self, later) for cut in plan.cuts for slot in cut.slots]
+        kept = {slot: cut_of[slot].kept for slot in order}
+        groups = {slot: cut.group for slot, cut in cut_of.items()}
+        produced = {slot for cut in whole.cuts for slot in cut.produced}
+        return Plan((*_bundle(kept, groups, produced), *whole.uncut))
 
 
 EMPTY_PLAN = Plan(())
 
 
-def _is_index(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _read_cut(entry, where: str) -> Cut:
-    required = {"op", "group", "slots", "kept"}
-    if not isinstance(entry, dict):
-        raise UsageError(f"{where} is no object")
-    if entry.get("op") != "cut":
-        raise UsageError(f"{where} has op '{foreign(entry.get('op'))}'; this program knows 'cut'")
-    if not required <= set(entry) <= required | {"producers"}:
+def _check_order(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what `then` never leaves: it could be read in more than one way."""
+    seen: set[Place | str] = set()
+    behind = False
+    for number, operation in enumerate(plan.operations):
+        behind |= not isinstance(operation, Cut)
+        if behind and isinstance(operation, Cut):
+            raise UsageError(f"plan operation {number} is a cut behind another kind; cuts go first")
+        for name, dim in operation.slots if isinstance(operation, Cut) else ():
+            if (name, dim) in seen:
+                raise UsageError(
+                    f"plan operation {number} cuts dimension {foreign(dim)} of '{foreign(name)}' a "
+                    "second time; successive cuts must be composed into one"
+                )
+            seen.add((name, dim))
+        for name in operation.tensors():
+            if name in seen:
+                raise UsageError(
+                    f"plan operation {number} uses '{foreign(name)}' a second time; compose both "
+                    "into one"
+                )
+            seen.add(name)
+    if unused := [name for name in tensors if name not in seen]:
         raise UsageError(
-            f"{where} has fields {foreign(sorted(map(str, entry)))}; expected {sorted(required)}"
+            f"the file beside the plan holds '{foreign(unused[0])}', which no operation uses"
         )
-    group, slots, kept = entry["group"], entry["slots"], entry["kept"]
-    producers = entry.get("producers", [])
-    if not isinstance(group, str):
-        raise UsageError(f"{where}: 'group' is {foreign(group)}; it must be a name")
-    where = f"{where} ('{foreign(group)}')"
-    if not isinstance(slots, list) or not slots:
-        raise UsageError(f"{where}: 'slots' must be a list of [name, dimension]")
-    for slot in slots:
-        good = isinstance(slot, list | tuple) and len(slot) == 2
-        if not good or not isinstance(slot[0], str) or not _is_index(slot[1]):
-            raise UsageError(f"{where}: slot {foreign(slot)} must be [name, dimension]")
-    if not isinstance(kept, list) or not kept or not all(_is_index(i) for i in kept):
-        raise UsageError(f"{where}: 'kept' must be a list of indices, none negative, not empty")
-    if any(a >= b for a, b in zip(kept, kept[1:], strict=False)):
-        raise UsageError(f"{where}: 'kept' must be ascending without repetition")
-    if not isinstance(producers, list) or not all(isinstance(p, str) for p in producers):
-        raise UsageError(f"{where}: 'producers' must be a list of module paths")
-    return Cut(group, tuple((n, d) for n, d in slots), tuple(kept), tuple(producers))
 
 
-def _tables(plan: Plan) -> tuple[dict, dict, set]:
-    groups = {slot: cut.group for cut in plan.operations for slot in cut.slots}
-    producers = {
-        slot
-        for cut in plan.operations
-        for slot in cut.slots
-        if slot[0].rpartition(".")[0] in cut.producers and _may_produce(slot)
-    }
-    return plan.by_slot, groups, producers
-
-
-def _may_produce(slot: tuple[str, int]) -> bool:
-    return not slot[0].endswith("bias")
-
-
-def _bundle(kept: dict, groups: dict, producers: set) -> Plan:
-    """One operation per group and index list, in the order of the slots."""
-    bundles: dict[tuple, list] = {}
+def _bundle(
+    kept: Mapping[Place, tuple[int, ...]], groups: Mapping[Place, str], produced: set[Place]
+) -> tuple[Cut, ...]:
+    """One cut per group and index list, in the order of `kept`. produced: slots of producers."""
+    bundles: dict[tuple[str, tuple[int, ...]], list[Place]] = {}
     for slot, indices in kept.items():
         bundles.setdefault((groups[slot], indices), []).append(slot)
-    cuts = []
-    for (group, indices), slots in bundles.items():
-        paths = dict.fromkeys(s[0].rpartition(".")[0] for s in slots if s in producers)
-        cuts.append(Cut(group, tuple(slots), indices, tuple(paths)))
-    return Plan(tuple(cuts))
+    return tuple(
+        make_cut(group, slots, indices, produced) for (group, indices), slots in bundles.items()
+    )
 
 
 def plan_cut(structure: Structure, keep: Mapping[str, Tensor]) -> Plan:
     """A plan that keeps these class ids of each named group, and everything of the others."""
-    lost: dict[tuple[str, int], Tensor] = {}
-    groups: dict[tuple[str, int], str] = {}
-    producers: set[tuple[str, int]] = set()
+    lost: dict[Place, Tensor] = {}
+    groups: dict[Place, str] = {}
+    produced: set[Place] = set()
+    # a slot of several groups (behind a concatenation) loses what each of them loses
     for name, classes in keep.items():
         group = structure.group(name)
         mask = kept_mask(group.size, classes, name)
         if bool(mask.all()):
             continue
         drop = torch.cat([~mask, torch.tensor([False])])  # class -1 finds the last entry
+        # slots share their tensors of classes: each is looked up once
         gone: dict[int, Tensor] = {}
         for slot in group.slots:
             key = (slot.parameter, slot.dim)
@@ -198,11 +201,11 @@ def plan_cut(structure: Structure, keep: Mapping[str, Tensor]) -> Plan:
                 here = gone[id(slot.classes)] = drop[slot.classes]
             lost[key] = lost[key] | here if key in lost else here
             groups.setdefault(key, name)
-        producers |= {
-            (s.parameter, s.dim) for s in group.producers if _may_produce((s.parameter, s.dim))
+        produced |= {
+            (s.parameter, s.dim) for s in group.producers if may_produce((s.parameter, s.dim))
         }
     kept = {key: tuple((~gone).nonzero().flatten().tolist()) for key, gone in lost.items()}
-    return _bundle(kept, groups, producers)
+    return Plan(_bundle(kept, groups, produced))
 
 
 def kept_mask(size: int, classes: Tensor, name: str) -> Tensor:
@@ -241,6 +244,7 @@ def keep_count(
     # the small term keeps 100 * (1 - 0.9) at 10, which floating point makes 9.999...
     count = max(min_channels, math.floor(channels * (1 - ratio) + 1e-6))
     if round_to is not None and count < channels:
+        # positions are counted, of which a layer has `groups` times as many channels
         step = round_to // math.gcd(round_to, groups)
         least = -(-max(1, min_channels) // step) * step
         count = max(least, (2 * count + step) // (2 * step) * step)

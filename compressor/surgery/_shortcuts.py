@@ -1,4 +1,4 @@
-"""The projections on the shortcuts of residual blocks, told from the trace alone.
+"""The projections on the shortcuts of residual blocks, read from the ledger alone.
 
 A block whose input has another shape than its output begins a stream of channels: the output of its
 main branch is added to a projection of its input. So at the first addition of both, one layer reads
@@ -9,22 +9,21 @@ pyramid, branches of one length) is no such shortcut.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from compressor.surgery._trace import Tracer
+from compressor.surgery._ledger import Ledger
 
 
-def shortcuts(trace: Tracer) -> set[str]:
+def shortcuts(ledger: Ledger) -> set[str]:
     """Names of the weights of the projections."""
-    makers = _Makers(trace)
+    makers = _Makers(ledger)
     summed: set[int] = set()
     found: set[str] = set()
-    pairs = [makers.of(vector) for vector in trace.marks.add]
+    # two vectors were noted for each addition, in the order of execution
+    pairs = [makers.of(vector) for vector in ledger.marks.add]
     for left, right in zip(pairs[::2], pairs[1::2], strict=True):
+        # where one side is a sum already, the stream has begun before this block
         if not summed & (left | right):
             for one, other in ((left, right), (right, left)):
                 if len(one) == 1 and makers.projects(min(one), other, summed):
@@ -40,10 +39,11 @@ class _Makers:
     their own, with negative numbers.
     """
 
-    def __init__(self, trace: Tracer):
-        records = trace.records.items()
+    def __init__(self, ledger: Ledger):
+        records = ledger.records.items()
         self.names = [name for (name, _), r in records if r.role == "producer"]
-        self._maker = -1 - torch.arange(trace.count)
+        # overwritten by the makers below; what stays negative, no weight made
+        self._maker = -1 - torch.arange(ledger.count)
         for (name, _), record in records:
             if record.role == "producer":
                 self._maker[record.vector] = self.names.index(name)
@@ -57,9 +57,11 @@ class _Makers:
         """Whether `layer` projects what the main branch that ends in `other` begins with."""
         if layer < 0:
             return False
+        # what the block begins with; a branch of one layer from there is as short as the projection
         start = self.inputs[layer]
         if not start or any(end >= 0 and self.inputs[end] & start for end in other):
             return False
+        # forwards along the main branch, from reader to reader, and not through another addition
         ahead = {n for n, reads in enumerate(self.inputs) if reads & start} - {layer}
         reached: set[int] = set()
         while ahead:

@@ -179,12 +179,15 @@ def tally(
     in the dense network the weight (None for what no cut changes), its MACs, and where the weight
     is expanded over channels the number of each channel's group (-1: of none), else None.
     """
+    # Every cut dimension of a tensor is an axis, and so is every expansion of a kernel. Axis 0 is a
+    # dummy of size 1, so that a term over fewer than three axes can name it.
     index: dict[tuple[str, int], int] = {}
     rows = []
     counted: dict[int, int] = {}
     for number, group in enumerate(groups):
         for slot in group.slots:
             axis = index.setdefault((slot.parameter, slot.dim), len(index) + 1)
+            # a class stands there once, or once in each group of a grouped convolution
             number_of = counted.get(id(slot.classes))
             if number_of is None:
                 number_of = counted[id(slot.classes)] = int((slot.classes >= 0).sum())
@@ -193,6 +196,7 @@ def tally(
     base = torch.ones(len(index) + 1 + len(expanded), dtype=torch.int64)
     for (name, dim), axis in index.items():
         base[axis] = shapes[name][dim]
+    # size of an axis = base - sum over groups of (entries per class) x (classes removed)
     loss = torch.zeros(len(base), len(groups), dtype=torch.int64)
     for axis, number, times in rows:
         loss[axis, number] += times
@@ -209,6 +213,8 @@ def tally(
             dims = [] if name is None else range(len(shapes[name]))
             found = [index[name, dim] for dim in dims if (name, dim) in index]
             found += [] if numbers is None else [over[id(numbers)]]
+            # MACs of a layer are (constant) x outputs x inputs: the kernel and the positions are
+            # in the constant. Exact, because the axes are factors of the cost.
             for axis in found:
                 cost //= int(base[axis])
             factors.append(cost)

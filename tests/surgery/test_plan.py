@@ -35,7 +35,7 @@ def example() -> dict:
 
 def test_a_plan_lists_every_slot_of_the_group_with_the_kept_indices_in_order():
     assert example() == {
-        "version": 1,
+        "version": 2,
         "operations": [
             {
                 "op": "cut",
@@ -62,6 +62,12 @@ def test_a_plan_survives_json():
     assert EMPTY_PLAN.kept == {} and Plan.from_json(EMPTY_PLAN.to_json()) == EMPTY_PLAN
 
 
+def test_a_plan_of_the_first_version_reads_as_it_did():
+    first = {**example(), "version": 1}
+    assert Plan.from_json(first) == Plan.from_json(example())
+    assert Plan.from_json(first).to_json() == example()
+
+
 def changed(**fields) -> dict:
     data = example()
     data["operations"][0].update(fields)
@@ -71,11 +77,17 @@ def changed(**fields) -> dict:
 BROKEN = {
     "no object": ([], "object with exactly"),
     "another field": ({**example(), "code": "x"}, "object with exactly"),
-    "another version": ({**example(), "version": 2}, "version 2"),
+    "another version": (
+        {**example(), "version": 3},
+        "version 3 is not known; this program reads 1 to 2",
+    ),
+    "version zero": ({**example(), "version": 0}, "version 0"),
     "version true": ({**example(), "version": True}, "version True"),
-    "operations": ({"version": 1, "operations": {}}, "is a list"),
-    "no operation": ({"version": 1, "operations": [3]}, "operation 0 is no object"),
-    "unknown op": (changed(op="exec"), "op 'exec'"),
+    "operations": ({"version": 2, "operations": {}}, "is a list"),
+    "no operation": ({"version": 2, "operations": [3]}, "operation 0 is no object"),
+    "unknown op": (changed(op="exec"), "op 'exec'; this program knows cut, mask"),
+    "no name of an op": (changed(op=["cut"]), "op '['cut']'"),
+    "an op of later": ({**changed(op="mask"), "version": 1}, "op 'mask'; this program knows cut"),
     "unknown field": (changed(note=""), "has fields"),
     "group": (changed(group=3), "'group' is 3"),
     "slots": (changed(slots=[]), "'slots' must be"),
