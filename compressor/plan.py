@@ -53,12 +53,18 @@ def _finetune_wants(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 STAGES = {
-    "pretrain": Stage(pretrain.VERSION, pretrain.pretrain, "pretrained", True),
-    "train": Stage(train.VERSION, train.train, "dense", True),
-    "compress": Stage(compress.VERSION, compress.compress, "compressed", False, _compress_wants),
-    "recalibrate": Stage(recalibrate.VERSION, recalibrate.recalibrate, "recalibrated", False),
-    "finetune": Stage(finetune.VERSION, finetune.finetune, "finetuned", True, _finetune_wants),
-    "baseline": Stage(baseline.VERSION, baseline.baseline, "baseline", True),
+    "pretrain": Stage(pretrain.VERSION, pretrain.pretrain, "pretrained", trains=True),
+    "train": Stage(train.VERSION, train.train, "dense", trains=True),
+    "compress": Stage(
+        compress.VERSION, compress.compress, "compressed", trains=False, wants=_compress_wants
+    ),
+    "recalibrate": Stage(
+        recalibrate.VERSION, recalibrate.recalibrate, "recalibrated", trains=False
+    ),
+    "finetune": Stage(
+        finetune.VERSION, finetune.finetune, "finetuned", trains=True, wants=_finetune_wants
+    ),
+    "baseline": Stage(baseline.VERSION, baseline.baseline, "baseline", trains=True),
 }
 
 
@@ -179,7 +185,10 @@ class RunPlan:
         if not identity:
             key = self._key(stage, occurrence, options, key, roles)
         trail.leave(stage, key, identity)
-        return Step(stage, occurrence, point, options, key, identity, seeded, roles, sides)
+        return Step(
+            stage, occurrence, point, options, key,
+            identity=identity, seeded=seeded, roles=roles, sides=sides,
+        )  # fmt: skip
 
     def _check_data_free(self) -> None:
         """Refuse stages that would read what the student is said to do without.
