@@ -118,7 +118,7 @@ class Selector(Method, ABC):
         """
 
 
-class Outline(Protocol):
+class DenseNetwork(Protocol):
     """A network before any training: its weights say nothing, and it may have no storage."""
 
     @property
@@ -163,7 +163,7 @@ class Compressor(Method, ABC):
         Returns a `stages.Outcome`, whose plan begins with `given.plan`. RunError: it failed.
         """
 
-    def preview(self, dense: Outline) -> Preview:
+    def preview(self, dense: DenseNetwork) -> Preview:
         """What `run` is going to make of this network. Nothing is known by default.
 
         UsageError: the method can do nothing with it.
