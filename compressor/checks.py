@@ -1,8 +1,8 @@
 """What a composed config can have wrong, told before any data is read.
 
-The methods' constructors hold their own ranges: each is made once here, but for the remedy, which
-the experiment makes and keeps. Here stands what no method knows alone, such as two groups that
-exclude each other.
+The methods' constructors hold their own ranges: each is made once here, but for the remedy and the
+pruning, which the experiment makes and keeps. Here stands what no method knows alone, such as two
+groups that exclude each other.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from typing import Any
 from compressor import _ranges
 from compressor.errors import UsageError
 from compressor.instantiation import make
-from compressor.stages import compress, finetune, recalibrate
+from compressor.stages import finetune, recalibrate
 from compressor.stages._distill import options as distill_options
 from compressor.stages._fit import SELECT, plain
 from compressor.stages._labels import LABELS
-from compressor.stages._schedule import Schedule
+from compressor.stages._pruning import Pruning
 
 # Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Refuse what no run can do, whatever its data."""
+def check(config: Mapping[str, Any], pruning: Pruning) -> None:
+    """Refuse what no run can do, whatever its data. pruning: what its `prune` says."""
     if str(config["precision"]) not in PRECISIONS:
         raise UsageError(
             f"precision={config['precision']} is not known: choose one of {', '.join(PRECISIONS)}"
@@ -54,13 +54,10 @@ def check(config: Mapping[str, Any]) -> None:
     make(config["regularize"])
     make(config["noise"])
     make(config["scale"])
-    compress.check(config["prune"])
-    once, between = True, {}
-    if not compress.is_none(config["prune"]):
-        schedule, _ = Schedule.split(config["prune"])
-        once = schedule.one_shot
-        between = {} if once else schedule.between
-    finetune.check(config["finetune"], config["train"]["epochs"], one_shot=once, between=between)
+    finetune.check(
+        config["finetune"], config["train"]["epochs"],
+        one_shot=pruning.one_shot, between=pruning.between,
+    )  # fmt: skip
     if config["pretrain"]["pretext"] and config["finetune"]["mode"] == "rewind":
         raise UsageError(
             "finetune=rewind goes back into a training from initial weights: type pretrain=none"

@@ -20,13 +20,14 @@ from compressor.errors import UsageError
 from compressor.instantiation import builders, make, sources
 from compressor.manifest import digest
 from compressor.seeding import derive
-from compressor.stages import Context, Judging, Machine, _classes, compress, train
+from compressor.stages import Context, Judging, Machine, _classes, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._answer import check_network
 from compressor.stages._blank import Blank, blank, memory, parameter_bytes, too_large
 from compressor.stages._distill import options as distill_options
 from compressor.stages._distill.teacher import Called, check_answer
 from compressor.stages._labels import check_labels, resolve, trusted
+from compressor.stages._pruning import Pruning
 from compressor.tasks import Task
 
 
@@ -47,7 +48,8 @@ class Experiment:
         self.note = note
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
-        checks.check(automatic.stood_in(config))
+        self.pruning = Pruning.read(config["prune"])
+        checks.check(automatic.stood_in(config), self.pruning)
         self.robust = make(config["robust"])
         _classes.check(config, self.robust)
         self.machine = Machine(**config["machine"])
@@ -59,7 +61,7 @@ class Experiment:
         # once, here: all below sees numbers
         self.config, self.resolved = automatic.resolve(config, self.data)
         if self.resolved:
-            checks.check(self.config)
+            checks.check(self.config, self.pruning)
             _check_memory(self.config, self.data.input_size)
         config = self.config
         _check_weights(config, self.blank().net, self.machine.device)
@@ -166,11 +168,10 @@ class Experiment:
     @cached_property
     def judging(self) -> Judging | None:
         """What a criterion may read of labels, None where it reads none of them."""
-        found, prune = self._trusted(), self.config["prune"]
+        found = self._trusted()
         if found.key == noise_stage.CLEAN:  # all of them, as good as none
             return found
-        reads = not compress.is_none(prune) and compress.reads_labels(self.blank(), prune)
-        return found if reads else None
+        return found if self.pruning.reads_labels(self.blank()) else None
 
     @cached_property
     def alike(self) -> Judging | None:

@@ -187,29 +187,29 @@ def _untrained(plan: "RunPlan") -> list[str]:
     """A criterion whose paper prepares the network for it."""
     if not _cuts(plan) or not isinstance(make(plan.run.config["regularize"]), NoRegularizer):
         return []
-    criterion = compress.method(plan.run.config["prune"])
-    asked = getattr(criterion, "trained_with", None)
-    if asked is None:
+    method = plan.run.pruning.method
+    if method.trained_with is None:
         return []
-    name = type(criterion).__module__.rpartition(".")[2]
-    return [f"prune={name} works, but its paper trains the network with regularize={asked}"]
+    return [
+        f"prune={method.name} works, but its paper trains the network with "
+        f"regularize={method.trained_with}"
+    ]
 
 
 def _unread_prune(plan: "RunPlan") -> list[str]:
     """LAMP, which one allocation alone reads; the other ways of `normalize` are methods' own."""
-    asked = plan.run.config["prune"]
-    allocation = asked.get("allocation")
-    if asked.get("normalize") != "lamp" or allocation in (None, "global") or not _cuts(plan):
+    asked = plan.run.pruning.widths
+    if asked.normalize != "lamp" or asked.allocation == "global" or not _cuts(plan):
         return []
     return [
-        f"prune.normalize=lamp does nothing beside prune.allocation={allocation}: it makes the "
-        "scores of layers comparable for prune.allocation=global"
+        f"prune.normalize=lamp does nothing beside prune.allocation={asked.allocation}: it makes "
+        "the scores of layers comparable for prune.allocation=global"
     ]
 
 
 def _in_part(plan: "RunPlan") -> list[str]:
     """Names in prune.skip and prune.ratios that hold a part of some layer's channels."""
-    return compress.in_part(plan.run.blank(), plan.run.config["prune"]) if _cuts(plan) else []
+    return compress.in_part(plan.run.blank(), plan.run.pruning) if _cuts(plan) else []
 
 
 def _unread_noise(experiment: "Experiment") -> list[str]:

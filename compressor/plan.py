@@ -4,6 +4,7 @@ Every key follows from the config and the data alone, so the plan that is printe
 reused, and an unreachable wish is refused early.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -25,27 +26,44 @@ from compressor.stages import (
     train,
 )
 from compressor.stages._distill import options as distill_options
-from compressor.stages._schedule import Layers, Round, Schedule
+from compressor.stages._pruning import Pruning
+from compressor.stages._schedule import Layers
 from compressor.stages.noise import CLEAN
 
 
 class Stage(NamedTuple):
-    """point: the name under which what it makes is measured; of the last one it is "final"."""
+    """point: the name under which what it makes is measured; of the last one it is "final".
+
+    wants: under these options, the roles of what earlier stages of the walk have made (`Trail`).
+    """
 
     version: int
     run: Callable[..., Outcome]
     point: str
     trains: bool
+    wants: Callable[[Any], tuple[str, ...]] = lambda options: ()
+
+
+def _compress_wants(options: Pruning) -> tuple[str, ...]:
+    return (compress.TARGET,) if options.wants_reference else ()
+
+
+def _finetune_wants(options: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("corrected",) if options["finetune"]["labels"].startswith("corrected") else ()
 
 
 STAGES = {
     "pretrain": Stage(pretrain.VERSION, pretrain.pretrain, "pretrained", trains=True),
     "train": Stage(train.VERSION, train.train, "dense", trains=True),
-    "compress": Stage(compress.VERSION, compress.compress, "compressed", trains=False),
+    "compress": Stage(
+        compress.VERSION, compress.compress, "compressed", trains=False, wants=_compress_wants
+    ),
     "recalibrate": Stage(
         recalibrate.VERSION, recalibrate.recalibrate, "recalibrated", trains=False
     ),
-    "finetune": Stage(finetune.VERSION, finetune.finetune, "finetuned", trains=True),
+    "finetune": Stage(
+        finetune.VERSION, finetune.finetune, "finetuned", trains=True, wants=_finetune_wants
+    ),
     "baseline": Stage(baseline.VERSION, baseline.baseline, "baseline", trains=True),
 }
 
@@ -70,7 +88,8 @@ class Step:
     stage: str
     occurrence: int
     point: str
-    options: Mapping[str, Any]
+    options: Any
+    """The stage's own: `Pruning` of compress, sub-trees of the config of the others."""
     key: str
     identity: bool
     seeded: tuple[str, int]
@@ -83,6 +102,50 @@ class Step:
         if self.point == "teacher" or self.point.startswith("rewind") or self.stage == "baseline":
             return f"{self.stage} ({self.point})"
         return self.stage if self.occurrence == 1 else f"{self.stage} (round {self.occurrence})"
+
+
+class Trail:
+    """Keys of what a walk has made so far, as the stages that come next ask for it."""
+
+    def __init__(self, start: str) -> None:
+        """start: key of the network before any training."""
+        self.start = self.given = start
+        """given: what the next stage is handed."""
+        self.idle = False
+        """Whether the last stage changed nothing."""
+        self.dense: str | None = None
+        """What entered the first compress stage."""
+        self.trained: str | None = None
+        """What the train stage made: it holds the labels that a remedy corrected."""
+        self.reference = start
+        """What was trained last."""
+        self.cut = False
+        """Whether `reference` was cut since."""
+        self.occurrences: Counter[str] = Counter()
+
+    def enter(self, stage: str) -> int:
+        """A stage begins. Returns how often it has by now."""
+        self.occurrences[stage] += 1
+        if stage == "compress" and self.dense is None:
+            self.dense = self.given
+        return self.occurrences[stage]
+
+    def roles(self, wanted: tuple[str, ...]) -> dict[str, str]:
+        """Those of the wanted roles that something was made for; else the stage needs no other
+        network than the given one.
+        """
+        made = {"corrected": self.trained, compress.TARGET: self.reference if self.cut else None}
+        return {role: made[role] for role in wanted if made[role] is not None}
+
+    def leave(self, stage: str, key: str, idle: bool) -> None:
+        """The stage has made this, or with `idle` nothing."""
+        self.given, self.idle = key, idle
+        if stage == "train":
+            self.trained = key
+        if stage == "compress":
+            self.cut = True
+        elif not idle and (STAGES[stage].trains or not self.cut):
+            self.reference, self.cut = key, False
 
 
 class RunPlan:
@@ -99,46 +162,33 @@ class RunPlan:
             self._check_unvalidated()
 
     def _steps(self) -> tuple[Step, ...]:
-        start = parent = self._start_key(self.run.trained_spec)
-        steps: list[Step] = []
-        counts: dict[str, int] = {}
-        dense: str | None = None
-        trained: str | None = None
-        tuned, cut = parent, False  # what was trained last, and whether it was cut since
+        trail = Trail(self._start_key(self.run.trained_spec))
         unrolled = self._unrolled()
-        for position, (stage, options) in enumerate(unrolled):
-            counts[stage] = occurrence = counts.get(stage, 0) + 1
-            point = STAGES[stage].point
-            if occurrence > 1:
-                point = f"round{occurrence}/{point}"
-            if position == len(unrolled) - 1:
-                point = "final"
-            if stage == "compress" and dense is None:
-                dense = parent
-            roles, sides = self._taught(stage, dense or parent)
-            if stage == "finetune" and options["finetune"]["labels"].startswith("corrected"):
-                roles["corrected"] = trained
-            if stage == "compress" and cut and compress.aims(options):
-                roles = {**roles, compress.TARGET: tuned}
-            seeded = (stage, occurrence)
-            if stage == "finetune" and options["finetune"]["mode"] == "rewind":
-                # the dense training goes on: it sees the images in its own order
-                seeded, earlier = ("train", 1), self._rewound(start, options["finetune"])
-                sides = (*sides, earlier)
-                roles = {**roles, earlier.point: earlier.key}
-            identity = bool(steps) and self._is_identity(stage, options, steps)
-            if not identity:
-                parent = self._key(stage, occurrence, options, parent, roles)
-            if stage == "train":
-                trained = parent
-            if stage == "compress":
-                cut = True
-            elif not identity and (stage == "finetune" or not cut):
-                tuned, cut = parent, False
-            steps.append(
-                Step(stage, occurrence, point, options, parent, identity, seeded, roles, sides)
-            )
-        return tuple(steps)
+        steps = [self._step(stage, options, trail) for stage, options in unrolled]
+        return (*steps[:-1], replace(steps[-1], point="final"))
+
+    def _step(self, stage: str, options: Any, trail: Trail) -> Step:
+        """The next step of the walk, which the trail is told of."""
+        occurrence = trail.enter(stage)
+        point = STAGES[stage].point
+        if occurrence > 1:
+            point = f"round{occurrence}/{point}"
+        teachers, sides = self._taught(stage, trail.dense or trail.given)
+        roles = {**teachers, **trail.roles(STAGES[stage].wants(options))}
+        seeded = (stage, occurrence)
+        if stage == "finetune" and options["finetune"]["mode"] == "rewind":
+            # the dense training goes on: it sees the images in its own order
+            seeded, earlier = ("train", 1), self._rewound(trail.start, options["finetune"])
+            sides = (*sides, earlier)
+            roles = {**roles, earlier.point: earlier.key}
+        key, identity = trail.given, self._is_identity(stage, options, trail)
+        if not identity:
+            key = self._key(stage, occurrence, options, key, roles)
+        trail.leave(stage, key, identity)
+        return Step(
+            stage, occurrence, point, options, key,
+            identity=identity, seeded=seeded, roles=roles, sides=sides,
+        )  # fmt: skip
 
     def _check_data_free(self) -> None:
         """Refuse stages that would read what the student is said to do without.
@@ -157,7 +207,7 @@ class RunPlan:
             left = ",".join(stage for stage in asked if stage not in culprits)
             wishes.append(f"stages=[{left}]")
         if "compress" in acting:
-            cut = compress.reads_images(self.run.blank(), config["prune"])
+            cut = self.run.pruning.reads_images(self.run.blank())
             culprits += ["prune"] if cut else []
             wishes += cut
         if student and "pretrain" in acting:
@@ -202,29 +252,25 @@ class RunPlan:
         clean = step.stage == "pretrain" or step.point == "clean"  # a baseline's
         return self.run.labels.known and self.run.labels.noisy and not clean
 
-    def _unrolled(self) -> list[tuple[str, dict[str, Any]]]:
+    def _unrolled(self) -> list[tuple[str, Any]]:
         """The stages with their options; what stands from compress on comes once a round."""
         names = list(self.run.config["stages"])
         if self.run.config["pretrain"]["pretext"] is not None:
             names = ["pretrain", *names]
         place = names.index("compress") if "compress" in names else len(names)
-        found = [(name, self._options(name, {})) for name in names[:place]]
+        found = [(name, self._options(name)) for name in names[:place]]
         if place == len(names):
             return found
-        rounds = [Round(self.run.config["prune"], {})]
-        if not compress.is_none(self.run.config["prune"]):  # which has nothing to do in rounds
-            schedule, final = Schedule.split(self.run.config["prune"])
-            rounds = schedule.unroll(final, lambda: self._layers(final))
-        for part in rounds:
+        for pruning, otherwise in self.run.pruning.rounds(self._layers):
             for name in names[place:]:
-                options = self._options(name, part.prune)
+                options = pruning if name == "compress" else self._options(name)
                 if name == "finetune":
-                    options["finetune"].update(part.finetune)
+                    options["finetune"].update(otherwise)
                 found.append((name, options))
         return found
 
-    def _layers(self, prune: Mapping[str, Any]) -> Layers:
-        return compress.preview(self.run.blank(), prune)["layers"]
+    def _layers(self) -> Layers:
+        return compress.preview(self.run.blank(), self.run.pruning)["layers"]
 
     def _start_key(self, spec: Spec) -> str:
         code = sources({"_target_": spec.factory})
@@ -249,7 +295,7 @@ class RunPlan:
             return {"teacher": dense}, ()
         if source == "model":
             spec = distill_options.teacher_spec(distill, self.run.spec)
-            options = self._options("train", {})
+            options = self._options("train")
             options["distill"] = dict(NO_DISTILLATION)
             options.pop("frozen", None)  # it has no pretrained trunk
             if distill["teacher"]["epochs"] is not None:
@@ -265,7 +311,7 @@ class RunPlan:
         The dense network's key knows nothing of it, so that all who do not rewind share that.
         """
         epoch = options["rewind_epoch"]
-        train = self._options("train", {})
+        train = self._options("train")
         if epoch == 0:
             train["train"]["epochs"] = 0
         else:
@@ -277,16 +323,17 @@ class RunPlan:
         self,
         stage: str,
         occurrence: int,
-        options: Mapping[str, Any],
+        options: Any,
         parent: str,
         roles: Mapping[str, str],
     ) -> str:
-        code = sources(options)
+        read = self.in_key(stage, options)
+        code = sources(read)
         others = {
             "stage": stage,
             "version": STAGES[stage].version,
             "occurrence": occurrence,
-            "options": options,
+            "options": read,
             "seed": self.run.seed,
             "precision": self.run.precision,
             # batches are per process: more of them are another training
@@ -299,18 +346,21 @@ class RunPlan:
         above = {**roles, "parent": parent}
         return self.origins.add(key, code, above, self.run.data_origin, others)
 
-    def _options(self, stage: str, prune: Mapping[str, Any]) -> dict[str, Any]:
-        """The stage's own sub-tree: what it is not given it cannot depend on.
+    def in_key(self, stage: str, options: Any) -> dict[str, Any]:
+        """What the stage's key says of its options, plain values."""
+        if stage != "compress":
+            return options
+        return {**compress.in_key(options, self.run.machine), **self._drawn()}
 
-        prune: the target of the round that the stage belongs to.
-        """
-        # which labels say what images are drawn; without unequal classes none does
-        drawn = {} if self.run.alike is None else {"drawn": self.run.alike.key}
+    def _drawn(self) -> dict[str, str]:
+        """Which labels say what images are drawn; without unequal classes none does."""
+        return {} if self.run.alike is None else {"drawn": self.run.alike.key}
+
+    def _options(self, stage: str) -> dict[str, Any]:
+        """The sub-trees that a stage is given: on what it is not given it cannot depend."""
         null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
-        if stage == "compress":
-            return {**compress.reads(prune, self.run.machine), **drawn}
         if stage == "recalibrate":
-            return {**self.run.config["recalibrate"], **drawn}
+            return {**self.run.config["recalibrate"], **self._drawn()}
         if stage == "pretrain":
             own = dict(self.run.config["pretrain"])
             del own["frozen"]  # the training's business
@@ -344,11 +394,11 @@ class RunPlan:
         distill = self.run.config["distill"]
         return distill["at"] == stage and bool(distill["terms"])
 
-    def _is_identity(self, stage: str, options: Mapping[str, Any], steps: list[Step]) -> bool:
+    def _is_identity(self, stage: str, options: Any, trail: Trail) -> bool:
         if stage == "compress":
-            return compress.is_none(options["prune"])
+            return not options.cuts
         if stage == "recalibrate":
-            return steps[-1].identity or not self._has_batch_norm()
+            return trail.idle or not self._has_batch_norm()
         return stage == "finetune" and finetune.is_none(options["finetune"])
 
     def _has_batch_norm(self) -> bool:
@@ -384,7 +434,7 @@ class RunPlan:
         steps = []
         labels, share = self.run.labels, self.run.config["finetune"]["clean_fraction"]
         for kind in baseline.kinds(labels.damage is not None, labels.noisy, share):
-            own = self._options("train", {})
+            own = self._options("train")
             options = baseline.options(kind, own, self.run.config["finetune"])
             key = self._key("baseline", 1, options, root, roles)
             # it begins with the weights that the training began with

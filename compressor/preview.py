@@ -49,7 +49,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         "seconds": None,
         "notices": notices(plan),
     }
-    if compress.wants_table(experiment.config["prune"]):
+    if experiment.pruning.wants_table:
         _sensitivity.check(experiment.data)
     cutting = [s for s in plan.steps if s.stage == "compress" and not s.identity]
     dense = experiment.blank()
@@ -58,7 +58,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         preview["scaled"] = _shares(experiment, dense.figures)
     if cutting:
         bench = partial(_bench, experiment, dense)
-        cuts = [compress.preview(dense, step.options["prune"], bench) for step in cutting]
+        cuts = [compress.preview(dense, step.options, bench) for step in cutting]
         _check_rounds(cuts)
         preview["cut"] = cuts[-1]
         preview["notices"] += collapsed(cuts[-1])
@@ -83,7 +83,9 @@ def _rehearse(
     """Cut a network that is not this tool's own at random once, before its first epoch."""
     if models.is_known(experiment.spec.factory) or reused[step.key]:
         return
-    rehearse(dense, step.options["prune"], {name: n for name, _, n in cut["layers"]})
+    if not experiment.pruning.method.owns_stage:
+        groups = step.options.groups(dense)
+        rehearse(dense, groups, {name: n for name, _, n in cut["layers"]})
 
 
 def _bench(experiment: "Experiment", dense: Blank) -> Bench:
@@ -109,20 +111,12 @@ def _row(
     """A stage as the plan shows it. rehearsals: how many trainings come before it, and the epochs
     of this stage that these cost. images: the share of them that an epoch visits.
     """
-    own = "train" if step.stage == "baseline" else step.stage
-    epochs = step.options.get(own, {}).get("epochs")
     rehearsals = (0, 0.0)
     if step.stage == "train":
         labelled = plan.run.labels.labelled
         images = plan.run.data.size("train") if labelled is None else len(labelled)
-        rehearsals = make(step.options["robust"]).rehearsals(images, epochs)
-    if "until" in step.options:
-        epochs = step.options["until"]
-    elif step.stage == "finetune" and step.options["finetune"]["mode"] == "rewind":
-        epochs -= step.options["finetune"]["rewind_epoch"]
-    elif step.stage == "finetune" and step.options["finetune"]["mode"] == "scratch_b" and cut:
-        cap = step.options["finetune"]["epoch_cap"]
-        epochs = finetune.scratch_b_epochs(epochs, *cut["macs"], cap)
+        remedy = make(step.options["robust"])
+        rehearsals = remedy.rehearsals(images, step.options["train"]["epochs"])
     return {
         "name": step.stage,
         "title": step.title,
@@ -130,14 +124,32 @@ def _row(
         "key": step.key,
         "skipped": step.identity,
         "reused": not step.identity and reused[step.key],
-        "epochs": epochs,
+        "epochs": _epochs(step, cut),
         "rehearsals": rehearsals,
         "images": _visited(step, plan),
     }
 
 
+def _epochs(step: "Step", cut: Mapping[str, Any] | None) -> float | None:
+    """Epochs that a stage trains; None where it trains none."""
+    if step.stage == "compress":
+        return (cut["epochs"] if cut else 0) or None
+    own = "train" if step.stage == "baseline" else step.stage
+    epochs = step.options.get(own, {}).get("epochs")
+    if "until" in step.options:
+        return step.options["until"]
+    if step.stage == "finetune" and step.options["finetune"]["mode"] == "rewind":
+        return epochs - step.options["finetune"]["rewind_epoch"]
+    if step.stage == "finetune" and step.options["finetune"]["mode"] == "scratch_b":
+        if cut and cut["macs"]:  # else as many at least
+            return finetune.scratch_b_epochs(
+                epochs, *cut["macs"], step.options["finetune"]["epoch_cap"]
+            )
+    return epochs
+
+
 def _visited(step: "Step", plan: "RunPlan") -> float:
-    alone = step.options.get("baseline", {}).get("kind") == "clean"
+    alone = step.stage == "baseline" and step.options["baseline"]["kind"] == "clean"
     fewer = alone or step.stage == "finetune"
     return plan.run.config["finetune"]["clean_fraction"] if fewer else 1.0
 
@@ -156,7 +168,7 @@ def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> floa
     """Training time from one timed forward pass; the rest of a run is small beside it."""
     epochs = 0.0
     cut = preview["cut"]
-    share = cut["macs"][1] / cut["macs"][0] if cut else 1.0
+    share = cut["macs"][1] / cut["macs"][0] if cut and cut["macs"] else 1.0
     for stage in preview["stages"]:
         if stage["reused"] or stage["skipped"] or not stage["epochs"]:
             continue
@@ -192,7 +204,7 @@ def line(coming: Mapping[str, Any]) -> str:
             of += _before(stage)
             stages.append(f"{stage['name']}{of}")
     parts = [f"{coming['model']}: {', '.join(stages) or 'no stage runs'}"]
-    if coming["cut"]:
+    if coming["cut"] and coming["cut"]["macs"]:
         dense, small = coming["cut"]["macs"]
         parts.append(f"{small / dense:.3f} of the dense MACs")
     if coming["flip_rate"]:
@@ -225,9 +237,8 @@ def show(coming: Mapping[str, Any]) -> None:
         epochs = "" if stage["epochs"] is None else str(stage["epochs"])
         stages.add_row(stage["title"], epochs, state, stage["key"])
     console.print(stages)
-    cut = coming["cut"]
-    dense = coming["dense"]
-    if not cut:
+    cut, dense = coming["cut"], coming["dense"]
+    if not cut or not (cut["macs"] and cut["params"]):
         say(f"MACs {dense['macs']:,}, parameters {dense['params']:,}")
     if coming["scaled"]:
         say(
@@ -235,32 +246,7 @@ def show(coming: Mapping[str, Any]) -> None:
             f"{coming['scaled']['params']:.3f} of its parameters, measured"
         )
     if cut:
-        if cut["decided"]:
-            say(
-                f"prune.allocation={cut['decided']} chooses the widths after the training; with "
-                "one ratio for all layers they would be"
-            )
-        console.print(_cut_table(cut))
-        widths = cut["widths"].values()
-        whole, left = (sum(pair[i] for pair in widths) for i in (0, 1))
-        say(f"{left:,} of {whole:,} channels are kept in the {len(widths)} layers that are cut")
-        before, small = cut["macs"]
-        say(
-            f"MACs {before:,} -> {small:,} ({small / before:.3f} of the dense network), "
-            f"parameters {cut['params'][0]:,} -> {cut['params'][1]:,}"
-        )
-        if cut["latency"]:
-            asked = cut["budget"]["latency"]
-            say(f"latency: {asked_cell(asked, **cut['latency'])} with these widths", markup=False)
-        reach = cut["reach"]
-        say(
-            "these layers can keep "
-            + " and ".join(
-                f"{low:.3f} to {high:.3f} of the {n}" for n, (low, high) in reach.items()
-            )
-        )
-        if cut["frozen"]:
-            say(f"never cut: {', '.join(cut['frozen'])}")
+        _show_cut(cut, console)
     for stage in coming["stages"]:
         if stage["rehearsals"][0] and not (stage["reused"] or stage["skipped"]):
             say(f"{stage['title']}{_before(stage)} that its remedy learns from")
@@ -268,6 +254,41 @@ def show(coming: Mapping[str, Any]) -> None:
         say(f"training takes about {_duration(coming['seconds'])} on this machine")
     for notice in coming["notices"]:
         say(f"note: {notice}", markup=False)
+
+
+def _show_cut(cut: Mapping[str, Any], console: Console) -> None:
+    """What the compress stage leaves of every layer, and of the network's figures."""
+    say = partial(console.print, soft_wrap=True)
+    if cut["decided"]:
+        say(
+            f"prune.allocation={cut['decided']} chooses the widths after the training; with "
+            "one ratio for all layers they would be"
+        )
+    if cut["layers"]:
+        console.print(_cut_table(cut))
+        widths = cut["widths"].values()
+        whole, left = (sum(pair[i] for pair in widths) for i in (0, 1))
+        say(f"{left:,} of {whole:,} channels are kept in the {len(widths)} layers that are cut")
+    if cut["macs"] and cut["params"]:
+        before, small = cut["macs"]
+        say(
+            f"MACs {before:,} -> {small:,} ({small / before:.3f} of the dense network), "
+            f"parameters {cut['params'][0]:,} -> {cut['params'][1]:,}"
+        )
+    else:
+        say(f"what prune={cut['method']} leaves of these is known when it has run")
+    if cut["latency"]:
+        asked = cut["budget"]["latency"]
+        say(f"latency: {asked_cell(asked, **cut['latency'])} with these widths", markup=False)
+    if cut["reach"]:
+        say(
+            "these layers can keep "
+            + " and ".join(
+                f"{low:.3f} to {high:.3f} of the {n}" for n, (low, high) in cut["reach"].items()
+            )
+        )
+    if cut["frozen"]:
+        say(f"never cut: {', '.join(cut['frozen'])}")
 
 
 def _before(stage: Mapping[str, Any]) -> str:

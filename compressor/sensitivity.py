@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.artefact import Artefact
-from compressor.stages import Given, compress
+from compressor.stages import Given
 from compressor.stages._case import Case
-from compressor.stages._schedule import Schedule
 from compressor.stages._sensitivity import table
 
 if TYPE_CHECKING:
@@ -25,14 +24,13 @@ def of_run(
     experiment: "Experiment", records: list[dict[str, Any]], artefacts: list[Artefact]
 ) -> dict[str, Any] | None:
     """`_sensitivity.table` of the network that is cut, or would be; None where nobody wants it."""
-    prune = experiment.config["prune"]
-    if not compress.wants_table(prune):
+    if not experiment.pruning.wants_table:
         return None
     names = [record["name"] for record in records]
     dense = artefacts[names.index("compress") - 1 if "compress" in names else -1]
     # the stage's own context: it draws the same images
     context = experiment.context(("compress", 1), Path(), {})
-    return table(Case.of(Given(experiment.spec, dense), Schedule.split(prune)[1], context))
+    return table(Case.of(Given(experiment.spec, dense), experiment.pruning, context))
 
 
 def write(found: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:

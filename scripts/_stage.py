@@ -12,7 +12,7 @@ from compressor.cache import Cache
 from compressor.configuration import Menu, read_command
 from compressor.data import ImageData
 from compressor.stages import Context, Given, Machine
-from compressor.stages._schedule import Schedule
+from compressor.stages._pruning import Pruning
 from compressor.tasks.classification import Classification
 
 MACHINE = Machine(
@@ -43,8 +43,7 @@ def context(data: ImageData, folder: str | Path, seed: int = 0, **others: Any) -
     return replace(plain, **others)
 
 
-def prune_options(overrides: Sequence[str]) -> dict[str, Any]:
+def prune_options(overrides: Sequence[str]) -> Pruning:
     """What the command line gives the compress stage for these overrides."""
     command = read_command(list(overrides))
-    _, prune = Schedule.split(Menu(command).compose(command.overrides)["prune"])
-    return {"prune": prune}
+    return Pruning.read(Menu(command).compose(command.overrides)["prune"])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from compressor import surgery
-from compressor.prune import Ranking
+from compressor.prune import Compressor, Preview, Ranking, Selector
 from compressor.prune.apoz import APoZ
 from compressor.stages import Outcome
 
@@ -16,14 +16,11 @@ def timed(share: float) -> dict:
     return {"dense": 1.0, "small": share, "share": share, "interval": [share, share]}
 
 
-class Costly:
+class Costly(Selector):
     """A selector with costs: the channel's index squared, so that high indices stay."""
 
     def __init__(self, power: float = 2.0) -> None:
         self.power = power
-
-    def observers(self, group, net):
-        return ()
 
     def rank(self, group, statistics, weights, generator):
         order = torch.arange(group.size).flip(0)
@@ -64,7 +61,25 @@ class Unmeasured(APoZ):
         return Ranking(super().rank(group, statistics, weights, generator).order)
 
 
-class HalfOfTheFirst:
+class ByRatio(Costly):
+    """A selector that takes the ratio itself."""
+
+    def __init__(self, ratio: float = 0.5) -> None:
+        super().__init__()
+        self.ratio = ratio
+
+
+class NamesAlone:
+    """It has the names of a selector and says nowhere that it is one."""
+
+    def observers(self, group, net):
+        return ()
+
+    def rank(self, group, statistics, weights, generator):
+        return Ranking(torch.arange(group.size))
+
+
+class HalfOfTheFirst(Compressor):
     """A compressor that owns its stage: half of the first group's channels go."""
 
     def run(self, given, context):
@@ -74,6 +89,41 @@ class HalfOfTheFirst:
         group = structure.select("interior")[0]
         plan = surgery.plan_cut(structure, {group.name: torch.arange(group.size // 2)})
         return Outcome(net=surgery.replay(net, plan), plan=given.plan.then(plan))
+
+
+class ToldHalf(HalfOfTheFirst):
+    """The same, which tells the plan."""
+
+    def preview(self, dense):
+        group = dense.structure.select("interior")[0]
+        left = {group.name: group.size // 2}
+        return Preview(
+            rows=((group.name, group.size, group.size // 2),),
+            macs=dense.structure.macs(left),
+            params=dense.structure.params(left),
+        )
+
+
+class Masks(Compressor):
+    """A compressor that cuts no channel: it sets weights to zero, and says that it trains on."""
+
+    def __init__(self, share: float = 0.5, epochs: int = 3) -> None:
+        self.share, self.epochs = share, epochs
+
+    def run(self, given, context):
+        net = given.network(context.trust)
+        with torch.no_grad():
+            for module in net.modules():
+                if isinstance(module, nn.Conv2d):
+                    size = module.weight.abs().flatten()
+                    least = size.kthvalue(max(1, int(self.share * len(size)))).values
+                    module.weight[module.weight.abs() <= least] = 0
+        return Outcome(net=net, plan=given.plan)
+
+    def preview(self, dense):
+        return Preview(
+            macs=dense.figures["macs"], params=dense.figures["params"], epochs=self.epochs
+        )
 
 
 class Net(nn.Module):

@@ -13,7 +13,6 @@ from compressor.report import run as run_report
 from compressor.report import sentences
 from compressor.stages import Given
 from compressor.stages._case import Case
-from compressor.stages._schedule import Schedule
 from compressor.stages.baseline import kinds
 
 QUICK = ("noise=symmetric", "prune=none", "train.epochs=2", "finetune.epochs=1")
@@ -191,8 +190,7 @@ def test_a_criterion_reads_no_more_labels_than_are_trusted(folder):
     # few labels are no reason for few images
     experiment = Experiment(compose(folder, *few, "prune=taylor", "prune.images=300"))
     context = experiment.context(("compress", 1), folder, {})
-    _, prune = Schedule.split(experiment.config["prune"])
-    case = Case.of(Given(experiment.spec, None), prune, context)
+    case = Case.of(Given(experiment.spec, None), experiment.pruning, context)
     assert sum(len(x) for x, _ in case.batches) == 300
     assert sum(len(x) for x, _ in case.labelled) == round(0.2 * 1212)
     assert Experiment(compose(folder, *few, "prune=thinet")).judging is None

@@ -607,6 +607,32 @@ def test_a_compressor_of_the_user_owns_the_stage(folder, report):
     assert {module: len(kept) for module, kept in mine["kept"].items()} == {"layer1.0.conv1": 4}
 
 
+def test_a_compressor_may_cut_no_channel(folder, report):
+    words = ("prune=none", "prune._target_=doubles.Masks", "finetune.epochs=0")
+    mine = run(folder, "masks", *words)
+    assert mine["kept"] == {} and mine["points"]["final"]["macs"] == mine["points"]["dense"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("target", "says", "leaves_out"),
+    [
+        ("Masks", ["(1.000 of the dense network)"], ["channels", "is known when it has run"]),
+        ("ToldHalf", ["4 of 8 channels are kept in the 1 layers", " -> "], ["these layers can"]),
+        ("HalfOfTheFirst", ["what prune=doubles leaves of these is known when it has run"], ["->"]),
+    ],
+)
+def test_the_plan_shows_what_a_compressor_says_of_itself(folder, target, says, leaves_out, capsys):
+    words = ("prune=none", f"prune._target_=doubles.{target}", "finetune=scratch_b")
+    coming = preview.preview(plan(folder, *words))
+    row = next(stage for stage in coming["stages"] if stage["name"] == "compress")
+    assert row["epochs"] == (3 if target == "Masks" else None)
+    preview.show(coming)
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in says)
+    assert not any(words in shown for words in leaves_out)
+    assert preview.line(coming)
+
+
 def test_a_network_of_the_user_is_cut_and_loads_where_it_is_trusted(folder):
     mine = run(folder, "net", "model=custom", "model._target_=doubles.Net")
     assert mine["kept"].keys() == {"body.0", "body.3"}

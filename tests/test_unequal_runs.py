@@ -109,8 +109,9 @@ def test_unequal_classes_are_told_with_what_to_type(pictures, tmp_path):
 
 def test_images_for_statistics_are_drawn_class_by_class_where_these_are_unequal(pictures, tmp_path):
     experiment = made(pictures, tmp_path)
-    steps = {step.stage: step for step in RunPlan(experiment).steps}
-    assert steps["compress"].options["drawn"] == steps["recalibrate"].options["drawn"] == "clean"
+    coming = RunPlan(experiment)
+    read = {step.stage: coming.in_key(step.stage, step.options) for step in coming.steps}
+    assert read["compress"]["drawn"] == read["recalibrate"]["drawn"] == "clean"
     from compressor.stages._case import _batches
 
     context = experiment.context(("compress", 1), tmp_path, {})
@@ -122,8 +123,10 @@ def test_images_for_statistics_are_drawn_class_by_class_where_these_are_unequal(
 
 
 def test_statistics_of_even_classes_stay_what_they_were(tmp_path):
-    for step in plan(tmp_path).steps:
-        assert "drawn" not in step.options and "sampler" not in step.options
+    coming = plan(tmp_path)
+    for step in coming.steps:
+        read = coming.in_key(step.stage, step.options)
+        assert "drawn" not in read and "sampler" not in read
 
 
 def test_the_sampler_is_part_of_a_trainings_key(pictures, tmp_path):

@@ -5,6 +5,7 @@ stage collects the statistics, cuts, and repairs. A compressor owns the whole st
 Run: compress-run prune=thinet prune.ratio=0.5
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from compressor.errors import RunError
 from compressor.prune._rows import Rows
-from compressor.surgery import Group
+from compressor.surgery import Group, Structure
 from compressor.taps import Tap
 
 
@@ -69,18 +70,40 @@ class Gate:
     """(N, group.size) derivatives of N images -> named float64 sums, as an observer's."""
 
 
-class Selector(Protocol):
-    """A criterion, chosen by the config group `prune`.
+class Method:
+    """What the config group `prune` makes. This one cuts nothing, and its stage is skipped.
 
-    It may have `trained_with`: the option of `regularize` that its paper trains the network with.
+    A criterion inherits from `Selector`, a method that does the whole stage from `Compressor`.
+    Whatever is stated here and there may be overridden.
     """
+
+    cuts = False
+    """Whether the stage does anything."""
+    owns_stage = False
+    """Whether the method does the stage itself, as a `Compressor`."""
+    trained_with: str | None = None
+    """The option of `regularize` that the paper trains the network with."""
+
+    @property
+    def name(self) -> str:
+        """As a message calls it: the file's name."""
+        return type(self).__module__.rpartition(".")[2]
+
+
+class Selector(Method, ABC):
+    """A criterion: it says which statistics it needs, and ranks the channels of one group."""
+
+    cuts = True
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer | Gate, ...]:
         """The statistics that ranking this group needs; () for a criterion without data.
 
-        net: asked for its layers only; a plan's has no storage.
+        net: asked for its layers only; a plan's has no storage. UsageError: the criterion can say
+        nothing about this group.
         """
+        return ()
 
+    @abstractmethod
     def rank(
         self,
         group: Group,
@@ -88,14 +111,64 @@ class Selector(Protocol):
         weights: Mapping[str, Tensor],
         generator: torch.Generator,
     ) -> Ranking:
-        """The group's channels in keep order. weights: the network's tensors by name."""
+        """The group's channels in keep order.
+
+        statistics: totals of what `observers` named, as "KEY/NAME". weights: the network's tensors
+        by name. generator: the group's own. RunError: the values leave no order.
+        """
 
 
-class Compressor(Protocol):
-    """A method that owns the compress stage, as those that train inside it do."""
+class DenseNetwork(Protocol):
+    """A network before any training: its weights say nothing, and it may have no storage."""
 
-    def run(self, artefact: Any, context: Any) -> Any:
-        """The compressed artefact."""
+    @property
+    def net(self) -> nn.Module: ...
+
+    @property
+    def structure(self) -> Structure:
+        """Its groups of channels, and what it costs with fewer of them."""
+
+    @property
+    def figures(self) -> Mapping[str, int]:
+        """Its "macs" (multiply-adds of one image) and "params"."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a method is going to make of a network, as far as the plan can tell."""
+
+    rows: tuple[tuple[str, int, int], ...] = ()
+    """(layer, its channels, those that it keeps); () for a method that cuts no channels."""
+    macs: int | None = None
+    """Multiply-adds of one image that are left; None: known when the stage has run."""
+    params: int | None = None
+    """Parameters that are left, likewise."""
+    epochs: float = 0
+    """Epochs that the stage trains, in passes over the train part."""
+
+
+class Compressor(Method, ABC):
+    """A method that does the compress stage itself, as those that train inside it do.
+
+    Its options are its constructor's; of the shared ones it gets those that the constructor takes.
+    """
+
+    cuts = owns_stage = True
+
+    @abstractmethod
+    def run(self, given: Any, context: Any) -> Any:
+        """The stage. given: `stages.Given`, the network and what earlier cuts have left of it.
+        context: `stages.Context`, what a stage may use.
+
+        Returns a `stages.Outcome`, whose plan begins with `given.plan`. RunError: it failed.
+        """
+
+    def preview(self, dense: DenseNetwork) -> Preview:
+        """What `run` is going to make of this network. Nothing is known by default.
+
+        UsageError: the method can do nothing with it.
+        """
+        return Preview()
 
 
 def by_score(score: Tensor) -> Ranking:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import RunError, UsageError
-from compressor.prune import Observer, Ranking, by_score
+from compressor.prune import Observer, Ranking, Selector, by_score
 from compressor.surgery import Activation, Group
 from compressor.taps import Tap
 
@@ -30,7 +30,7 @@ def apoz(activations: Tensor, eps: float | None = None, dim: int = 1) -> Tensor:
     return zeros / count
 
 
-class APoZ:
+class APoZ(Selector):
     """Ranks by APoZ. eps: threshold for activations that are never exactly 0; None refuses them."""
 
     def __init__(self, eps: float | None = None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.errors import UsageError
-from compressor.prune import Observer, Ranking, by_score
+from compressor.prune import Observer, Ranking, Selector, by_score
 from compressor.prune._filters import mean
 from compressor.surgery import Group
 
@@ -25,7 +25,7 @@ def bn_scale(gammas: list[Tensor]) -> Tensor:
     return torch.stack(gammas).mean(0)
 
 
-class BNScale:
+class BNScale(Selector):
     """The paper has one batch norm per channel; a depthwise conv or a stream brings several.
 
     Where a squeeze-and-excitation or a concatenation follows, the channel's own batch norms count.

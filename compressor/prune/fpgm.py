@@ -7,9 +7,9 @@ Run: compress-run prune=fpgm prune.ratio=0.5
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compressor.prune import Observer, Ranking, by_score
+from compressor.prune import Ranking, Selector, by_score
 from compressor.prune._filters import judged, vectors
 from compressor.surgery import Group
 
@@ -24,14 +24,11 @@ def fpgm(filters: Tensor) -> Tensor:
     return torch.cdist(x, x).sum(1)
 
 
-class FPGM:
+class FPGM(Selector):
     """Scores on the weights alone. A class of a grouped conv is one vector of all its filters.
 
     The authors' code can leave a part to the norm of the filters; here the distances decide alone.
     """
-
-    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
-        return ()
 
     def rank(
         self,

@@ -7,9 +7,9 @@ training. Run: compress-run prune=group_l2 prune.ratio=0.5
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compressor.prune import Observer, Ranking, by_score
+from compressor.prune import Ranking, Selector, by_score
 from compressor.prune._filters import rows, total
 from compressor.surgery import Group
 
@@ -25,14 +25,11 @@ def group_l2(squares: list[Tensor]) -> Tensor:
     return torch.stack(squares).sum(0).sqrt()
 
 
-class GroupL2:
+class GroupL2(Selector):
     """Filters, norm scales, depthwise kernels and the next layers' input slices, all in one norm.
 
     All producers of a stream enter, and every one of its consumers: nothing decides for the others.
     """
-
-    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
-        return ()
 
     def rank(
         self,

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from compressor.prune import Observer, Ranking, Target, part, thinet
+from compressor.prune import Observer, Ranking, Selector, Target, part, thinet
 from compressor.prune._eliminate import Problem, eliminate, problem
 from compressor.prune._product import own_weight, plain, require_readable
 from compressor.prune._ridge import fits, system
@@ -34,7 +34,7 @@ def observe(
     return equations(module, x, target.rows, target.outputs)
 
 
-class OBS:
+class OBS(Selector):
     """ridge: pull towards the present weights, as a fraction of every input's own energy.
 
     The refit that follows pulls by the mean energy. In the selection's cost that would stand for

@@ -7,17 +7,14 @@ Run: compress-run prune=random prune.ratio=0.5 seed=0,1,2 -m
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compressor.prune import Observer, Ranking
+from compressor.prune import Ranking, Selector
 from compressor.surgery import Group
 
 
-class Random:
+class Random(Selector):
     """A uniformly random order per group, from the generator that belongs to the group's name."""
-
-    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
-        return ()
 
     def rank(
         self,

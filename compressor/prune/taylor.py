@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import UsageError
-from compressor.prune import Gate, Ranking, by_score
+from compressor.prune import Gate, Ranking, Selector, by_score
 from compressor.prune._product import told
 from compressor.surgery import Group
 
@@ -24,7 +24,7 @@ def taylor(derivative: Tensor) -> Tensor:
     return derivative.double().square().mean(0)
 
 
-class Taylor:
+class Taylor(Selector):
     """The gates stand where the next layers read the channel, which is where a cut takes it away.
 
     Behind a ReLU that is (sum of g_s * w_s)^2 over a filter and its bias, or over gamma and beta of

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
-from compressor.prune import Observer, Ranking, part
+from compressor.prune import Observer, Ranking, Selector, part
 from compressor.prune._eliminate import Problem, eliminate, problem
 from compressor.prune._factor import LEAST, solve
 from compressor.prune._product import groups_of, require_readable
@@ -123,7 +123,7 @@ def rescale_problem(sums: Mapping[str, Tensor]) -> Problem | None:
     return problem(_steady(matrix)[None], matrix.sum(1)[None, None], columns, scale)
 
 
-class ThiNet:
+class ThiNet(Selector):
     """variant: "backward" (ICCV paper), "forward" (TPAMI) or "rescale_aware".
 
     samples: rows drawn per image. The last variant is backward elimination under the rescale: of

@@ -7,9 +7,9 @@ Run: compress-run prune=weight_sum prune.ratio=0.5
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compressor.prune import Observer, Ranking, by_score
+from compressor.prune import Ranking, Selector, by_score
 from compressor.prune._filters import judged, mean, rows
 from compressor.surgery import Group
 
@@ -22,11 +22,8 @@ def weight_sum(weight: Tensor) -> Tensor:
     return weight.detach().abs().flatten(1).sum(1, dtype=torch.float64)
 
 
-class WeightSum:
+class WeightSum(Selector):
     """Scores on the full weights ("independent" in the paper), layer by layer."""
-
-    def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:
-        return ()
 
     def rank(
         self,

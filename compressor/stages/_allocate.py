@@ -19,20 +19,20 @@ from torch import Tensor
 from compressor.errors import UsageError
 from compressor.prune import Ranking
 from compressor.stages._counts import count, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 from compressor.surgery import Group, Structure
 
 Family = Callable[[float], dict[str, int]]
 
 
-def by_ratio(groups: Sequence[Group], options: SelectOptions) -> Family:
+def by_ratio(groups: Sequence[Group], options: WidthOptions) -> Family:
     """Every layer loses the same fraction."""
     return lambda share: uniform(groups, options, min(share, 1 - 1e-9))
 
 
 def by_threshold(
     groups: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     rankings: Mapping[str, Ranking],
     structure: Structure,
 ) -> Family:
@@ -60,7 +60,7 @@ def by_threshold(
 
 def by_curve(
     groups: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     table: Mapping[str, Any],
     structure: Structure,
 ) -> Family:
@@ -121,7 +121,7 @@ def _odds(ratio: np.ndarray, size: int) -> np.ndarray:
     return ratio / (1 - ratio)
 
 
-def _saved(group: Group, options: SelectOptions, structure: Structure) -> int:
+def _saved(group: Group, options: WidthOptions, structure: Structure) -> int:
     """How much of what the target speaks of one channel of the group takes."""
     if options.budget is None:
         return 1
@@ -131,7 +131,7 @@ def _saved(group: Group, options: SelectOptions, structure: Structure) -> int:
 
 def _lowest(
     loose: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     costs: Sequence[Tensor],
     fixed: Mapping[str, int],
 ) -> Family:
@@ -153,7 +153,7 @@ def _lowest(
     return family
 
 
-def free(groups: Sequence[Group], options: SelectOptions) -> list[Group]:
+def free(groups: Sequence[Group], options: WidthOptions) -> list[Group]:
     """The groups that have no ratio of their own."""
     return [group for group in groups if options.ratio_of(group) is None]
 
@@ -174,7 +174,7 @@ def slopes(costs: Tensor) -> Tensor:
     return torch.cat([torch.full((n,), total / n, dtype=torch.float64) for total, n in pools])
 
 
-def normalized(costs: Tensor, group: Group, options: SelectOptions, structure: Structure) -> Tensor:
+def normalized(costs: Tensor, group: Group, options: WidthOptions, structure: Structure) -> Tensor:
     """A layer's costs in units that other layers share, as prune.normalize says."""
     if options.normalize == "mean":
         mean = float(costs.mean())

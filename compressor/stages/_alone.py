@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor import surgery
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions
 from compressor.stages._refit import Refit, layers
 from compressor.stages._rescale import apply_rescale, columns_left
 from compressor.stages._statistics import MEMORY_LIMIT, gather, judging
@@ -30,7 +30,7 @@ def refitting(
     net: nn.Module,
     group: Group,
     batches: Sequence[Any],
-    options: SelectOptions,
+    options: RepairOptions,
     seed: int,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Repair:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from compressor.errors import RunError, UsageError
 from compressor.stages._allocate import Family, by_ratio, free
 from compressor.stages._counts import copies, count, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 from compressor.surgery import Group, Structure
 
 TOLERANCE, ROUNDED = 0.01, 0.02  # of the dense figure; with prune.round_to
@@ -23,7 +23,7 @@ TRIED = 10_000  # widths of all layers that a search looks at, a second or two
 def solve(
     structure: Structure,
     groups: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     family: Family | None = None,
 ) -> dict[str, int]:
     """Group -> channels that it keeps: the family's member that meets the ratio or the budget.
@@ -52,7 +52,7 @@ def solve(
 def at_share(
     structure: Structure,
     groups: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     family: Family,
     name: str,
     share: float,
@@ -63,7 +63,7 @@ def at_share(
 
 
 def reach(
-    structure: Structure, groups: Sequence[Group], options: SelectOptions
+    structure: Structure, groups: Sequence[Group], options: WidthOptions
 ) -> dict[str, tuple[float, float]]:
     """The shares of the dense MACs and parameters that these layers leave at least and at most."""
     family = by_ratio(groups, options)
@@ -78,7 +78,7 @@ def _figures(structure: Structure) -> dict[str, Callable[[Mapping[str, int]], in
 def check_widths_known(
     structure: Structure,
     groups: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     counts: Mapping[str, int],
 ) -> None:
     """Refuse a budget of MACs or parameters that these widths, `solve`'s, miss.
@@ -102,11 +102,11 @@ def check_widths_known(
         )
 
 
-def _move_by(options: SelectOptions) -> str:
+def _move_by(options: WidthOptions) -> str:
     return "are narrow" if options.round_to is None else f"move by {options.round_to} channels"
 
 
-def unreachable(options: SelectOptions, low: float, high: float, where: str = "") -> str:
+def unreachable(options: WidthOptions, low: float, high: float, where: str = "") -> str:
     """The line that refuses a budget outside [low, high] of the dense figure."""
     name, share = options.budget
     return (
@@ -116,14 +116,14 @@ def unreachable(options: SelectOptions, low: float, high: float, where: str = ""
     )
 
 
-def tolerance(options: SelectOptions) -> float:
+def tolerance(options: WidthOptions) -> float:
     """By how much of the dense figure the result may miss the budget."""
     if options.budget and options.budget[0] == "latency":
         return TIMED * options.budget[1]
     return TOLERANCE if options.round_to is None else ROUNDED
 
 
-def check(options: SelectOptions, dense: Mapping[str, float], small: Mapping[str, float]) -> None:
+def check(options: WidthOptions, dense: Mapping[str, float], small: Mapping[str, float]) -> None:
     """Refuse a result that misses its budget; dense, small: the measured figures by name."""
     if options.budget is None:
         return
@@ -139,7 +139,7 @@ def check(options: SelectOptions, dense: Mapping[str, float], small: Mapping[str
 
 def _meet(
     groups: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     family: Family,
     figure: Callable[[Mapping[str, int]], int],
     goal: float,
@@ -155,7 +155,7 @@ def _meet(
     return _between(family(above), family(below), figure, goal, _grids(groups, options))
 
 
-def _grids(groups: Sequence[Group], options: SelectOptions) -> dict[str, list[int]]:
+def _grids(groups: Sequence[Group], options: WidthOptions) -> dict[str, list[int]]:
     """Group without a ratio of its own -> the widths that it can have, rising.
 
     Multiples of round_to, and all of its channels whatever their number.

@@ -4,7 +4,7 @@ Sums and orders are entries of the cache: they know nothing of ratios and budget
 sweep, its tables of sensitivity and its processes share one pass of statistics.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compressor.cache import key_of
-from compressor.instantiation import make, sources
+from compressor.instantiation import sources
 from compressor.prune import Ranking, Selector
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
 from compressor.stages import Context, Given
 from compressor.stages._classes import alike
 from compressor.stages._counts import choose, running
-from compressor.stages._options import SelectOptions
+from compressor.stages._pruning import Pruning
 from compressor.stages._select import judge
 from compressor.stages._statistics import collect, count_calls, watched
 from compressor.stages._structures import structure_of
@@ -40,10 +40,7 @@ class Case:
 
     given: Given
     context: Context
-    options: SelectOptions
-    own: Mapping[str, Any]
-    """The selector's part of the `prune` sub-tree."""
-    selector: Selector
+    pruning: Pruning
     net: nn.Module
     examples: tuple[Tensor, ...]
     structure: Structure
@@ -51,25 +48,28 @@ class Case:
     idle: tuple[str, ...]
 
     @classmethod
-    def of(cls, given: Given, prune: Mapping[str, Any], context: Context) -> "Case":
-        """prune: the whole sub-tree of a selector."""
-        options, own = SelectOptions.split(prune)
+    def of(cls, given: Given, pruning: Pruning, context: Context) -> "Case":
+        """pruning: by a selector."""
         device = context.machine.device
         net = given.network(context.trust).to(device)
         examples = context.task.example_inputs(given.spec.input_size, 2)
         examples = tuple(x.to(device) for x in examples)
         structure = structure_of(net, given.spec, given.plan, examples)
-        chosen = choose(structure, options)
+        chosen = choose(structure, pruning.widths)
         groups = running(chosen, count_calls(net, examples[0]))
         idle = tuple(group.name for group in chosen if group not in groups)
-        return cls(given, context, options, own, make(own), net, examples, structure, groups, idle)
+        return cls(given, context, pruning, net, examples, structure, groups, idle)
+
+    @property
+    def selector(self) -> Selector:
+        return self.pruning.method
 
     @cached_property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         """Images of the train part that have a label, and the one that the criterion reads."""
         judging, index = self.context.judging, self.context.labelled
         targets = None if judging is None else judging.targets
-        return list(_batches(self.context, self.options.images, index, targets))
+        return list(_batches(self.context, self.pruning.images, index, targets))
 
     @cached_property
     def labelled(self) -> list[tuple[Tensor, Tensor]] | None:
@@ -77,7 +77,7 @@ class Case:
         judging = self.context.judging
         if judging is None or judging.index is self.context.labelled:
             return None
-        return list(_batches(self.context, self.options.images, judging.index, judging.targets))
+        return list(_batches(self.context, self.pruning.images, judging.index, judging.targets))
 
     def loss(self, answer: Any, targets: Tensor) -> Tensor:
         """The sum over the images of each one's cross-entropy."""
@@ -87,7 +87,7 @@ class Case:
     @cached_property
     def statistics(self) -> dict[str, Tensor]:
         """One pass over the dense network, kept for every ratio of the same selector."""
-        reconstruct = self.options.reconstruct
+        reconstruct = self.pruning.repair.reconstruct
         if not any(watched(self.net, self.groups, self.selector, reconstruct).values()):
             return {}
 
@@ -130,10 +130,10 @@ class Case:
             stage=stage,
             version=VERSION,
             parent=self.given.parent.key if self.given.parent else "",
-            selector=dict(self.own),
-            code=sources(self.own),
+            selector=dict(self.pruning.arguments),
+            code=sources(self.pruning.arguments),
             groups=[group.name for group in self.groups],
-            images=self.options.images,
+            images=self.pruning.images,
             data=self.context.data_key,
             seed=self.context.seed,
             **more,
@@ -141,13 +141,13 @@ class Case:
 
     def _rank(self) -> dict[str, Ranking]:
         # the sums of a wide network are large: they are kept only where a cut needs them again
-        kept = self.options.statistics == "dense"
+        kept = self.pruning.statistics == "dense"
         statistics = self.statistics if kept else self._collect("none")
         return judge(self.net, self.groups, self.selector, statistics, self.context.seed)
 
     def _collect(self, reconstruct: str | None = None) -> dict[str, Tensor]:
         return collect(
-            self.net, self.groups, self.selector, reconstruct or self.options.reconstruct,
+            self.net, self.groups, self.selector, reconstruct or self.pruning.repair.reconstruct,
             self.batches, self.context.seed, self.loss, self.labelled,
         )  # fmt: skip
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from compressor import surgery
 from compressor.errors import UsageError
-from compressor.stages._options import SelectOptions, named, only_in_part
+from compressor.stages._options import WidthOptions, named, only_in_part
 from compressor.surgery import Group, Structure
 
 
-def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
+def choose(structure: Structure, options: WidthOptions) -> tuple[Group, ...]:
     """The groups in scope, without the skipped ones.
 
     A name in skip is a group's, or a module that makes or passes on some of its channels, or
@@ -32,7 +32,7 @@ def choose(structure: Structure, options: SelectOptions) -> tuple[Group, ...]:
     return left
 
 
-def in_part(structure: Structure, options: SelectOptions) -> list[str]:
+def in_part(structure: Structure, options: WidthOptions) -> list[str]:
     """A line for every name in skip and ratios that is told of more than lies in it."""
     found = []
     groups = structure.select(options.scope)
@@ -58,7 +58,7 @@ def _whole(group: Group, name: str) -> str:
     )
 
 
-def _nothing(structure: Structure, options: SelectOptions) -> str:
+def _nothing(structure: Structure, options: WidthOptions) -> str:
     """Why nothing is left to cut, and which scopes have something."""
     seen = (
         f"prune.scope={options.scope} with prune.skip={list(options.skip)} leaves no channels to "
@@ -95,7 +95,7 @@ def running(groups: Sequence[Group], calls: Mapping[str, int]) -> tuple[Group, .
 
 
 def uniform(
-    groups: Sequence[Group], options: SelectOptions, ratio: float | None = None
+    groups: Sequence[Group], options: WidthOptions, ratio: float | None = None
 ) -> dict[str, int]:
     """Group -> channels that it keeps when every layer loses the same fraction.
 
@@ -112,14 +112,14 @@ def uniform(
     return counts
 
 
-def count(group: Group, options: SelectOptions, ratio: float) -> int:
+def count(group: Group, options: WidthOptions, ratio: float) -> int:
     """Channels that a group keeps when it loses this fraction of them."""
     return surgery.keep_count(
         group.size, min(ratio, 1 - 1e-9), options.round_to, options.least, groups=copies(group)
     )
 
 
-def _check_left(group: Group, options: SelectOptions, ratio: float, stated: str) -> None:
+def _check_left(group: Group, options: WidthOptions, ratio: float, stated: str) -> None:
     told = options.min_channels is not None or options.round_to is not None
     if not told and math.floor(group.size * (1 - ratio) + 1e-6) < 1:
         raise UsageError(

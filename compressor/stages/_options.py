@@ -1,12 +1,16 @@
-"""What every option of the config group `prune` shares (configs/prune/_base.yaml), checked."""
+"""What every option of the config group `prune` shares (configs/prune/_base.yaml), checked.
+
+`_pruning.Pruning` reads them once a run.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from compressor.errors import UsageError
-from compressor.instantiation import parameters
 from compressor.surgery import Group
+
+BUDGETS = ("macs", "params", "latency")
 
 
 @dataclass(frozen=True)
@@ -28,27 +32,25 @@ class SensitivityOptions:
         if self.images < 1:
             raise UsageError(f"prune.sensitivity.images={self.images} must be 1 or more")
 
+    def in_key(self) -> dict[str, Any]:
+        """What a table's figures depend on, whether it is shown or not."""
+        return {"ratios": list(self.ratios), "images": self.images}
+
 
 @dataclass(frozen=True)
-class SelectOptions:
-    """What every option of the config group `prune` shares (configs/prune/_base.yaml)."""
+class WidthOptions:
+    """How many channels each layer keeps."""
 
     ratio: float = 0.5
-    scope: str = "interior"
-    round_to: int | None = None
-    min_channels: int | None = None
-    reconstruct: str = "none"
-    ridge: float = 0.01
-    positions: int = 20
-    statistics: str = "dense"
-    images: int = 1024
-    skip: tuple[str, ...] = ()
     ratios: Mapping[str, float] | None = None
     budget: tuple[str, float] | None = None
     """What of the dense network is kept, and which share: ("macs", 0.5)."""
     allocation: str = "uniform"
     normalize: str = "mean"
-    sensitivity: SensitivityOptions = field(default_factory=SensitivityOptions)
+    scope: str = "interior"
+    round_to: int | None = None
+    min_channels: int | None = None
+    skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
@@ -73,25 +75,44 @@ class SelectOptions:
                 f"prune.ratio={self.ratio} is the fraction of channels removed: it must be above "
                 "0 and below 1; to remove nothing type prune=none"
             )
-        _one_of("scope", self.scope, ("interior", "all", "mixing"))
-        _one_of("reconstruct", self.reconstruct, ("none", "rescale", "refit"))
-        _one_of("statistics", self.statistics, ("dense", "sequential"))
-        _one_of("allocation", self.allocation, ("uniform", "global", "sensitivity"))
-        _one_of("normalize", self.normalize, ("none", "mean", "cost", "lamp"))
-        for name in ("round_to", "min_channels", "images", "positions"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (whole and value >= 1):
-                raise UsageError(f"prune.{name}={value} must be a whole number, 1 or more")
-        if not 0 < self.ridge < float("inf"):
-            raise UsageError(
-                f"prune.ridge={self.ridge} must be above 0: the pull towards the present weights"
-            )
+        one_of("scope", self.scope, ("interior", "all", "mixing"))
+        one_of("allocation", self.allocation, ("uniform", "global", "sensitivity"))
+        one_of("normalize", self.normalize, ("none", "mean", "cost", "lamp"))
+        check_count("round_to", self.round_to)
+        check_count("min_channels", self.min_channels)
+
+    @classmethod
+    def read(cls, tree: Mapping[str, Any]) -> "WidthOptions":
+        """tree: the `prune` sub-tree, whose other keys are left alone."""
+        own = among(tree, cls)
+        own["budget"] = _budget(own.get("budget") or {}, own.get("ratio", cls.ratio))
+        return cls(**own)
+
+    def in_key(self) -> dict[str, Any]:
+        """As the config spells it; `normalize` is read under one allocation alone."""
+        found: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.allocation != "global":
+            del found["normalize"]
+        budget = {**dict.fromkeys(BUDGETS), **dict([self.budget] if self.budget else [])}
+        ratios = dict(self.ratios) or None
+        return {**found, "skip": list(self.skip), "ratios": ratios, "budget": budget}
 
     @property
     def least(self) -> int:
         """Channels that every layer keeps."""
         return self.min_channels or 1
+
+    @property
+    def timed(self) -> bool:
+        """Whether widths are found by measuring latency."""
+        return self.budget is not None and self.budget[0] == "latency"
+
+    @property
+    def decided_late(self) -> str:
+        """The option by which widths are known only once the network is trained or timed."""
+        if self.allocation != "uniform":
+            return f"allocation={self.allocation}"
+        return f"budget.latency={self.budget[1]}" if self.timed else ""
 
     def ratio_of(self, group: Group) -> float | None:
         """The ratio that `ratios` gives this group.
@@ -107,26 +128,40 @@ class SelectOptions:
         counting += [max(whole, key=len)] if whole else []
         return min((self.ratios[name] for name in counting), default=None)
 
-    @classmethod
-    def split(cls, tree: Mapping[str, Any]) -> tuple["SelectOptions", dict[str, Any]]:
-        """The shared options of a `prune` sub-tree, and what the selector is made of.
 
-        That is the rest, and of the shared ones those that its constructor takes.
-        """
-        names = {f.name for f in fields(cls)}
-        shared = {k: v for k, v in tree.items() if k in names}
-        if "sensitivity" in shared:
-            shared["sensitivity"] = SensitivityOptions(**shared["sensitivity"])
-        shared["budget"] = _budget(shared.get("budget") or {}, shared.get("ratio", cls.ratio))
-        return cls(**shared), cls.own(tree)
+@dataclass(frozen=True)
+class RepairOptions:
+    """What becomes of the weights that stay. ridge and positions are the refit's."""
+
+    reconstruct: str = "none"
+    ridge: float = 0.01
+    positions: int = 20
+
+    def __post_init__(self) -> None:
+        one_of("reconstruct", self.reconstruct, ("none", "rescale", "refit"))
+        check_count("positions", self.positions)
+        if not 0 < self.ridge < float("inf"):
+            raise UsageError(
+                f"prune.ridge={self.ridge} must be above 0: the pull towards the present weights"
+            )
 
     @classmethod
-    def own(cls, tree: Mapping[str, Any]) -> dict[str, Any]:
-        """What the method of a `prune` sub-tree is made of; the shared options are not checked."""
-        names = {f.name for f in fields(cls)}
-        strange = not names.intersection(tree) or "_target_" not in tree
-        taken = set() if strange else parameters(tree["_target_"])
-        return {k: v for k, v in tree.items() if k not in names or k in taken}
+    def read(cls, tree: Mapping[str, Any]) -> "RepairOptions":
+        """tree: the `prune` sub-tree, whose other keys are left alone."""
+        return cls(**among(tree, cls))
+
+    def in_key(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def names(options: type) -> set[str]:
+    """The keys of the YAML that this dataclass holds."""
+    return {field.name for field in fields(options)}
+
+
+def among(tree: Mapping[str, Any], options: type) -> dict[str, Any]:
+    """The entries of a sub-tree that this dataclass holds."""
+    return {name: value for name, value in tree.items() if name in names(options)}
 
 
 def named(group: Group, name: str) -> bool:
@@ -160,7 +195,7 @@ def _budget(given: Mapping[str, float | None], ratio: float) -> tuple[str, float
             f"prune.budget.{name}={share} is the fraction of the dense figure KEPT: it must be "
             "above 0 and below 1; to keep everything type prune=none"
         )
-    if ratio != SelectOptions.ratio:
+    if ratio != WidthOptions.ratio:
         raise UsageError(
             f"prune.ratio={ratio} and prune.budget.{name}={share} both say how much goes: "
             "give one of them"
@@ -168,6 +203,13 @@ def _budget(given: Mapping[str, float | None], ratio: float) -> tuple[str, float
     return name, share
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"prune.{name}='{value}' is unknown; type {' or '.join(allowed)}")
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Refuse what is neither null nor a whole number from 1 on."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and value >= 1):
+        raise UsageError(f"prune.{name}={value} must be a whole number, 1 or more")

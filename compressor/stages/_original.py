@@ -10,7 +10,7 @@ from compressor.errors import RunError
 from compressor.measure import count_macs, count_params
 from compressor.stages import Given
 from compressor.stages._counts import choose, copies, running, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 from compressor.stages._statistics import count_calls
 from compressor.stages._structures import structure_of
 from compressor.surgery import EMPTY_PLAN, Group, Plan, Structure
@@ -37,7 +37,7 @@ class Original:
         structure: Structure,
         groups: Sequence[Group],
         examples: tuple[Tensor, ...],
-        options: SelectOptions,
+        options: WidthOptions,
         trust: tuple[str, ...],
     ) -> "Original":
         """net, structure, groups: the given network's."""
@@ -64,8 +64,8 @@ class Original:
         )
 
     def here(
-        self, options: SelectOptions, groups: Sequence[Group], structure: Structure
-    ) -> SelectOptions:
+        self, options: WidthOptions, groups: Sequence[Group], structure: Structure
+    ) -> WidthOptions:
         """The same target in terms of the given network; groups: what of it is `known`.
 
         Widths that follow from the dense ones become the layers' own ratios, so that several rounds

@@ -31,7 +31,7 @@ from compressor.prune._product import own_weight, plain
 from compressor.prune._ridge import fits, observe, system
 from compressor.prune._rows import from_kernel, kernel, outputs, places
 from compressor.seeding import generator
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions
 from compressor.stages._statistics import MEMORY_LIMIT, Enough, gather, judging, stopping
 from compressor.surgery import Group, Plan, output_dim
 from compressor.taps import Tap, tapped
@@ -81,7 +81,7 @@ class Refit:
         calls: Mapping[str, int],
         images: Sequence[Tensor],
         alive: Mapping[tuple[str, int], Tensor],
-        options: SelectOptions,
+        options: RepairOptions,
         seed: int,
         earlier: Kept = NOTHING_CUT,
     ) -> None:
@@ -279,7 +279,7 @@ def refit(
     groups: Sequence[Group],
     plan: Plan,
     batches: Any,
-    options: SelectOptions,
+    options: RepairOptions,
     seed: int,
     memory_limit: int = MEMORY_LIMIT,
     target: nn.Module | None = None,

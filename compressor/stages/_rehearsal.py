@@ -4,8 +4,7 @@ A forward that computes with the number of channels passes every analysis: only 
 the cut would be refused after hours.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +13,20 @@ from torch.utils._pytree import tree_leaves
 from compressor import surgery
 from compressor.seeding import generator
 from compressor.stages._blank import Blank
-from compressor.stages._counts import choose, running
-from compressor.stages._options import SelectOptions
 from compressor.stages.compress import parity_images
+from compressor.surgery import Group
 
 _FAINT = 1e-3  # a factor that starts as small as this hides what it multiplies
 
 
-def rehearse(dense: Blank, prune: Mapping[str, Any], widths: Mapping[str, int]) -> None:
+def rehearse(dense: Blank, groups: Iterable[Group], widths: Mapping[str, int]) -> None:
     """RunError where a cut of the network to these widths cannot be exact; else nothing.
 
-    prune: the sub-tree of a compress stage. widths: of every group in its scope. Of a network that
-    overflows with fresh weights nothing can be told.
+    groups: those in scope. widths: of every one of them. Of a network that overflows with fresh
+    weights nothing can be told.
     """
-    options, _ = SelectOptions.split(prune)
     keep = {}
-    for group in running(choose(dense.structure, options), dense.calls):
+    for group in groups:
         order = torch.randperm(group.size, generator=generator(0, "rehearsal", group.name))
         keep[group.name] = order[: widths[group.name]].sort().values
     plan = surgery.plan_cut(dense.structure, keep)

@@ -1,27 +1,19 @@
 """How often a run compresses: once, in rounds, or a layer at a time, each time towards the target.
 
-A round is everything that the list of stages has from compress on. Its target is a `prune` sub-tree
-like any other, so that it is a stage with a key of its own; ratios and budgets in it refer to the
-DENSE network, as everywhere.
+A round is everything that the list of stages has from compress on. It has widths of its own to
+reach, so that it is a stage with a key of its own; ratios and budgets in them refer to the DENSE
+network, as everywhere.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compressor.errors import UsageError
-from compressor.stages._options import SelectOptions, inside
+from compressor.stages._options import WidthOptions, among, inside, one_of
 
 Layers = Sequence[tuple[str, int, int]]
 """(group, its channels in the dense network, those that it keeps), from the front."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """A target, and what of the `finetune` sub-tree is otherwise after its cut."""
-
-    prune: Mapping[str, Any]
-    finetune: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,8 +33,7 @@ class Schedule:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise UsageError(f"prune.{name}={value} must be a whole number, {least} or more")
-        if self.spacing not in ("geometric", "linear"):
-            raise UsageError(f"prune.spacing='{self.spacing}' is unknown; type geometric or linear")
+        one_of("spacing", self.spacing, ("geometric", "linear"))
         if self.keep_rates is not None:
             _check_falling(self.keep_rates)
         asked = {
@@ -65,28 +56,25 @@ class Schedule:
             )
 
     @classmethod
-    def split(cls, tree: Mapping[str, Any]) -> tuple["Schedule", dict[str, Any]]:
-        """The schedule of a `prune` sub-tree, and the rest of it with the final target."""
-        names = {f.name for f in fields(cls)}
-        schedule = cls(**{name: value for name, value in tree.items() if name in names})
-        rest = cls.rest(tree)
-        if schedule.keep_rates is not None:
-            asked = [f"prune.budget.{n}={share}" for n, share in _budget(rest).items()]
-            if rest["ratio"] != SelectOptions.ratio:
-                asked = [f"prune.ratio={rest['ratio']}", *asked]
-            if asked:
-                raise UsageError(
-                    f"prune.keep_rates={list(schedule.keep_rates)} and {asked[0]} both say how "
-                    "much goes: give one of them, or prune.rounds with it"
-                )
-            rest["ratio"] = _tidy(1 - schedule.keep_rates[-1])
-        return schedule, rest
+    def read(cls, tree: Mapping[str, Any]) -> "Schedule":
+        """tree: the `prune` sub-tree, whose other keys are left alone."""
+        return cls(**among(tree, cls))
 
-    @classmethod
-    def rest(cls, tree: Mapping[str, Any]) -> dict[str, Any]:
-        """A `prune` sub-tree without the schedule, which is not looked at."""
-        names = {f.name for f in fields(cls)}
-        return {name: value for name, value in tree.items() if name not in names}
+    def final(self, widths: WidthOptions) -> WidthOptions:
+        """What the last round reaches: `keep_rates` say it in place of `ratio`."""
+        if self.keep_rates is None:
+            return widths
+        asked = ""
+        if widths.ratio != WidthOptions.ratio:
+            asked = f"prune.ratio={widths.ratio}"
+        elif widths.budget:
+            asked = "prune.budget.{}={}".format(*widths.budget)
+        if asked:
+            raise UsageError(
+                f"prune.keep_rates={list(self.keep_rates)} and {asked} both say how much goes: "
+                "give one of them, or prune.rounds with it"
+            )
+        return replace(widths, ratio=_tidy(1 - self.keep_rates[-1]))
 
     @property
     def one_shot(self) -> bool:
@@ -136,18 +124,23 @@ class Schedule:
             gone = turn / self.rounds
         return 1 - (1 - kept) * gone
 
-    def unroll(self, final: Mapping[str, Any], layers: Callable[[], Layers]) -> list[Round]:
-        """Every round. layers: of `final`, from the front, asked for only where needed."""
+    def unroll(
+        self, final: WidthOptions, layers: Callable[[], Layers]
+    ) -> list[tuple[WidthOptions, dict[str, Any]]]:
+        """Of every round the widths to reach, and what of `finetune` is otherwise after its cut.
+
+        layers: those of `final`, asked for only where needed.
+        """
         if self.layerwise:
             found = layers()
             turns = [name for name, size, kept in found if kept < size]
             targets = _layer_by_layer(final, found, turns)
         else:
             turns = [""] * self.turns
-            targets = [*(self._part(final, turn) for turn in range(1, self.turns)), dict(final)]
+            targets = [*(self._part(final, turn) for turn in range(1, self.turns)), final]
         self._check_named(turns)
         tunings = [*(self._tuning(name) for name in turns[:-1]), {}]
-        return [Round(*one) for one in zip(targets, tunings, strict=True)]
+        return list(zip(targets, tunings, strict=True))
 
     def _tuning(self, layer: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -166,48 +159,34 @@ class Schedule:
                     f"last comes finetune itself); choose among {', '.join(turns[:-1])}"
                 )
 
-    def _part(self, final: Mapping[str, Any], turn: int) -> dict[str, Any]:
+    def _part(self, final: WidthOptions, turn: int) -> WidthOptions:
         """The target of a round before the last."""
-
-        def kept(share: float) -> float:
-            return _tidy(self.left(share, turn))
 
         def removed(ratio: float) -> float:
             return _tidy(1 - self.left(1 - ratio, turn))
 
-        budget = _budget(final)
-        if budget:
-            shares = {name: kept(share) for name, share in budget.items()}
-            target = {"budget": {**final["budget"], **shares}}
-        else:
-            target = {"ratio": removed(final["ratio"])}
-        if final["ratios"]:
-            target["ratios"] = {name: removed(ratio) for name, ratio in final["ratios"].items()}
-        return {**final, **target}
+        ratios = {name: removed(ratio) for name, ratio in final.ratios.items()}
+        if final.budget is None:
+            return replace(final, ratios=ratios, ratio=removed(final.ratio))
+        name, share = final.budget
+        return replace(final, ratios=ratios, budget=(name, _tidy(self.left(share, turn))))
 
 
 def _layer_by_layer(
-    final: Mapping[str, Any], layers: Layers, turns: Sequence[str]
-) -> list[dict[str, Any]]:
+    final: WidthOptions, layers: Layers, turns: Sequence[str]
+) -> list[WidthOptions]:
     """Every layer's ratio is said, 0 as long as its turn has not come.
 
     With a budget the last target has it beside them: what is left is held to it.
     """
+    if not turns:
+        raise UsageError("no layer would lose a channel: raise prune.ratio or lower prune.budget")
     ratios = {name: 1 - kept / size for name, size, kept in layers}
-    nothing = {name: None for name in final["budget"] or {}}
     targets = []
     for i in range(len(turns)):
         now = {name: ratio if name in turns[: i + 1] else 0.0 for name, ratio in ratios.items()}
-        targets.append({**final, "budget": nothing, "ratios": now})
-    if not targets:
-        raise UsageError("no layer would lose a channel: raise prune.ratio or lower prune.budget")
-    targets[-1]["budget"] = final["budget"]
-    return targets
-
-
-def _budget(tree: Mapping[str, Any]) -> dict[str, float]:
-    given = tree.get("budget") or {}
-    return {name: share for name, share in given.items() if share is not None}
+        targets.append(replace(final, budget=None, ratios=now))
+    return [*targets[:-1], replace(targets[-1], budget=final.budget)]
 
 
 def _tidy(fraction: float) -> float:

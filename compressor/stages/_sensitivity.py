@@ -25,7 +25,7 @@ from compressor.seeding import generator
 from compressor.stages import Context
 from compressor.stages._alone import Repair, alone, refitting, rescaling
 from compressor.stages._case import Case
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions
 from compressor.stages._select import tensors
 from compressor.surgery import Group, Structure
 
@@ -38,7 +38,7 @@ def table(case: Case) -> dict[str, Any]:
     A row: {"layer", "channels", "ratio", "kept", "value", "loss", "drop"}; drop is how much worse
     than the dense network. noise: one standard error of the dense figure.
     """
-    options, context = case.options.sensitivity, case.context
+    options, context = case.pruning.sensitivity, case.context
     check(context.data)
     key = case.key(
         "sensitivity",
@@ -46,7 +46,7 @@ def table(case: Case) -> dict[str, Any]:
         ratios=list(options.ratios),
         held_out=options.images,
         metric=context.task.headline[0],
-        reconstruct=_reconstruct(case.options),
+        reconstruct=_reconstruct(case.pruning.repair),
     )
 
     def take(folder: Path) -> None:
@@ -84,7 +84,7 @@ def check(data: Any) -> None:
         )
 
 
-def _reconstruct(options: SelectOptions) -> dict[str, Any]:
+def _reconstruct(options: RepairOptions) -> dict[str, Any]:
     """What the repair of the readers depends on."""
     found: dict[str, Any] = {"by": options.reconstruct}
     if options.reconstruct == "refit":
@@ -93,10 +93,11 @@ def _reconstruct(options: SelectOptions) -> dict[str, Any]:
 
 
 def _repair(case: Case, group: Group) -> Repair | None:
-    if case.options.reconstruct == "rescale":
+    options = case.pruning.repair
+    if options.reconstruct == "rescale":
         return rescaling(group, case.statistics)
-    if case.options.reconstruct == "refit":
-        return refitting(case.net, group, case.batches, case.options, case.context.seed)
+    if options.reconstruct == "refit":
+        return refitting(case.net, group, case.batches, options, case.context.seed)
     return None
 
 

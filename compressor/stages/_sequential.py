@@ -13,7 +13,7 @@ from compressor import surgery
 from compressor.errors import RunError
 from compressor.prune import Gate, Observer, Selector, part
 from compressor.stages._derivatives import Loss, differentiate
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions
 from compressor.stages._refit import NOTHING_CUT, Kept, Refit, layers
 from compressor.stages._rescale import columns_left, factors_of, scale, stays
 from compressor.stages._select import Selection, rank, tensors
@@ -37,7 +37,7 @@ def sequential(
     groups: Sequence[Group],
     selector: Selector,
     counts: Mapping[str, int],
-    options: SelectOptions,
+    options: RepairOptions,
     batches: Iterable[Any],
     seed: int,
     *,

@@ -25,7 +25,7 @@ from compressor.measure import count_macs
 from compressor.stages import Machine
 from compressor.stages._allocate import Family
 from compressor.stages._budget import TIMED, at_share, tolerance, unreachable
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 from compressor.surgery import Group, Plan, Structure
 
 VERSION = 2
@@ -53,7 +53,7 @@ class Bench:
         self,
         structure: Structure,
         groups: Sequence[Group],
-        options: SelectOptions,
+        options: WidthOptions,
         family: Family,
     ) -> dict[str, Any]:
         """What `solve` finds, remembered for this machine."""
@@ -106,7 +106,7 @@ class Bench:
 def solve(
     structure: Structure,
     groups: Sequence[Group],
-    options: SelectOptions,
+    options: WidthOptions,
     family: Family,
     timed: Timer,
     dense: int | None = None,

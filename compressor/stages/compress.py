@@ -11,9 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from compressor import latency, surgery
 from compressor.errors import RunError, UsageError
-from compressor.instantiation import make
-from compressor.prune import Selector
-from compressor.prune.none import NoPruning
+from compressor.prune import Compressor, Selector
 from compressor.seeding import generator
 from compressor.stages import Context, Given, Machine, Outcome
 from compressor.stages._allocate import Family, by_curve, by_ratio, by_threshold
@@ -21,147 +19,55 @@ from compressor.stages._blank import Blank
 from compressor.stages._budget import check as check_budget
 from compressor.stages._budget import check_widths_known, reach, solve
 from compressor.stages._case import Case
-from compressor.stages._counts import choose, running
 from compressor.stages._counts import in_part as told_in_part
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 from compressor.stages._original import Original, check_widths, figures_of
+from compressor.stages._pruning import Pruning
 from compressor.stages._refit import NOTHING_CUT, refit
 from compressor.stages._rescale import apply_rescale
-from compressor.stages._schedule import Schedule
 from compressor.stages._select import Selection, judge, prefixes
 from compressor.stages._sensitivity import table
 from compressor.stages._sequential import sequential
-from compressor.stages._statistics import collect, gates_of, watched
+from compressor.stages._statistics import collect, watched
 from compressor.stages._timed import Bench
 from compressor.surgery import Group, Plan, Slot, Structure
 
 VERSION = 5
 # Batch statistics over a few values are ill-conditioned; large images have many positions each.
 PARITY_IMAGES, PARITY_LARGE, LARGE = 4, 2, 128
-WITHOUT_IMAGES = "prune=weight_sum (or bn_scale, fpgm, group_l2, random)"
 TARGET = "target"  # the role of the network that a refit aims at, where it is not the given one
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Make the method and read the shared options: their ranges are refused here.
-
-    No pruning reads none of them: a sweep's `none` goes with whatever the others are given.
-    """
-    if is_none(options):
-        return
-    schedule, final = Schedule.split(options)
-    shared, own = SelectOptions.split(final)
-    method = make(own)
-    if hasattr(method, "run") and not schedule.one_shot:
-        raise UsageError(
-            f"prune._target_={own['_target_']} owns its stage and cuts once: leave prune.rounds, "
-            "prune.keep_rates and prune.finetune_per_layer_epochs as they are"
-        )
-    late = f"allocation={shared.allocation}" if shared.allocation != "uniform" else ""
-    if shared.budget and shared.budget[0] == "latency":
-        late = late or f"budget.latency={shared.budget[1]}"
-    if schedule.layerwise and late:
-        raise UsageError(
-            "prune.finetune_per_layer_epochs needs every layer's width before the first epoch, "
-            f"which prune.{late} finds out later; take prune.rounds, or prune.budget.macs"
-        )
-
-
-def method(prune: Mapping[str, Any]) -> Any:
-    """The selector or compressor of a whole sub-tree; the shared options are not checked."""
-    return make(SelectOptions.own(Schedule.rest(prune)))
-
-
-def is_none(prune: Mapping[str, Any]) -> bool:
-    """Whether the stage hands on what it was given."""
-    return isinstance(method(prune), NoPruning)
-
-
-def reads_labels(dense: Blank, prune: Mapping[str, Any]) -> bool:
-    """Whether the criterion looks at the loss of labels; prune: the whole sub-tree."""
-    options, own = SelectOptions.split(Schedule.rest(prune))
-    selector = make(own)
-    if not hasattr(selector, "observers"):
-        return True  # a method of its own may read whatever a stage may
-    groups = running(choose(dense.structure, options), dense.calls)
-    watch = watched(dense.net, groups, selector, options.reconstruct)
-    return bool(gates_of(watch, groups))
-
-
-def reads_images(dense: Blank, prune: Mapping[str, Any]) -> list[str]:
-    """What to type so that the cut looks at no image of the data; empty where it does not.
-
-    prune: the whole sub-tree.
-    """
-    options, own = SelectOptions.split(Schedule.rest(prune))
-    selector = make(own)
-    wishes = []
-    if not hasattr(selector, "observers"):
-        wishes.append(WITHOUT_IMAGES)  # a method of its own may read whatever a stage may
-    else:
-        groups = running(choose(dense.structure, options), dense.calls)
-        if any(watched(dense.net, groups, selector, "none").values()):
-            wishes.append(WITHOUT_IMAGES)
-    usual = {"reconstruct": "none", "statistics": "dense"}
-    wishes += [f"prune.{k}={v}" for k, v in usual.items() if getattr(options, k) != v]
-    if options.allocation == "sensitivity":
-        wishes.append("prune.allocation=uniform")
-    if options.sensitivity.table:
-        wishes.append("prune.sensitivity.table=false")
-    return wishes
-
-
-def reads(prune: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
-    """The stage's options for its key: what it does not read under these is left out.
-
-    A budget of latency depends on the machine, whose facts come in.
-    """
-    read = dict(prune)
-    if read.get("allocation") != "global":
-        read.pop("normalize", None)
-    asked = read.pop("sensitivity", None) or {}
-    if read.get("allocation") == "sensitivity":
-        read["sensitivity"] = {name: value for name, value in asked.items() if name != "table"}
-    timed = (read.get("budget") or {}).get("latency") is not None
-    return {"prune": read, **({"latency": latency.facts(machine)} if timed else {})}
-
-
-def aims(options: Mapping[str, Any]) -> bool:
-    """Whether the stage wants outputs of the network that was trained last (`TARGET`)."""
-    return options["prune"].get("reconstruct") == "refit"
-
-
-def wants_table(prune: Mapping[str, Any]) -> bool:
-    """Whether a run with this `prune` sub-tree shows the sensitivity of its layers."""
-    if is_none(prune):
-        return False
-    options, own = SelectOptions.split(Schedule.split(prune)[1])
-    asked = options.sensitivity.table or options.allocation == "sensitivity"
-    return asked and not hasattr(make(own), "run")
+def in_key(pruning: Pruning, machine: Machine) -> dict[str, Any]:
+    """What the stage depends on: under a budget of latency that is the machine too."""
+    found = {"prune": pruning.in_key()}
+    if pruning.widths.timed:
+        found["latency"] = latency.facts(machine)
+    return found
 
 
 def preview(
     dense: Blank,
-    prune: Mapping[str, Any],
+    pruning: Pruning,
     bench: Callable[[], Bench] | None = None,
 ) -> dict[str, Any]:
     """What a cut is going to be, as far as no statistics are needed: widths, MACs, parameters.
 
     bench: makes what times widths for a budget of latency. Widths that a trained network decides
-    are the uniform ones here, and "decided" names who decides.
+    are the uniform ones here, and "decided" names who decides. A method that owns its stage is
+    asked itself, and what it cannot tell is None.
     """
-    options, own = SelectOptions.split(prune)
-    structure = dense.structure
-    groups = running(choose(structure, options), dense.calls)
-    method = make(own)
-    if hasattr(method, "observers"):
-        # layers that it cannot judge are refused, and so is a threshold on scores that it lacks
-        watched(dense.net, groups, method, options.reconstruct)
-        if options.allocation == "global":
-            _check_compares(dense, groups, method, options)
+    if pruning.method.owns_stage:
+        return _told_by(pruning.method, dense)
+    structure, options = dense.structure, pruning.widths
+    groups = pruning.groups(dense)
+    # layers that it cannot judge are refused, and so is a threshold on scores that it lacks
+    watched(dense.net, groups, pruning.method, pruning.repair.reconstruct)
+    if options.allocation == "global":
+        _check_compares(dense, groups, pruning.method, options)
     family = by_ratio(groups, options)
     timed: dict[str, Any] = {}
-    if options.budget and options.budget[0] == "latency":
+    if options.timed:
         timed = bench().widths(structure, groups, options, family)
         counts = timed["counts"]
     else:
@@ -174,10 +80,12 @@ def preview(
             "prune.ratios, lower prune.min_channels or prune.round_to, or type prune=none"
         )
     return {
+        "method": pruning.method.name,
         "layers": [(group.name, group.size, counts[group.name]) for group in groups],
         "widths": _coming_widths(groups, counts),
         "macs": [structure.macs({}), structure.macs(counts)],
         "params": [structure.params({}), structure.params(counts)],
+        "epochs": 0,
         "reach": reach(structure, groups, options),
         "frozen": _frozen(structure),
         "decided": "" if uniform else options.allocation,
@@ -187,9 +95,28 @@ def preview(
     }
 
 
-def in_part(dense: Blank, prune: Mapping[str, Any]) -> list[str]:
+def _told_by(method: Compressor, dense: Blank) -> dict[str, Any]:
+    """What a method that owns its stage says of it."""
+    coming = method.preview(dense)
+    left = {"macs": coming.macs, "params": coming.params}
+    return {
+        "method": method.name,
+        "layers": list(coming.rows),
+        "widths": {layer: (size, kept) for layer, size, kept in coming.rows if kept < size},
+        **{n: None if few is None else [dense.figures[n], few] for n, few in left.items()},
+        "epochs": coming.epochs,
+        "reach": {},
+        "frozen": [],
+        "decided": "",
+        "budget": None,
+        "latency": None,
+        "least": 1,
+    }
+
+
+def in_part(dense: Blank, pruning: Pruning) -> list[str]:
     """What the plan says of names in prune.skip and prune.ratios that hold a part of a layer."""
-    return told_in_part(dense.structure, SelectOptions.split(Schedule.rest(prune))[0])
+    return [] if pruning.method.owns_stage else told_in_part(dense.structure, pruning.widths)
 
 
 def _coming_widths(
@@ -230,7 +157,7 @@ def _check_compares(
     dense: Blank,
     groups: Sequence[Group],
     method: Selector,
-    options: SelectOptions,
+    options: WidthOptions,
 ) -> None:
     """Refuse a criterion whose channels cannot be compared across layers.
 
@@ -253,17 +180,17 @@ def _any_loss(answer: Any, targets: Tensor) -> Tensor:
     return sum(leaf.sum() for leaf in tree_leaves(answer) if isinstance(leaf, Tensor))
 
 
-def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
-    """options: prune (configs/prune): the shared ones and the method's own."""
+def compress(given: Given, pruning: Pruning, context: Context) -> Outcome:
+    """Cut the network once, to the widths of `pruning`; its schedule is the plan's."""
     start = time.perf_counter()
-    _, own = SelectOptions.split(options["prune"])
-    method = make(own)
-    if hasattr(method, "run"):
-        return method.run(given, context)
+    if pruning.method.owns_stage:
+        return pruning.method.run(given, context)
     device = context.machine.device
-    case = Case.of(given, options["prune"], context)
-    shared, net, structure = case.options, case.net, case.structure
-    dense = Original.of(given, net, structure, case.groups, case.examples, shared, context.trust)
+    case = Case.of(given, pruning, context)
+    net, structure, repair = case.net, case.structure, pruning.repair
+    dense = Original.of(
+        given, net, structure, case.groups, case.examples, pruning.widths, context.trust
+    )
     case = replace(case, groups=dense.known(case.groups))
     groups = case.groups
     aim = _aim(case, dense)
@@ -271,10 +198,10 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     if TARGET in context.roles:
         role = context.roles[TARGET]
         target, earlier = role.network(context.trust).to(device), given.plan.since(role.plan)
-    if shared.statistics == "sequential":
+    if pruning.statistics == "sequential":
         small = given.network(context.trust).to(device)
         done = sequential(
-            small, groups, case.selector, aim.counts, shared, case.batches, context.seed,
+            small, groups, case.selector, aim.counts, repair, case.batches, context.seed,
             dense=target, earlier=earlier, loss=case.loss, labelled=case.labelled,
         )  # fmt: skip
         plan = surgery.plan_cut(structure, done.keep)
@@ -282,9 +209,9 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
         done = prefixes(groups, case.rankings, aim.counts)
         plan = surgery.plan_cut(structure, done.keep)
         small = surgery.replay(given.network(context.trust).to(device), plan)
-        if shared.reconstruct == "rescale":
+        if repair.reconstruct == "rescale":
             done.residual.update(apply_rescale(small, groups, done.keep, case.statistics))
-        elif shared.reconstruct == "refit":
+        elif repair.reconstruct == "refit":
             done.residual.update(
                 refit(
                     small,
@@ -292,7 +219,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
                     groups,
                     plan,
                     case.batches,
-                    shared,
+                    repair,
                     context.seed,
                     target=target,
                     earlier=earlier,
@@ -308,7 +235,7 @@ def compress(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     error = surgery.check_parity(net, structure, plan, (inputs,))
     surgery.check_state(net, small)
     figures = figures_of(small, given.spec.input_size)
-    check_budget(shared, {**dense.figures, "latency": 1.0}, {**figures, **aim.timed})
+    check_budget(pruning.widths, {**dense.figures, "latency": 1.0}, {**figures, **aim.timed})
     whole = given.plan.then(plan)
     return Outcome(
         net=small.cpu().eval(),
@@ -332,12 +259,12 @@ class Aim:
 def _aim(case: Case, dense: Original) -> Aim:
     context = case.context
     # what refers to the dense network, in terms of the one that earlier rounds have left
-    here = dense.here(case.options, case.groups, case.structure)
+    here = dense.here(case.pruning.widths, case.groups, case.structure)
     family = _family(case, here)
     notes: dict[str, Any] = {"by": here.allocation}
     if here.allocation == "global":
         notes["normalize"] = here.normalize
-    if here.budget is None or here.budget[0] != "latency":
+    if not here.timed:
         return Aim(solve(case.structure, case.groups, here, family), {}, notes)
     bench = Bench(
         case.net, case.given.spec, case.given.plan, context.cache, context.machine, context.note,
@@ -349,7 +276,7 @@ def _aim(case: Case, dense: Original) -> Aim:
     return Aim(found["counts"], {"latency": found["share"]}, notes)
 
 
-def _family(case: Case, options: SelectOptions) -> Family:
+def _family(case: Case, options: WidthOptions) -> Family:
     if options.allocation == "global":
         return by_threshold(case.groups, options, case.rankings, case.structure)
     if options.allocation == "sensitivity":
@@ -359,7 +286,8 @@ def _family(case: Case, options: SelectOptions) -> Family:
 
 def _notes(case: Case, aim: Aim, done: Selection, plan: Plan, dense: Original) -> dict[str, Any]:
     """plan: with what earlier rounds cut; widths and ratio are those of the dense network too."""
-    kept, options = plan.by_slot, case.options
+    kept, pruning = plan.by_slot, case.pruning
+    asked = pruning.widths
     widths = {}
     for layer, _, slot in _layers(dense.structure.groups):
         left = kept.get((slot.parameter, slot.dim))
@@ -367,14 +295,14 @@ def _notes(case: Case, aim: Aim, done: Selection, plan: Plan, dense: Original) -
             widths[layer] = [len(slot.classes), len(left)]
     notes = {
         "widths": widths,
-        "budget": dict([options.budget]) if options.budget else None,
+        "budget": dict([asked.budget]) if asked.budget else None,
         "ratio": {
-            "asked": None if options.budget else options.ratio,
+            "asked": None if asked.budget else asked.ratio,
             "achieved": dense.removed(plan),
         },
         "allocation": dict(aim.notes),
-        "statistics": options.statistics,
-        "reconstruct": options.reconstruct,
+        "statistics": pruning.statistics,
+        "reconstruct": pruning.repair.reconstruct,
         "residual": dict(done.residual),
         "frozen": _frozen(case.structure),
     }

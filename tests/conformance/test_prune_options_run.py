@@ -1,12 +1,15 @@
 """Every option of prune, by existing, is run through the command line and loaded again."""
 
 import shutil
+from collections import Counter
 
 import pytest
 import torch
 from conformance import tiny
 
 import compressor
+from compressor.prune.apoz import APoZ
+from compressor.stages._pruning import Pruning
 
 PLAIN = ("stages=[train,compress,recalibrate]", "prune.images=64", "prune.statistics=dense")
 CUT = {"stem.0": 16, "plain.0": 16, "point.0": 32, "grouped.0": 32}
@@ -18,6 +21,27 @@ def dense(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dense")
     tiny.run(folder, "dense", "prune=none", "stages=[train]")
     return folder
+
+
+def test_a_run_reads_the_prune_group_and_makes_its_method_once(dense, tmp_path, monkeypatch):
+    """A run that asks it wherever anything does: plan, labels, table, notices, two cuts."""
+    counts = Counter()
+
+    def counted(name, attribute):
+        def call(self, *arguments, **options):
+            counts[name] += 1
+            return attribute(self, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Pruning, "read", classmethod(counted("read", Pruning.read.__func__)))
+    monkeypatch.setattr(APoZ, "__init__", counted("made", APoZ.__init__))
+    shutil.copytree(dense / "cache", tmp_path / "cache")
+    words = ("prune=apoz", "prune.rounds=2", "prune.allocation=global", "prune.reconstruct=rescale")
+    table = ("prune.sensitivity.table=true", "prune.sensitivity.ratios=[0.5]")
+    report = tiny.run(tmp_path, "once", *PLAIN, *words, *table, "noise=symmetric")
+    assert [stage["name"] for stage in report["stages"]].count("compress") == 2
+    assert "sensitivity" in report and counts == {"read": 1, "made": 1}
 
 
 @pytest.mark.parametrize("option", [name for name in tiny.options("prune") if name != "none"])

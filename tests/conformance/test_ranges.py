@@ -12,9 +12,10 @@ from compressor import _ranges, checks, models
 from compressor.configuration import Menu, config_dir, plain, read_command
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
-from compressor.stages import STRATEGIES, Machine, _classes, compress
+from compressor.stages import STRATEGIES, Machine, _classes
 from compressor.stages._distill import options as distill_options
 from compressor.stages._labels import check_labels
+from compressor.stages._pruning import Pruning
 from compressor.stages.noise import _labelled
 
 GROUPS = ("prune", "robust", "distill", "noise", "regularize", "scale")
@@ -104,7 +105,7 @@ def construct(config, group):
     """What the constructors say; raises UsageError."""
     own = config[group]
     if group == "prune":
-        compress.check(own)
+        Pruning.read(own)
     elif group == "distill":
         distill_options.check(own)
     elif group == "dataset":
@@ -115,7 +116,7 @@ def construct(config, group):
         _classes.check(config, make(config["robust"]))
         _labelled(torch.arange(10_000) % 10, share, 0)
     elif group in ("finetune", "pretrain"):
-        checks.check(config)
+        checks.check(config, Pruning.read(config["prune"]))
         _classes.check(config, make(config["robust"]))
         labels = {**config["finetune"], "labels": "clean"}
         check_labels(labels, make(config["robust"]), True)

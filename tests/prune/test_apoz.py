@@ -9,7 +9,7 @@ from compressor import surgery
 from compressor.errors import RunError, UsageError
 from compressor.prune.apoz import APoZ, apoz
 from compressor.stages import _sequential
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions
 from compressor.stages._statistics import collect
 from compressor.surgery import Activation, Group, Slot
 from compressor.taps import Tap, tapped
@@ -183,7 +183,7 @@ def test_behind_a_channel_shuffle_the_dead_channels_go_and_not_those_that_stood_
     dead = {int(group.producers[0].classes[channel]) for channel in (1, 3)}
     if sequential:
         cut = _sequential.sequential(
-            deepcopy(net), [group], APoZ(), {group.name: 2}, SelectOptions(), [x], 0
+            deepcopy(net), [group], APoZ(), {group.name: 2}, RepairOptions(), [x], 0
         )
         kept = cut.keep[group.name]
     else:
@@ -219,5 +219,5 @@ def test_an_activation_behind_a_concatenation_is_read_after_an_earlier_cut_of_a_
     x = torch.rand(2, 3, 4, 4)
     groups = surgery.analyse(net, (x,)).groups
     counts = {"a": 2, "b": 3}
-    cut = _sequential.sequential(deepcopy(net), groups, APoZ(), counts, SelectOptions(), [x], 0)
+    cut = _sequential.sequential(deepcopy(net), groups, APoZ(), counts, RepairOptions(), [x], 0)
     assert {name: keep.tolist() for name, keep in cut.keep.items()} == {"a": [0, 3], "b": [0, 1, 3]}

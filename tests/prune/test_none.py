@@ -1,6 +1,8 @@
+from compressor.prune import Method
 from compressor.prune.none import NoPruning
 
 
-def test_the_artefact_goes_through_untouched():
-    artefact = object()
-    assert NoPruning().run(artefact, None) is artefact
+def test_it_is_a_method_that_cuts_nothing_and_asks_for_nothing():
+    method = NoPruning()
+    assert isinstance(method, Method) and method.name == "none"
+    assert not method.cuts and not method.owns_stage and method.trained_with is None

@@ -17,7 +17,7 @@ from compressor.prune.thinet import ThiNet
 from compressor.prune.weight_sum import WeightSum
 from compressor.stages import _sequential
 from compressor.stages._counts import choose, running
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions, WidthOptions
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
 from compressor.stages._select import judge, prefixes
@@ -104,15 +104,17 @@ class Decoder(nn.Module):
         return self.head(self.after(torch.cat([x, skip], 1)).relu())
 
 
-def cut(net, x, selector, reconstruct, groups=None, counts=None, **more):
+def cut(net, x, selector, reconstruct, groups=None, counts=None, statistics="dense"):
     """(cut and repaired network, kept classes), as the compress stage makes them."""
-    options = SelectOptions(scope="all", reconstruct=reconstruct, ridge=1e-6, **more)
+    options = RepairOptions(reconstruct=reconstruct, ridge=1e-6)
     structure = surgery.analyse(net, (x[:2],))
-    groups = groups or running(choose(structure, options), count_calls(net, x[:2]))
+    groups = groups or running(
+        choose(structure, WidthOptions(scope="all")), count_calls(net, x[:2])
+    )
     counts = counts or {group.name: group.size // 2 for group in groups}
     batch = [(x, torch.arange(len(x)) % 4)]
     loss = lambda out, y: F.cross_entropy(out.flatten(2).mean(2), y, reduction="sum")  # noqa: E731
-    if options.statistics == "sequential":
+    if statistics == "sequential":
         small = deepcopy(net)
         done = _sequential.sequential(
             small, groups, selector, counts, options, batch, 0, dense=net, loss=loss

@@ -8,7 +8,7 @@ from compressor.prune import Ranking
 from compressor.stages._allocate import by_curve, by_ratio, by_threshold, lamp, slopes
 from compressor.stages._budget import solve
 from compressor.stages._counts import choose
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def rankings(groups, cost):
 
 
 def globally(structure, cost, **options):
-    options = SelectOptions(allocation="global", **options)
+    options = WidthOptions(allocation="global", **options)
     groups = choose(structure, options)
     family = by_threshold(groups, options, rankings(groups, cost), structure)
     return groups, solve(structure, groups, options, family)
@@ -66,7 +66,7 @@ def test_means_take_away_a_layers_own_unit(small):
 
 
 def test_cost_divides_by_what_a_channel_takes(small):
-    groups = choose(small, SelectOptions())
+    groups = choose(small, WidthOptions())
 
     def macs(group):
         return small.macs({}) - small.macs({group.name: group.size - 1})
@@ -115,7 +115,7 @@ def test_own_ratios_and_least_widths_hold_under_a_threshold(small):
 
 
 def test_a_criterion_without_scores_is_refused(small):
-    options = SelectOptions(allocation="global")
+    options = WidthOptions(allocation="global")
     groups = choose(small, options)
     orders = {g.name: Ranking(torch.arange(g.size)) for g in groups}
     with pytest.raises(UsageError, match="gives none for 'layer1.0.conv1'.*uniform"):
@@ -135,7 +135,7 @@ def table_of(groups, rise, dense=0.3):
 
 
 def sensitively(structure, rise, dense=0.3, **options):
-    options = SelectOptions(allocation="sensitivity", **options)
+    options = WidthOptions(allocation="sensitivity", **options)
     groups = choose(structure, options)
     family = by_curve(groups, options, table_of(groups, rise, dense), structure)
     return groups, family, solve(structure, groups, options, family)
@@ -146,7 +146,7 @@ def test_curves_that_say_nothing_give_every_layer_the_same_fraction(small, targe
     # a loss that falls with the cut, as it may within the noise, is no gain
     for rise in (lambda g, r: 0.0, lambda g, r: -0.01 * r * int(g.name[5])):
         groups, family, counts = sensitively(small, rise, **target)
-        alike = solve(small, groups, SelectOptions(**target))
+        alike = solve(small, groups, WidthOptions(**target))
         assert all(abs(counts[g.name] - alike[g.name]) <= 1 + g.size // 32 for g in groups)
     assert family(0.0) == {g.name: g.size for g in groups}
     assert set(family(1.0).values()) == {1}
@@ -158,7 +158,7 @@ def test_the_sum_of_the_curves_is_least_for_what_is_saved(small):
     _, _, counts = sensitively(
         small, lambda g, r: per_channel[g.name[:6]] * r * g.size, dense=1e-3, ratio=96 / 336
     )
-    gone = {n: sum(g.size - counts[g.name] for g in choose(small, SelectOptions())
+    gone = {n: sum(g.size - counts[g.name] for g in choose(small, WidthOptions())
                    if g.name[:6] == n) for n in per_channel}  # fmt: skip
     assert gone["layer1"] == 0 and gone["layer2"] > 70  # of 96; the end of a layer is dear
 
@@ -169,7 +169,7 @@ def test_a_layer_that_saves_nothing_is_not_emptied_for_a_budget(small):
     def macs(group):
         return small.macs({}) - small.macs({group.name: group.size - 1})
 
-    groups = choose(small, SelectOptions())
+    groups = choose(small, WidthOptions())
     flat = min(groups, key=lambda g: macs(g) * g.size)
     _, _, counts = sensitively(
         small, lambda g, r: 0.0 if g.name == flat.name else 0.4 * r**2,
@@ -190,7 +190,7 @@ def test_sensitive_layers_keep_more_under_a_budget_and_under_a_ratio(small):
 
 
 def test_an_allocation_never_widens_a_layer_as_it_goes_on(small):
-    options = SelectOptions(round_to=4)
+    options = WidthOptions(round_to=4)
     groups = choose(small, options)
     made = rankings(groups, lambda g, i: (i * 7919 % 13) + 0.1 * i)
     table = table_of(groups, lambda g, r: (0.3 - r) ** 2 * int(g.name[5]))

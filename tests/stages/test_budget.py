@@ -10,7 +10,8 @@ from compressor.stages import _budget, compress
 from compressor.stages._blank import blank
 from compressor.stages._budget import reach, solve
 from compressor.stages._counts import choose, in_part, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
+from compressor.stages._pruning import Pruning
 from compressor.tasks.classification import Classification
 
 
@@ -23,7 +24,7 @@ def figures(structure, counts):
 
 
 def ratios(structure, **options):
-    options = SelectOptions(**options)
+    options = WidthOptions(**options)
     return uniform(choose(structure, options), options)
 
 
@@ -155,7 +156,7 @@ def small():
 @pytest.mark.parametrize("share", [0.5, 0.3, 0.15])
 @pytest.mark.parametrize("round_to, slack", [(None, 0.01), (4, 0.02)])
 def test_a_budget_is_met(small, scope, name, share, round_to, slack):
-    options = SelectOptions(scope=scope, round_to=round_to, budget=(name, share))
+    options = WidthOptions(scope=scope, round_to=round_to, budget=(name, share))
     groups = choose(small, options)
     counts = solve(small, groups, options)
     figure = getattr(small, name)
@@ -167,38 +168,38 @@ def test_a_budget_is_met(small, scope, name, share, round_to, slack):
 
 
 def test_a_layer_with_its_own_ratio_keeps_it_under_a_budget(small):
-    options = SelectOptions(budget=("macs", 0.6), ratios={"layer1": 0.25, "layer1.1": 0})
+    options = WidthOptions(budget=("macs", 0.6), ratios={"layer1": 0.25, "layer1.1": 0})
     counts = solve(small, choose(small, options), options)
     assert [counts[f"layer1.{i}.conv1"] for i in range(3)] == [12, 16, 12]
     assert small.macs(counts) / small.macs({}) == pytest.approx(0.6, abs=0.01)
 
 
 def test_an_unreachable_budget_is_refused_with_the_range(small):
-    options = SelectOptions(budget=("macs", 0.02))
+    options = WidthOptions(budget=("macs", 0.02))
     groups = choose(small, options)
     low, high = reach(small, groups, options)["macs"]
     assert 0.03 < low < 0.06 and high == 1
     with pytest.raises(UsageError, match=f"budget.macs=0.02 cannot be reached.*{low:.3f} to 1.000"):
         solve(small, groups, options)
-    options = SelectOptions(budget=("macs", 0.9), ratios={"layer1": 0.5, "layer2": 0.5})
+    options = WidthOptions(budget=("macs", 0.9), ratios={"layer1": 0.5, "layer2": 0.5})
     with pytest.raises(UsageError, match="cannot be reached"):
         solve(small, choose(small, options), options)
 
 
 def test_a_measured_figure_that_misses_the_budget_is_an_error():
-    options = SelectOptions(budget=("macs", 0.5))
+    options = WidthOptions(budget=("macs", 0.5))
     dense = {"macs": 1000, "params": 1000}
     _budget.check(options, dense, {"macs": 509, "params": 1})
     with pytest.raises(RunError, match="budget.macs=0.5 asks for 0.500 .* has 0.5110"):
         _budget.check(options, dense, {"macs": 511, "params": 1})
-    _budget.check(SelectOptions(), dense, {"macs": 1, "params": 1})
+    _budget.check(WidthOptions(), dense, {"macs": 1, "params": 1})
 
 
 @pytest.mark.parametrize("name", ["macs", "params", "latency"])
 @pytest.mark.parametrize("share", [0, 1, 1.5, -1])
 def test_a_budget_outside_zero_and_one_is_refused(name, share):
     with pytest.raises(UsageError, match=f"prune.budget.{name}={share} .*KEPT"):
-        SelectOptions.split({"budget": {"macs": None, "params": None, name: share}})
+        WidthOptions.read({"budget": {"macs": None, "params": None, name: share}})
 
 
 @pytest.mark.parametrize(
@@ -215,18 +216,18 @@ def test_a_ratio_that_empties_a_layer_is_refused(small, options, message):
 
 def test_one_target_at_a_time():
     with pytest.raises(UsageError, match="macs and params: give one"):
-        SelectOptions.split({"budget": {"macs": 0.5, "params": 0.5}})
+        WidthOptions.read({"budget": {"macs": 0.5, "params": 0.5}})
     with pytest.raises(UsageError, match="prune.ratio=0.3 and prune.budget.macs=0.5"):
-        SelectOptions.split({"ratio": 0.3, "budget": {"macs": 0.5, "params": None}})
-    options, _ = SelectOptions.split({"ratio": 0.3, "budget": {"macs": None, "params": None}})
+        WidthOptions.read({"ratio": 0.3, "budget": {"macs": 0.5, "params": None}})
+    options = WidthOptions.read({"ratio": 0.3, "budget": {"macs": None, "params": None}})
     assert options.budget is None
 
 
 def test_ratios_name_layers_and_stay_in_range(small):
     with pytest.raises(UsageError, match="prune.ratios names 'layer9'"):
-        choose(small, SelectOptions(ratios={"layer9": 0.5}))
+        choose(small, WidthOptions(ratios={"layer9": 0.5}))
     with pytest.raises(UsageError, match="'layer1' the ratio 1"):
-        SelectOptions(ratios={"layer1": 1})
+        WidthOptions(ratios={"layer1": 1})
 
 
 # --- steps of several channels --------------------------------------------------------------------
@@ -239,7 +240,7 @@ def halved():
 
 def test_a_budget_that_several_layers_meet_together_is_found(halved):
     # moves of one layer end at 0.7223; by enumeration of all widths 0.6974 is the nearest
-    options = SelectOptions(round_to=8, budget=("params", 0.7))
+    options = WidthOptions(round_to=8, budget=("params", 0.7))
     counts = solve(halved, choose(halved, options), options)
     assert abs(halved.params(counts) / halved.params({}) - 0.7) <= 0.02
     assert all(count % 8 == 0 for count in counts.values())
@@ -253,7 +254,7 @@ def test_all_channels_of_a_layer_may_stay_though_they_are_no_multiple():
     structure = structure_of(net, (3, 4, 4))
     assert ratios(structure, round_to=8, ratios={"0": 0})["0.0"] == 9
     for share in (0.99, 0.93, 0.82, 0.76):
-        options = SelectOptions(round_to=8, budget=("params", share))
+        options = WidthOptions(round_to=8, budget=("params", share))
         counts = solve(structure, choose(structure, options), options)
         assert counts["0.0"] in (8, 9) and counts["1.0"] in (8, 16, 20)
         assert abs(structure.params(counts) / structure.params({}) - share) <= 0.02
@@ -270,10 +271,10 @@ def test_a_budget_between_coarse_steps_is_refused_by_the_plan(halved):
     dense = blank(spec, (), Classification())
     prune = {"_target_": "compressor.prune.weight_sum.WeightSum", **options}
     with pytest.raises(UsageError, match=r"prune.budget.macs=0.97 cannot be met: .* keep 0\.9428"):
-        compress.preview(dense, prune)
+        compress.preview(dense, Pruning.read(prune))
     # nor by a threshold, which can choose among the same widths
     with pytest.raises(UsageError, match="cannot be met"):
-        compress.preview(dense, {**prune, "allocation": "global"})
+        compress.preview(dense, Pruning.read({**prune, "allocation": "global"}))
 
 
 # --- names that hold a part of a layer ------------------------------------------------------------
@@ -281,11 +282,11 @@ def test_a_budget_between_coarse_steps_is_refused_by_the_plan(halved):
 
 def test_what_runs_through_a_protected_part_is_not_cut():
     structure = structure_of(resnet20(10, (3, 8, 8)), (3, 8, 8))
-    skipped = SelectOptions(scope="all", skip=["layer1"])
+    skipped = WidthOptions(scope="all", skip=["layer1"])
     groups = [group.name for group in choose(structure, skipped)]
     assert "conv1" not in groups and not any(name.startswith("layer1.") for name in groups)
     # a batch norm's channels are those that it passes on
-    beside = SelectOptions(scope="all", skip=["layer1.1.bn2"])
+    beside = WidthOptions(scope="all", skip=["layer1.1.bn2"])
     assert "conv1" not in [group.name for group in choose(structure, beside)]
     counts = ratios(structure, scope="all", ratios={"layer1": 0.0})
     assert counts["conv1"] == 16 and counts["layer1.0.conv1"] == 16
@@ -306,12 +307,12 @@ def test_the_plan_tells_of_names_that_hold_a_part_of_a_layer():
     structure = structure_of(resnet20(10, (3, 8, 8)), (3, 8, 8))
     made = "(they are made by conv1, layer1.0.conv2, layer1.1.conv2, layer1.2.conv2)"
     whole = f"'conv1', whose channels run through 'layer1' {made}"
-    skipped = SelectOptions(scope="all", skip=["layer1", "layer2"])
+    skipped = WidthOptions(scope="all", skip=["layer1", "layer2"])
     assert in_part(structure, skipped) == [f"prune.skip=[layer1] also leaves {whole} as it is"]
-    shares = SelectOptions(scope="all", ratios={"layer1": 0.25, "layer3": 0.5, "conv1": 0.5})
+    shares = WidthOptions(scope="all", ratios={"layer1": 0.25, "layer3": 0.5, "conv1": 0.5})
     assert in_part(structure, shares) == []  # the group's own name counts
-    shares = SelectOptions(scope="all", ratios={"layer1": 0.25})
+    shares = WidthOptions(scope="all", ratios={"layer1": 0.25})
     assert in_part(structure, shares) == [
         f"prune.ratios: the 0.25 of 'layer1' holds for all of {whole}"
     ]
-    assert in_part(structure, SelectOptions(skip=["layer1"])) == []  # nothing else is in scope
+    assert in_part(structure, WidthOptions(skip=["layer1"])) == []  # nothing else is in scope

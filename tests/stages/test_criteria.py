@@ -10,13 +10,12 @@ from torch.nn import functional as F
 from compressor import surgery
 from compressor.configuration import config_dir
 from compressor.errors import UsageError
-from compressor.instantiation import make
 from compressor.stages._budget import solve
 from compressor.stages._counts import choose, running
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions, WidthOptions
+from compressor.stages._pruning import Pruning
 from compressor.stages._refit import refit
 from compressor.stages._rescale import apply_rescale
-from compressor.stages._schedule import Schedule
 from compressor.stages._select import judge, prefixes
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect, count_calls
@@ -83,8 +82,7 @@ def method_of(name):
     from compressor.configuration import Menu, read_command
 
     command = read_command([f"prune={name}"])
-    _, tree = Schedule.split(Menu(command).compose(command.overrides)["prune"])
-    return make(SelectOptions.split(tree)[1])
+    return Pruning.read(Menu(command).compose(command.overrides)["prune"]).method
 
 
 @pytest.mark.parametrize("statistics", ["dense", "sequential"])
@@ -94,11 +92,10 @@ def test_it_meets_a_budget_in_every_scope_with_every_repair(
     net, structure, name, reconstruct, statistics
 ):
     method = method_of(name)
-    options = SelectOptions(
-        scope="all", reconstruct=reconstruct, statistics=statistics, budget=("macs", 0.5)
-    )
-    groups = running(choose(structure, options), count_calls(net, torch.zeros(1, 3, 8, 8)))
-    counts = solve(structure, groups, options)
+    widths = WidthOptions(scope="all", budget=("macs", 0.5))
+    options = RepairOptions(reconstruct=reconstruct)
+    groups = running(choose(structure, widths), count_calls(net, torch.zeros(1, 3, 8, 8)))
+    counts = solve(structure, groups, widths)
     small = deepcopy(net)
     if statistics == "sequential":
         done = sequential(
@@ -139,16 +136,16 @@ def test_where_nothing_can_be_cut_the_scopes_that_have_something_are_named():
     structure = surgery.analyse(Norms(), (torch.zeros(1, 3, 8, 8),))
     found = "leaves no channels .*scope=all cuts 1 layers .*scope=mixing cuts 2 layers"
     with pytest.raises(UsageError, match=found):
-        choose(structure, SelectOptions())
+        choose(structure, WidthOptions())
     with pytest.raises(UsageError, match="leaves no channels .*scope=mixing cuts 1 layers"):
-        choose(structure, SelectOptions(scope="all", skip=("hidden",)))
-    assert {g.name for g in choose(structure, SelectOptions(scope="mixing"))} == {"stem", "hidden"}
+        choose(structure, WidthOptions(scope="all", skip=("hidden",)))
+    assert {g.name for g in choose(structure, WidthOptions(scope="mixing"))} == {"stem", "hidden"}
     with pytest.raises(UsageError, match="skip less"):
-        choose(structure, SelectOptions(scope="mixing", skip=("stem", "hidden")))
+        choose(structure, WidthOptions(scope="mixing", skip=("stem", "hidden")))
 
 
 def test_where_no_scope_has_anything_that_is_said():
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     structure = surgery.analyse(net, (torch.zeros(1, 3, 2, 2),))
     with pytest.raises(UsageError, match="nor has any other scope some; type prune=none"):
-        choose(structure, SelectOptions())
+        choose(structure, WidthOptions())

@@ -11,7 +11,7 @@ from compressor import surgery
 from compressor.prune import Gate
 from compressor.prune.taylor import Taylor
 from compressor.stages._counts import choose, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions, WidthOptions
 from compressor.stages._select import judge, prefixes
 from compressor.stages._sequential import sequential
 from compressor.stages._statistics import collect
@@ -197,10 +197,10 @@ def test_windows_that_are_folded_into_the_batch_belong_to_their_images(batches):
 
 @pytest.mark.parametrize("reconstruct", ["none", "rescale"])
 def test_sequential_judges_every_layer_on_the_network_already_cut(net, batches, reconstruct):
-    options = SelectOptions(scope="all", reconstruct=reconstruct)
+    widths, options = WidthOptions(scope="all"), RepairOptions(reconstruct=reconstruct)
     structure = surgery.analyse(net, (batches[0][0][:1],))
-    groups = choose(structure, options)
-    counts = uniform(groups, options)
+    groups = choose(structure, widths)
+    counts = uniform(groups, widths)
     cut = deepcopy(net)
     found = sequential(cut, groups, Taylor(), counts, options, batches, 0, loss=loss)
     small = deepcopy(net)

@@ -12,7 +12,7 @@ from compressor.prune.obs import OBS
 from compressor.prune.random import Random
 from compressor.prune.thinet import ThiNet
 from compressor.stages._counts import choose, running, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions, WidthOptions
 from compressor.stages._refit import Refit, refit
 from compressor.stages._select import judge, prefixes
 from compressor.stages._sequential import sequential
@@ -72,7 +72,7 @@ def test_what_the_kept_channels_can_rebuild_is_rebuilt(name, limit):
     net, x = Planted(CONSUMERS[name]()).eval(), images(300)
     groups, plan, small = cut_half(net, x)
     before = distance(small(x), net(x))
-    options = SelectOptions(ridge=1e-6)
+    options = RepairOptions(ridge=1e-6)
     rest = refit(small, net, groups, plan, x.split(100), options, 0, memory_limit=limit)
     after = distance(small(x), net(x))
     assert after < 1e-2 < 0.1 < before
@@ -88,7 +88,7 @@ def test_a_bias_that_only_a_batch_norm_reads_moves_its_mean():
         net.first.bias[4:] = torch.tensor([0.5, 1, 1.5, 2])
     groups, plan, small = cut_half(net, x)
     assert distance(small(x), net(x)) > 0.1
-    refit(small, net, groups, plan, [x], SelectOptions(), 0)
+    refit(small, net, groups, plan, [x], RepairOptions(), 0)
     torch.testing.assert_close(small(x), net(x), atol=1e-3, rtol=1e-3)
 
 
@@ -105,7 +105,7 @@ def test_obs_cuts_dead_channels_that_large_weights_read_and_changes_nothing(seed
         net[0].bias[dead] = -100.0
         net[2].weight[:, dead] *= 10
     structure = surgery.analyse(net, (x[:2],))
-    options = SelectOptions(reconstruct="refit", statistics=statistics)
+    options = RepairOptions(reconstruct="refit")
     groups = [group for group in structure.groups if group.name == "0"]
     small = deepcopy(net)
     if statistics == "sequential":
@@ -125,14 +125,14 @@ def test_sums_that_are_not_finite_name_the_layer():
     groups, plan, small = cut_half(net, x)
     small.first.weight.data[0, 0] = float("nan")
     with pytest.raises(RunError, match="refit of 'consumer'.* look for NaN"):
-        refit(small, net, groups, plan, [x], SelectOptions(), 0)
+        refit(small, net, groups, plan, [x], RepairOptions(), 0)
 
 
 def test_an_uncut_network_keeps_its_weights():
     net, x = Planted(nn.Conv2d(8, 8, 3, padding=1)).eval(), images()
     structure = surgery.analyse(net, (x[:2],))
     same = deepcopy(net)
-    refit(same, net, structure.groups, surgery.EMPTY_PLAN, [x], SelectOptions(), 0)
+    refit(same, net, structure.groups, surgery.EMPTY_PLAN, [x], RepairOptions(), 0)
     for name, value in net.state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], value, atol=1e-4, rtol=1e-4)
 
@@ -143,7 +143,7 @@ def test_each_network_runs_once_and_only_the_small_one_changes():
     before, seen = deepcopy(net.state_dict()), []
     for module in (net.first, small.first):
         module.register_forward_hook(lambda m, args, out: seen.append(len(out)))
-    refit(small, net, groups, plan, x.split(20), SelectOptions(), 0)
+    refit(small, net, groups, plan, x.split(20), RepairOptions(), 0)
     assert seen == [1, 60, 60]
     assert net.training and small.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -177,9 +177,9 @@ class Shared(nn.Module):
 def test_every_selector_is_repaired_on_shared_and_grouped_layers(selector, limit, statistics):
     net, x = Shared().eval(), images(100)
     structure = surgery.analyse(net, (x[:2],))
-    options = SelectOptions(scope="all", reconstruct="refit", statistics=statistics, ratio=0.4)
-    groups = choose(structure, options)
-    counts = uniform(groups, options)
+    widths, options = WidthOptions(scope="all", ratio=0.4), RepairOptions(reconstruct="refit")
+    groups = choose(structure, widths)
+    counts = uniform(groups, widths)
     if statistics == "sequential":
         small = deepcopy(net)
         done = sequential(small, groups, selector, counts, options, [x], 0, dense=net,
@@ -207,12 +207,12 @@ def test_heads_that_only_run_in_training_are_no_obstacle():
     net = torchvision.models.googlenet(num_classes=3, aux_logits=True, init_weights=False).eval()
     x = images(4, 64)
     structure = surgery.analyse(net, (x[:2],))
-    chosen = choose(structure, SelectOptions(scope="all"))
+    chosen = choose(structure, WidthOptions(scope="all"))
     groups = running(chosen, count_calls(net, x))
     idle = [group.name for group in chosen if group not in groups]
     assert idle == ["aux1.conv.conv", "aux1.fc1", "aux2.conv.conv", "aux2.fc1"]
     for selector in (ThiNet(samples=2), APoZ()):
-        options = SelectOptions(scope="all")
+        options = WidthOptions(scope="all")
         counts = uniform(groups, options)
         found = collect(net, groups, selector, "rescale", [x], 0)
         keep = prefixes(groups, judge(net, groups, selector, found, 0), counts).keep
@@ -251,8 +251,8 @@ def second_round(statistics, dense, given, first, keep, aim):
     """`given` with these classes of each layer left; first: the plan that cut it out of `dense`."""
     x = images(40)
     structure = surgery.analyse(given, (x[:2],))
-    groups = choose(structure, SelectOptions(skip=("conv3",)))
-    options = SelectOptions(reconstruct="refit", ridge=1e-6)
+    groups = choose(structure, WidthOptions(skip=("conv3",)))
+    options = RepairOptions(reconstruct="refit", ridge=1e-6)
     more = {"earlier": first.since(surgery.EMPTY_PLAN)} if aim is dense else {}
     small = deepcopy(given)
     if statistics == "dense":
@@ -280,7 +280,7 @@ def test_a_later_round_can_aim_at_the_dense_network(statistics):
     x = images(40)
     dense = Chain().eval()
     structure = surgery.analyse(dense, (x[:2],))
-    groups = choose(structure, SelectOptions(skip=("conv3",)))
+    groups = choose(structure, WidthOptions(skip=("conv3",)))
     assert [g.name for g in groups] == ["conv1", "conv2"]
     first = surgery.plan_cut(structure, {g.name: torch.tensor([0, 2, 3, 4, 6, 7]) for g in groups})
     given = surgery.replay(deepcopy(dense), first)  # 1 and 5 are gone, and nobody stands in
@@ -302,14 +302,14 @@ def test_a_layer_that_is_refitted_twice_moves_its_norm_once():
     x = images(40)
     dense = Chain().eval()
     structure = surgery.analyse(dense, (x[:2],))
-    groups = choose(structure, SelectOptions(skip=("conv3",)))
+    groups = choose(structure, WidthOptions(skip=("conv3",)))
     plan = surgery.plan_cut(structure, {g.name: torch.tensor([0, 3, 6]) for g in groups})
     small = surgery.replay(deepcopy(dense), plan)
     alive = {
         slot: torch.isin(torch.arange(8), torch.tensor(kept)) for slot, kept in plan.by_slot.items()
     }
     calls = count_calls(dense, x)
-    options = SelectOptions(reconstruct="refit", ridge=1e-6)
+    options = RepairOptions(reconstruct="refit", ridge=1e-6)
     with torch.no_grad():
         work = Refit(small, dense, ["conv2", "conv3"], calls, [x], alive, options, 0)
         work.all(True)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from compressor.errors import RunError, UsageError
 from compressor.models.resnet_cifar import resnet20
 from compressor.stages._budget import solve
 from compressor.stages._counts import choose, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 from compressor.stages._original import Original, check_widths, figures_of
+from compressor.stages._pruning import Pruning
 from compressor.stages._schedule import Schedule
 
 TREE = {
@@ -25,19 +27,26 @@ TREE = {
 
 
 def unrolled(layers=None, **changes):
-    schedule, final = Schedule.split({**TREE, **changes})
-    return schedule.unroll(final, layers)
+    return Pruning.read({**TREE, **changes}).rounds(layers)
 
 
 def targets(layers=None, **changes):
-    return [part.prune for part in unrolled(layers, **changes)]
+    """Of every round what its key says."""
+    return [pruning.in_key() for pruning, _ in unrolled(layers, **changes)]
+
+
+def trainings(layers=None, **changes):
+    return [finetune for _, finetune in unrolled(layers, **changes)]
 
 
 # --- targets --------------------------------------------------------------------------------------
 
 
 def test_one_shot_is_one_target_as_it_was_typed():
-    assert targets() == [{k: TREE[k] for k in ("_target_", "ratio", "ratios", "budget")}]
+    (found,) = targets()
+    assert found == {**found, **{k: TREE[k] for k in ("_target_", "ratio", "ratios")}}
+    assert found["budget"] == {"macs": None, "params": None, "latency": None}
+    assert not set(found) & {field.name for field in fields(Schedule)}
 
 
 def test_round_i_of_k_leaves_the_kth_root_of_what_is_kept_to_the_power_of_i():
@@ -88,22 +97,22 @@ TWICE = {"epochs": 2, "schedule": "step", "milestones": [0.5]}
 
 
 def test_rounds_before_the_last_train_otherwise_where_it_is_said():
-    assert [part.finetune for part in unrolled(rounds=3)] == [{}, {}, {}]
-    assert [part.finetune for part in unrolled(rounds=2, round_epochs=0)] == [{"epochs": 0}, {}]
+    assert trainings(rounds=3) == [{}, {}, {}]
+    assert trainings(rounds=2, round_epochs=0) == [{"epochs": 0}, {}]
     slow = {"lr": 1e-4, "schedule": "constant"}
-    found = [part.finetune for part in unrolled(rounds=2, round_epochs=1, round_finetune=slow)]
+    found = trainings(rounds=2, round_epochs=1, round_finetune=slow)
     assert found == [{"epochs": 1, **slow}, {}]
 
 
 def test_thinets_training_of_vgg16_between_its_layers():
     """An epoch after each layer, two after conv1_2, conv2_2, conv3_3, finetune after conv4_3."""
     own = {"features.2": TWICE, "features.7": TWICE, "features.14": TWICE}
-    found = unrolled(
+    found = trainings(
         lambda: VGG16, finetune_per_layer_epochs=1, round_finetune={"schedule": "constant"},
         layer_finetune=own,
     )  # fmt: skip
     one = {"epochs": 1, "schedule": "constant"}
-    assert [part.finetune for part in found] == [
+    assert found == [
         one, TWICE, one, TWICE, one, one, TWICE, one, one, {}
     ]  # fmt: skip
 
@@ -115,11 +124,11 @@ def test_thinets_training_of_resnet50_comes_after_whole_blocks():
         "layer2": {"epochs": 3},
         "layer2.0.conv1": {"epochs": 0},
     }
-    found = unrolled(
+    found = trainings(
         lambda: layers, finetune_per_layer_epochs=1, round_finetune={"lr": 1e-4}, layer_finetune=own
     )  # the longest name counts
-    assert [part.finetune.get("epochs") for part in found] == [0, 1, 0, None]
-    assert [part.finetune.get("lr") for part in found] == [1e-4, 1e-4, 1e-4, None]
+    assert [part.get("epochs") for part in found] == [0, 1, 0, None]
+    assert [part.get("lr") for part in found] == [1e-4, 1e-4, 1e-4, None]
 
 
 @pytest.mark.parametrize("name", ["features.21", "features.1", "classifier"])
@@ -152,7 +161,7 @@ def test_a_layer_after_which_none_is_cut_is_no_name_for_training_between(name):
 )
 def test_a_schedule_that_makes_no_sense_is_refused_in_one_line(changes, message):
     with pytest.raises(UsageError, match=message) as caught:
-        Schedule.split({**TREE, **changes})
+        Pruning.read({**TREE, **changes})
     assert "\n" not in str(caught.value)
 
 
@@ -208,11 +217,11 @@ def test_rounds_end_in_the_widths_of_one_shot_with_original_indices(name, scope)
     torch.manual_seed(0)
     dense = build().eval()
     structure = surgery.analyse(dense, (x,))
-    final = SelectOptions(ratio=0.5, scope=scope)
+    final = WidthOptions(ratio=0.5, scope=scope)
     wanted = uniform(choose(structure, final), final)
     net, plan = copy.deepcopy(dense), surgery.EMPTY_PLAN
     kept, widths = [], []
-    for options in (SelectOptions(ratio=0.25, scope=scope), final):
+    for options in (WidthOptions(ratio=0.25, scope=scope), final):
         here = surgery.analyse(net, (x,))
         groups = choose(here, options)
         original = Original.of(Given(build, plan, size), net, here, groups, (x,), options, ())
@@ -250,7 +259,7 @@ def test_a_budget_of_a_later_round_is_a_share_of_the_dense_network(figure):
     whole = figures_of(dense, size)
     net, plan = dense, surgery.EMPTY_PLAN
     for share in (0.75, 0.5):
-        options = SelectOptions(budget=(figure, share), ratios={"layer1.0": 0.25})
+        options = WidthOptions(budget=(figure, share), ratios={"layer1.0": 0.25})
         here = surgery.analyse(net, (x,))
         groups = choose(here, options)
         original = Original.of(Given(build, plan, size), net, here, groups, (x,), options, ())
@@ -272,7 +281,7 @@ def test_a_grouped_layer_that_has_become_depthwise_is_left_alone():
     size, x = (3, 16, 16), torch.zeros(2, 3, 16, 16)
     net = build().eval()
     structure = surgery.analyse(net, (x,))
-    options = SelectOptions(ratio=0.5, scope="all")
+    options = WidthOptions(ratio=0.5, scope="all")
     first = {"0": torch.tensor([0]), "2": torch.tensor([0])}  # positions within the four groups
     plan = surgery.plan_cut(structure, first)
     small = surgery.replay(net, plan)
@@ -284,7 +293,7 @@ def test_a_grouped_layer_that_has_become_depthwise_is_left_alone():
 
 def test_a_layer_that_did_not_lose_what_it_was_to_lose_is_named():
     structure = surgery.analyse(BUILDERS["chain"]().eval(), (torch.zeros(2, 3, 16, 16),))
-    groups = choose(structure, SelectOptions())
+    groups = choose(structure, WidthOptions())
     check_widths(groups, {"0": 32, "3": 9}, {"0": torch.arange(32)})
     with pytest.raises(RunError, match="'3' keeps 9 of 9 channels where 4 were asked for"):
         check_widths(groups, {"0": 32, "3": 4}, {"0": torch.arange(32)})

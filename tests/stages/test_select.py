@@ -19,7 +19,8 @@ from compressor.prune.weight_sum import WeightSum
 from compressor.seeding import generator
 from compressor.stages import _select, _sequential
 from compressor.stages._counts import choose, uniform
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions, WidthOptions
+from compressor.stages._pruning import Pruning
 from compressor.stages._rescale import apply_rescale
 from compressor.stages._statistics import collect, trace
 from compressor.surgery import Activation, Group, Slot
@@ -66,14 +67,17 @@ def groups_of_cnn():
     return tuple(groups)
 
 
-def select(net, groups, selector, statistics, options, seed):
+def select(net, groups, selector, statistics, widths, seed):
     rankings = _select.judge(net, groups, selector, statistics, seed)
-    return _select.prefixes(groups, rankings, uniform(groups, options))
+    return _select.prefixes(groups, rankings, uniform(groups, widths))
 
 
-def sequential(net, groups, selector, options, batches, seed, **more):
-    counts = uniform(groups, options)
-    return _sequential.sequential(net, groups, selector, counts, options, batches, seed, **more)
+HALF = WidthOptions()
+
+
+def sequential(net, groups, selector, repair, batches, seed, widths=HALF, **more):
+    counts = uniform(groups, widths)
+    return _sequential.sequential(net, groups, selector, counts, repair, batches, seed, **more)
 
 
 def structure_of(groups):
@@ -91,14 +95,14 @@ def batches():
     return [(x[:10], None), (x[10:20], None), (x[20:], None)]
 
 
-def brute_force(net, groups, selector, options, batches, seed):
+def brute_force(net, groups, selector, repair, batches, seed):
     """Re-runs the network from the start for every layer."""
     keep = {}
     for group in groups:
-        found = collect(net, [group], selector, options.reconstruct, batches, seed)
-        chosen = select(net, [group], selector, found, options, seed).keep
+        found = collect(net, [group], selector, repair.reconstruct, batches, seed)
+        chosen = select(net, [group], selector, found, WidthOptions(), seed).keep
         surgery.cut_group(net, group, chosen[group.name])
-        if options.reconstruct == "rescale":
+        if repair.reconstruct == "rescale":
             apply_rescale(net, [group], chosen, found)
         keep |= chosen
     return keep
@@ -116,10 +120,10 @@ METHODS = [
 def test_sequential_equals_running_the_network_again_for_every_layer(
     net, batches, selector, reconstruct, memory_limit
 ):
-    groups, options = groups_of_cnn(), SelectOptions(reconstruct=reconstruct)
+    groups, repair = groups_of_cnn(), RepairOptions(reconstruct=reconstruct)
     expected_net = deepcopy(net)
-    expected = brute_force(expected_net, groups, selector, options, batches, 7)
-    found = sequential(net, groups, selector, options, batches, 7, memory_limit=memory_limit)
+    expected = brute_force(expected_net, groups, selector, repair, batches, 7)
+    found = sequential(net, groups, selector, repair, batches, 7, memory_limit=memory_limit)
     assert {k: v.tolist() for k, v in found.keep.items()} == {
         k: v.tolist() for k, v in expected.items()
     }
@@ -136,7 +140,7 @@ def test_sequential_needs_one_forward_and_stops_after_the_last_consumer(net, bat
     net.conv0.register_forward_hook(lambda m, args, out: seen.append(len(out)))
     net.head.register_forward_hook(lambda m, args, out: seen.append("head"))
     groups = groups_of_cnn()
-    sequential(net, groups, ThiNet(), SelectOptions(), batches, 0)
+    sequential(net, groups, ThiNet(), RepairOptions(), batches, 0)
     assert seen == [1, "head", 24]
 
 
@@ -157,8 +161,7 @@ def test_one_collection_serves_every_ratio_by_prefixes(net, batches):
     groups = groups_of_cnn()
     found = collect(net, groups, ThiNet(), "none", batches, 0)
     kept = [
-        select(net, groups, ThiNet(), found, SelectOptions(ratio=r), 0).keep
-        for r in (0.3, 0.5, 0.7)
+        select(net, groups, ThiNet(), found, WidthOptions(ratio=r), 0).keep for r in (0.3, 0.5, 0.7)
     ]
     for group in groups:
         wide, half, thin = (set(k[group.name].tolist()) for k in kept)
@@ -193,12 +196,12 @@ def test_a_thinet_of_more_samples_rescales_from_its_own_rows(net, batches):
 def next_layer_error(net, selector, reconstruct, batches, seed=0):
     """Mean over layers of the relative error of the next layer's output, cutting one layer."""
     images = torch.cat([b[0] for b in batches])
-    groups, options = groups_of_cnn(), SelectOptions(reconstruct=reconstruct)
+    groups = groups_of_cnn()
     errors = []
     for group in groups:
         cut = deepcopy(net)
         found = collect(cut, [group], selector, reconstruct, batches, seed)
-        keep = select(cut, [group], selector, found, options, seed).keep
+        keep = select(cut, [group], selector, found, WidthOptions(), seed).keep
         surgery.cut_group(cut, group, keep[group.name])
         if reconstruct == "rescale":
             apply_rescale(cut, [group], keep, found)
@@ -228,8 +231,9 @@ def test_a_planted_silent_channel_is_cut_and_changes_nothing(net, batches):
     before = net(images)
     for selector in (ThiNet(), ThiNet("forward"), APoZ(), WeightSum()):
         cut = deepcopy(net)
-        options = SelectOptions(ratio=0.25)
-        found = sequential(cut, groups, selector, options, batches, 0)
+        found = sequential(
+            cut, groups, selector, RepairOptions(), batches, 0, WidthOptions(ratio=0.25)
+        )
         assert found.keep["conv0"].tolist() == [0, 2, 3, 5, 6, 7]
         torch.testing.assert_close(cut(images), before, atol=1e-5, rtol=1e-5)
 
@@ -253,8 +257,7 @@ def test_the_same_seed_gives_the_same_choice_and_another_seed_another(net, batch
     groups = groups_of_cnn()
 
     def choice(seed):
-        options = SelectOptions()
-        return select(net, groups, Random(), {}, options, seed).keep["conv2"].tolist()
+        return select(net, groups, Random(), {}, WidthOptions(), seed).keep["conv2"].tolist()
 
     torch.manual_seed(5)
     assert choice(1) == choice(1) != choice(2)
@@ -296,26 +299,26 @@ def test_sequential_agrees_with_brute_force_and_with_the_plan_on_real_architectu
             nn.init.normal_(module.bias, std=0.2)
     x = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     structure = surgery.analyse(net, (x[:1],))
-    options = SelectOptions(scope=scope, ratio=0.4, reconstruct="none")
-    groups = choose(structure, options)
+    widths, plain = WidthOptions(scope=scope, ratio=0.4), RepairOptions()
+    groups = choose(structure, widths)
     selector = ThiNet(samples=60)
-    expected = sequential(deepcopy(net), groups, selector, options, [x], 0, memory_limit=0)
+    expected = sequential(deepcopy(net), groups, selector, plain, [x], 0, widths, memory_limit=0)
     cut = deepcopy(net)
-    found = sequential(cut, groups, selector, options, [x], 0)
+    found = sequential(cut, groups, selector, plain, [x], 0, widths)
     assert found.keep.keys() == expected.keep.keys()
     assert all(torch.equal(v, expected.keep[k]) for k, v in found.keep.items())
     planned = surgery.replay(deepcopy(net), surgery.plan_cut(structure, found.keep))
     with torch.no_grad():
         torch.testing.assert_close(cut(x), planned(x))
     cut = deepcopy(net)
-    options = SelectOptions(scope=scope, ratio=0.4, reconstruct="rescale")
-    found = sequential(cut, groups, selector, options, [x], 0)
+    rescale = RepairOptions(reconstruct="rescale")
+    found = sequential(cut, groups, selector, rescale, [x], 0, widths)
     assert all(0 <= rest <= 1 + 1e-9 for rest in found.residual.values())
     planned = surgery.replay(deepcopy(net), surgery.plan_cut(structure, found.keep))
     planned.load_state_dict(cut.state_dict())
     dense = deepcopy(net)
     statistics = collect(dense, groups, selector, "rescale", [x], 0)
-    keep = select(dense, groups, selector, statistics, options, 0).keep
+    keep = select(dense, groups, selector, statistics, widths, 0).keep
     surgery.replay(dense, surgery.plan_cut(structure, keep))
     apply_rescale(dense, groups, keep, statistics)
     with torch.no_grad():
@@ -354,10 +357,10 @@ def groups_of_shared():
 
 
 def test_several_consumers_and_repeated_modules_take_passes_of_their_own(batches):
-    net, groups, options = Shared(), groups_of_shared(), SelectOptions(reconstruct="rescale")
+    net, groups, repair = Shared(), groups_of_shared(), RepairOptions(reconstruct="rescale")
     expected_net = deepcopy(net)
-    expected = brute_force(expected_net, groups, ThiNet(), options, batches, 0)
-    found = sequential(net, groups, ThiNet(), options, batches, 0)
+    expected = brute_force(expected_net, groups, ThiNet(), repair, batches, 0)
+    found = sequential(net, groups, ThiNet(), repair, batches, 0)
     assert all(torch.equal(found.keep[k], v) for k, v in expected.items())
     for name, value in expected_net.state_dict().items():
         torch.testing.assert_close(net.state_dict()[name], value, atol=1e-4, rtol=1e-3)
@@ -389,14 +392,14 @@ class Backwards:
 
 
 def test_any_selector_fits(net):
-    options = SelectOptions(ratio=0.9, min_channels=1)
+    options = WidthOptions(ratio=0.9, min_channels=1)
     found = select(net, groups_of_cnn(), Backwards(), {}, options, 0)
     assert [v.tolist() for v in found.keep.values()] == [[0], [0], [0]]
 
 
 def test_counts_follow_round_to_and_min_channels(net):
     def counts(**options):
-        found = select(net, groups_of_cnn(), Backwards(), {}, SelectOptions(**options), 0)
+        found = select(net, groups_of_cnn(), Backwards(), {}, WidthOptions(**options), 0)
         return [len(v) for v in found.keep.values()]
 
     assert counts(ratio=0.5, round_to=4) == [4, 4, 8] or counts(ratio=0.5, round_to=4) == [4, 4, 4]
@@ -412,39 +415,42 @@ def test_a_ranking_that_is_no_order_is_an_error(net):
             return Ranking(torch.zeros(group.size, dtype=torch.long))
 
     with pytest.raises(RunError, match="Broken ranked 'conv0'"):
-        select(net, groups_of_cnn(), Broken(), {}, SelectOptions(), 0)
+        select(net, groups_of_cnn(), Broken(), {}, WidthOptions(), 0)
 
 
 def test_skip_takes_groups_producers_and_whole_parts():
     groups = groups_of_cnn()
 
     def names(*skip):
-        return [g.name for g in choose(structure_of(groups), SelectOptions(skip=skip))]
+        return [g.name for g in choose(structure_of(groups), WidthOptions(skip=skip))]
 
     assert names() == ["conv0", "conv1", "conv2"]
     assert names("conv1") == ["conv0", "conv2"]
     nested = Group("body.conv", 2, (Slot("body.conv.weight", 0, torch.arange(2), "body.conv"),),
                    (), (), True, "interior", False, ())  # fmt: skip
     both = structure_of((*groups[:1], nested))
-    assert [g.name for g in choose(both, SelectOptions(skip=("body",)))] == ["conv0"]
+    assert [g.name for g in choose(both, WidthOptions(skip=("body",)))] == ["conv0"]
 
 
 def test_an_unknown_skip_is_refused_with_near_names():
     with pytest.raises(UsageError, match="prune.skip names 'cnv1'.*conv1"):
-        choose(structure_of(groups_of_cnn()), SelectOptions(skip=("cnv1",)))
+        choose(structure_of(groups_of_cnn()), WidthOptions(skip=("cnv1",)))
     with pytest.raises(UsageError, match="'nonsense'.*; such are conv0, conv1, conv2$"):
-        choose(structure_of(groups_of_cnn()), SelectOptions(skip=("nonsense",)))
+        choose(structure_of(groups_of_cnn()), WidthOptions(skip=("nonsense",)))
 
 
 def test_nothing_left_to_cut_is_refused():
     with pytest.raises(UsageError, match="leaves no channels"):
-        choose(structure_of(groups_of_cnn()), SelectOptions(skip=("conv0", "conv1", "conv2")))
+        choose(structure_of(groups_of_cnn()), WidthOptions(skip=("conv0", "conv1", "conv2")))
+
+
+TREE = {"_target_": "compressor.prune.weight_sum.WeightSum"}
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 1.5, -0.1, float("nan")])
 def test_a_ratio_outside_zero_and_one_is_refused(ratio):
     with pytest.raises(UsageError, match=f"prune.ratio={ratio} .*above 0 and below 1"):
-        SelectOptions(ratio=ratio)
+        WidthOptions(ratio=ratio)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +460,7 @@ def test_a_ratio_outside_zero_and_one_is_refused(ratio):
 )  # fmt: skip
 def test_options_out_of_range_are_refused(name, value):
     with pytest.raises(UsageError, match=f"prune.{name}="):
-        SelectOptions(**{name: value})
+        Pruning.read({**TREE, name: value})
 
 
 @pytest.mark.parametrize(
@@ -471,7 +477,7 @@ def test_options_out_of_range_are_refused(name, value):
 )
 def test_values_of_the_wrong_kind_are_refused_where_no_default_tells_it(tree, text):
     with pytest.raises(UsageError) as caught:
-        SelectOptions.split(tree)
+        Pruning.read({**TREE, **tree})
     assert text in str(caught.value)
 
 
@@ -492,23 +498,26 @@ def test_layers_that_a_criterion_cannot_judge_are_named_together(net):
     )
 
 
-def test_shared_options_are_split_from_the_selectors_own():
+def test_shared_options_are_told_from_the_selectors_own():
     own = {"_target_": "compressor.prune.thinet.ThiNet", "samples": 4}
-    found = SelectOptions.split({"ratio": 0.3, "skip": ["a"], "ridge": 0.1, **own})
-    assert found == (SelectOptions(ratio=0.3, skip=("a",), ridge=0.1), own)
+    found = Pruning.read({"ratio": 0.3, "skip": ["a"], "ridge": 0.1, "rounds": 2, **own})
+    assert found.widths == WidthOptions(ratio=0.3, skip=("a",))
+    assert found.repair == RepairOptions(ridge=0.1) and found.schedule.rounds == 2
+    assert found.arguments == own and found.method.samples == 4
 
 
 def test_a_selector_gets_the_shared_options_that_its_constructor_takes():
     tree = {"_target_": "compressor.prune.obs.OBS", "ridge": 0.1, "positions": 3, "ratio": 0.3}
-    options, own = SelectOptions.split(tree)
-    assert (options.ridge, options.positions) == (0.1, 3)
-    assert own == {"_target_": "compressor.prune.obs.OBS", "ridge": 0.1, "positions": 3}
+    found = Pruning.read(tree)
+    assert (found.repair.ridge, found.repair.positions) == (0.1, 3)
+    assert (found.method.ridge, found.method.positions) == (0.1, 3)
+    assert found.arguments == {"_target_": "compressor.prune.obs.OBS", "ridge": 0.1, "positions": 3}
 
 
 def test_images_that_never_come_are_an_error(net):
     groups = groups_of_cnn()
     with pytest.raises(RunError, match="saw no image"):
-        sequential(net, groups, ThiNet(), SelectOptions(), [], 0)
+        sequential(net, groups, ThiNet(), RepairOptions(), [], 0)
     with pytest.raises(RunError, match="'conv0' saw no data"):
         collect(net, groups, ThiNet(), "none", [], 0)
 
@@ -516,13 +525,13 @@ def test_images_that_never_come_are_an_error(net):
 @pytest.mark.parametrize("statistics", ["dense", "sequential"])
 def test_a_network_that_answers_nan_is_an_error(net, batches, statistics):
     net.conv1.weight.data[0, 0] = float("nan")
-    groups, options = groups_of_cnn(), SelectOptions()
+    groups = groups_of_cnn()
     with pytest.raises(RunError, match="ranked 'conv0'.*look for NaN"):
         if statistics == "dense":
             found = collect(net, groups, ThiNet(), "none", batches, 0)
-            select(net, groups, ThiNet(), found, options, 0)
+            select(net, groups, ThiNet(), found, WidthOptions(), 0)
         else:
-            sequential(net, groups, ThiNet(), options, batches, 0)
+            sequential(net, groups, ThiNet(), RepairOptions(), batches, 0)
 
 
 def test_the_traced_peak_counts_what_lives_at_one_time():
@@ -536,7 +545,7 @@ def test_the_traced_peak_counts_what_lives_at_one_time():
 
 def test_parameters_made_by_a_cut_can_be_trained(net, batches):
     groups = groups_of_cnn()
-    sequential(net, groups, ThiNet(), SelectOptions(), batches, 0)
+    sequential(net, groups, ThiNet(), RepairOptions(), batches, 0)
     net.train()(batches[0][0]).sum().backward()
     assert net.conv1.weight.grad.shape == net.conv1.weight.shape == (5, 4, 3, 3)
 

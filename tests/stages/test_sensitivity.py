@@ -12,7 +12,7 @@ from compressor.models.resnet_cifar import resnet20
 from compressor.prune import Ranking
 from compressor.prune.weight_sum import WeightSum
 from compressor.stages._alone import alone, refitting, rescaling
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import RepairOptions
 from compressor.stages._rescale import apply_rescale
 from compressor.stages._sensitivity import check, measure_layers, without
 from compressor.stages._statistics import collect
@@ -95,7 +95,7 @@ def test_readers_refitted_alone_rebuild_what_a_copy_of_a_channel_gave_them(net, 
                 if slot.dim == 0:
                     value[slot.classes == 1] = value[slot.classes == 0].clone()
         kept = torch.tensor([i for i in range(group.size) if i != 1])
-        options = SelectOptions(reconstruct="refit", ridge=1e-6)
+        options = RepairOptions(reconstruct="refit", ridge=1e-6)
         repair = refitting(changed, group, [images], options, 0)
         with torch.no_grad():
             wanted = changed(images)

@@ -12,7 +12,7 @@ from compressor.errors import RunError, UsageError
 from compressor.models.resnet_cifar import resnet20
 from compressor.stages._allocate import by_ratio
 from compressor.stages._counts import choose
-from compressor.stages._options import SelectOptions
+from compressor.stages._options import WidthOptions
 from compressor.stages._timed import ROUNDS, Bench, between, solve
 
 NET = resnet20(10, (3, 16, 16)).eval()
@@ -21,7 +21,7 @@ STRUCTURE = surgery.analyse(NET, (torch.zeros(2, 3, 16, 16),))
 
 def search(share, of_macs, **options):
     """of_macs: what a network with this share of the MACs takes, the dense one taking 1 ms."""
-    options = SelectOptions(budget=("latency", share), **options)
+    options = WidthOptions(budget=("latency", share), **options)
     groups = choose(STRUCTURE, options)
     seen = []
 
@@ -54,7 +54,7 @@ def test_what_is_found_is_reproduced_by_its_share_of_the_macs():
     from compressor.stages._budget import solve as solve_macs
 
     found, _ = search(0.6, lambda macs: 0.3 + 0.7 * macs)
-    options = SelectOptions(budget=("macs", found["macs"]))
+    options = WidthOptions(budget=("macs", found["macs"]))
     assert solve_macs(STRUCTURE, choose(STRUCTURE, options), options) == found["counts"]
 
 
@@ -88,7 +88,7 @@ def test_widths_are_measured_once_on_a_machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(latency, "in_turns", in_turns)
     spec = Spec("compressor.models.resnet20", {}, (3, 16, 16), 10)
-    options = SelectOptions(budget=("latency", 0.6))
+    options = WidthOptions(budget=("latency", 0.6))
     groups = choose(STRUCTURE, options)
 
     def widths(seconds=1.0, batch_size=1):
@@ -110,7 +110,7 @@ def test_an_unsteady_ratio_decides_nothing_and_is_not_remembered(tmp_path, monke
     noise = random.Random(0)
     monkeypatch.setattr(measure, "forward_ms", lambda net, images: noise.lognormvariate(0, 2))
     spec = Spec("compressor.models.resnet20", {}, (3, 16, 16), 10)
-    options = SelectOptions(budget=("latency", 0.6))
+    options = WidthOptions(budget=("latency", 0.6))
     groups = choose(STRUCTURE, options)
     machine = SimpleNamespace(latency_seconds=0.001, latency_batch_size=1)
     bench = Bench(NET, spec, surgery.EMPTY_PLAN, Cache(tmp_path), machine, lambda line: None)
