@@ -13,8 +13,8 @@ from compressor.cache import key_of
 from compressor.changed_code import Origin, Origins
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
-from compressor.instantiation import libraries, make, sources
-from compressor.regularize.none import NoRegularizer
+from compressor.instantiation import Chosen, libraries, sources
+from compressor.robust.none import CrossEntropy
 from compressor.stages import (
     Outcome,
     baseline,
@@ -24,9 +24,13 @@ from compressor.stages import (
     recalibrate,
     train,
 )
-from compressor.stages._distill import options as distill_options
+from compressor.stages._distill.options import Teaching, teacher_spec
 from compressor.stages._schedule import Layers, Round, Schedule
+from compressor.stages.baseline import BaselineOptions
+from compressor.stages.finetune import FinetuneOptions
 from compressor.stages.noise import CLEAN
+from compressor.stages.pretrain import PretrainOptions
+from compressor.stages.train import TrainOptions
 
 
 class Stage(NamedTuple):
@@ -56,7 +60,13 @@ def versions() -> dict[str, str]:
     return {**stages, **libraries("torch", "timm")}
 
 
-NO_DISTILLATION = {"label_weight": 1.0, "terms": {}}
+NO_REMEDY = Chosen(CrossEntropy(), {"_target_": "compressor.robust.none.CrossEntropy"})
+TrainingOptions = PretrainOptions | TrainOptions | FinetuneOptions | BaselineOptions
+
+
+def in_key(options: TrainingOptions | Mapping[str, Any]) -> dict[str, Any]:
+    """What a step's key holds of its options."""
+    return dict(options) if isinstance(options, Mapping) else options.in_key()
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,18 @@ class Step:
     stage: str
     occurrence: int
     point: str
-    options: Mapping[str, Any]
+    options: TrainingOptions | Mapping[str, Any]
     key: str
     identity: bool
     seeded: tuple[str, int]
     roles: Mapping[str, str] = field(default_factory=dict)
     sides: tuple["Step", ...] = ()
     spec: Spec | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has epochs, so that its options are those of a training."""
+        return STAGES[self.stage].trains
 
     @property
     def title(self) -> str:
@@ -116,14 +131,14 @@ class RunPlan:
             if stage == "compress" and dense is None:
                 dense = parent
             roles, sides = self._taught(stage, dense or parent)
-            if stage == "finetune" and options["finetune"]["labels"].startswith("corrected"):
+            if stage == "finetune" and options.recovery.labels.startswith("corrected"):
                 roles["corrected"] = trained
             if stage == "compress" and cut and compress.aims(options):
                 roles = {**roles, compress.TARGET: tuned}
             seeded = (stage, occurrence)
-            if stage == "finetune" and options["finetune"]["mode"] == "rewind":
+            if stage == "finetune" and options.recovery.mode == "rewind":
                 # the dense training goes on: it sees the images in its own order
-                seeded, earlier = ("train", 1), self._rewound(start, options["finetune"])
+                seeded, earlier = ("train", 1), self._rewound(start, options.recovery.start)
                 sides = (*sides, earlier)
                 roles = {**roles, earlier.point: earlier.key}
             identity = bool(steps) and self._is_identity(stage, options, steps)
@@ -145,9 +160,8 @@ class RunPlan:
 
         The training is the teacher's own, unless the student is what is trained.
         """
-        config = self.run.config
-        distill = config["distill"]
-        name, student = distill_options.blind(distill), distill["at"] == "train"
+        config, teaching = self.run.config, self.run.teaching
+        name, student = teaching.blind, teaching.at == "train"
         acting = {step.stage for step in self.steps if not step.identity}
         asked = list(config["stages"])
         reading = {"recalibrate", "finetune"} if student else {"recalibrate"}
@@ -162,8 +176,8 @@ class RunPlan:
             wishes += cut
         if student and "pretrain" in acting:
             culprits, wishes = [*culprits, "pretrain"], [*wishes, "pretrain=none"]
-        epochs = config["train"]["epochs"]
-        if student and self.run.robust.rehearsals(self.run.data.size("train"), epochs)[0]:
+        epochs = self.run.recipes.train.epochs
+        if student and self.run.remedy.rehearsals(self.run.data.size("train"), epochs)[0]:
             culprits, wishes = [*culprits, "robust"], [*wishes, "robust=none"]
         if wishes:
             raise UsageError(
@@ -175,17 +189,17 @@ class RunPlan:
         """Refuse trainings that pick their epoch, or end, by validation images: there are none."""
         wishes: dict[str, None] = {}
         for step in self._all_steps().values():
-            if step.identity or not STAGES[step.stage].trains:
+            if step.identity or not step.trains:
                 continue
             name = "train" if step.stage == "baseline" else step.stage
-            own = step.options[name]
-            made = distill_options.blind(step.options.get("distill", NO_DISTILLATION))
-            peak = own["select"] == "clean_peak" and self._sees_wrong_labels(step)
-            if made or peak or not own["epochs"]:
+            own = step.options.recipe
+            peak = own.select == "clean_peak" and self._sees_wrong_labels(step)
+            if step.options.teaching.blind or peak or not own.epochs:
                 continue
-            if own["select"] != "last" and "until" not in step.options:
+            rewound = step.stage == "train" and step.options.until is not None
+            if own.select != "last" and not rewound:
                 wishes[f"{name}.select=last"] = None
-            if own["patience"] is not None:
+            if own.patience is not None:
                 wishes[f"{name}.patience=null"] = None
         if wishes:
             raise UsageError(
@@ -195,15 +209,15 @@ class RunPlan:
 
     def _sees_wrong_labels(self, step: Step) -> bool:
         """Whether a training has true labels beside those that it trains on."""
-        if step.stage == "finetune" and step.options["finetune"]["labels"] == "clean":
+        if step.stage == "finetune" and step.options.recovery.labels == "clean":
             return False
         clean = step.stage == "pretrain" or step.point == "clean"  # a baseline's
         return self.run.labels.known and self.run.labels.noisy and not clean
 
-    def _unrolled(self) -> list[tuple[str, dict[str, Any]]]:
+    def _unrolled(self) -> list[tuple[str, Any]]:
         """The stages with their options; what stands from compress on comes once a round."""
         names = list(self.run.config["stages"])
-        if self.run.config["pretrain"]["pretext"] is not None:
+        if not self.run.recipes.pretrain.is_none:
             names = ["pretrain", *names]
         place = names.index("compress") if "compress" in names else len(names)
         found = [(name, self._options(name, {})) for name in names[:place]]
@@ -217,7 +231,8 @@ class RunPlan:
             for name in names[place:]:
                 options = self._options(name, part.prune)
                 if name == "finetune":
-                    options["finetune"].update(part.finetune)
+                    recovery = finetune.in_round(options.recovery, part.finetune)
+                    options = replace(options, recovery=recovery)
                 found.append((name, options))
         return found
 
@@ -236,35 +251,37 @@ class RunPlan:
 
         dense: key of what entered the first compress stage, or of what enters this one.
         """
-        distill = self.run.config["distill"]
-        if not self._distills(stage) or not distill_options.needs_teacher(distill):
+        teaching = self.run.teaching.in_stage(stage)
+        if not teaching.needs_teacher:
             return {}, ()
-        source = distill["teacher"]["source"]
-        if source == "dense":
+        teacher = teaching.teacher
+        if teacher.source == "dense":
             return {"teacher": dense}, ()
-        if source == "model":
-            spec = distill_options.teacher_spec(distill, self.run.spec)
-            options = self._options("train", {})
-            options["distill"] = dict(NO_DISTILLATION)
-            options.pop("frozen", None)  # it has no pretrained trunk
-            if distill["teacher"]["epochs"] is not None:
-                options["train"]["epochs"] = distill["teacher"]["epochs"]
+        if teacher.source == "model":
+            spec = teacher_spec(teacher, self.run.spec)
+            options = replace(
+                self._train(),
+                teaching=Teaching.none(),
+                frozen=False,  # it has no pretrained trunk
+            )
+            if teacher.epochs is not None:
+                recipe = options.recipe.with_optimizer(epochs=teacher.epochs)
+                options = replace(options, recipe=recipe)
             key = self._key("train", 1, options, self._start_key(spec), {})
             step = Step("train", 1, "teacher", options, key, False, ("train", 1), spec=spec)
             return {"teacher": key}, (step,)
         return {f"teacher_{number}": key for number, key in enumerate(self.run.teachers)}, ()
 
-    def _rewound(self, start: str, options: Mapping[str, Any]) -> Step:
+    def _rewound(self, start: str, epoch: int) -> Step:
         """The dense training up to the epoch that is gone back to, an entry of its own.
 
         The dense network's key knows nothing of it, so that all who do not rewind share that.
         """
-        epoch = options["rewind_epoch"]
-        train = self._options("train", {})
+        train = self._train()
         if epoch == 0:
-            train["train"]["epochs"] = 0
+            train = replace(train, recipe=train.recipe.with_optimizer(epochs=0))
         else:
-            train["until"] = epoch
+            train = replace(train, until=epoch)
         key = self._key("train", 1, train, start, {})
         return Step("train", 1, f"rewind_{epoch}", train, key, False, ("train", 1))
 
@@ -272,16 +289,17 @@ class RunPlan:
         self,
         stage: str,
         occurrence: int,
-        options: Mapping[str, Any],
+        options: TrainingOptions | Mapping[str, Any],
         parent: str,
         roles: Mapping[str, str],
     ) -> str:
-        code = sources(options)
+        read = in_key(options)
+        code = sources(read)
         others = {
             "stage": stage,
             "version": STAGES[stage].version,
             "occurrence": occurrence,
-            "options": options,
+            "options": read,
             "seed": self.run.seed,
             "precision": self.run.precision,
             # batches are per process: more of them are another training
@@ -294,62 +312,56 @@ class RunPlan:
         above = {**roles, "parent": parent}
         return self.origins.add(key, code, above, self.run.data_origin, others)
 
-    def _options(self, stage: str, prune: Mapping[str, Any]) -> dict[str, Any]:
+    def _options(self, stage: str, prune: Mapping[str, Any]) -> TrainingOptions | dict[str, Any]:
         """The stage's own sub-tree: what it is not given it cannot depend on.
 
         prune: the target of the round that the stage belongs to.
         """
         # which labels say what images are drawn; without unequal classes none does
         drawn = {} if self.run.alike is None else {"drawn": self.run.alike.key}
-        null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
         if stage == "compress":
             return {**compress.reads(prune, self.run.machine), **drawn}
         if stage == "recalibrate":
             return {**self.run.config["recalibrate"], **drawn}
         if stage == "pretrain":
-            own = dict(self.run.config["pretrain"])
-            del own["frozen"]  # the training's business
-            return {"pretrain": own}
-        robust = self.run.config["robust"]
-        if stage == "finetune" and self.run.config["finetune"]["robust"] == "none":
-            robust = null_robust
-        distill = dict(NO_DISTILLATION)
-        if self._distills(stage):
-            distill = distill_options.reads(self.run.config["distill"])
-        own = dict(self.run.config[stage])
-        if stage == "finetune":
-            own = finetune.reads(own)
-            own["labels"] = self.run.finetune_labels()
-        options = {stage: own, "robust": robust, "distill": distill}
-        if self.run.config["dataset"]["sampler"] != "none":
-            options["sampler"] = self.run.config["dataset"]["sampler"]
-        pretrained = self.run.config["pretrain"]
-        if stage == "train" and pretrained["pretext"] is not None and pretrained["frozen"]:
-            options["frozen"] = True
-        if stage == "train" and self.run.robust.content:
-            options["content"] = self.run.robust.content
-        regularizer = make(self.run.config["regularize"])
-        if stage == "train" and not isinstance(regularizer, NoRegularizer):
-            # refuses what it finds nothing to act on
-            regularizer.penalties(self.run.blank().net)
-            options["regularize"] = dict(self.run.config["regularize"])
-        return options
+            return PretrainOptions(pretraining=self.run.recipes.pretrain)
+        return self._train() if stage == "train" else self._finetune()
 
-    def _distills(self, stage: str) -> bool:
-        distill = self.run.config["distill"]
-        return distill["at"] == stage and bool(distill["terms"])
+    def _train(self) -> TrainOptions:
+        run = self.run
+        if not run.regularizer.is_none:
+            run.regularizer.penalties(run.blank().net)  # refuses what it finds nothing to act on
+        return TrainOptions(
+            recipe=run.recipes.train,
+            remedy=Chosen(run.remedy, run.config["robust"]),
+            regularizer=Chosen(run.regularizer, run.config["regularize"]),
+            teaching=run.teaching.in_stage("train"),
+            frozen=run.recipes.pretrain.frozen,
+            balanced=run.recipes.balanced,
+        )
 
-    def _is_identity(self, stage: str, options: Mapping[str, Any], steps: list[Step]) -> bool:
+    def _finetune(self) -> FinetuneOptions:
+        run, remedy = self.run, NO_REMEDY
+        if run.recipes.finetune.robust == "same":
+            remedy = Chosen(run.remedy, run.config["robust"])
+        return FinetuneOptions(
+            recovery=run.recovery,
+            remedy=remedy,
+            teaching=run.teaching.in_stage("finetune"),
+            balanced=run.recipes.balanced,
+        )
+
+    def _is_identity(self, stage: str, options: Any, steps: list[Step]) -> bool:
         if stage == "compress":
             return compress.is_none(options["prune"])
         if stage == "recalibrate":
             return steps[-1].identity or not self._has_batch_norm()
-        return stage == "finetune" and finetune.is_none(options["finetune"])
+        return stage == "finetune" and options.recovery.is_none
 
     def _has_batch_norm(self) -> bool:
         return recalibrate.has_batch_norm(self.run.blank().net)
 
-    def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
+    def _labels_key(self, stage: str, options: Any) -> str:
         """A stage that reads no label, or the clean ones, does not depend on the noise."""
         labels = self.run.labels
         if stage in ("train", "baseline"):
@@ -360,7 +372,7 @@ class RunPlan:
             return CLEAN if self.run.judging is None else self.run.judging.key
         if stage != "finetune":
             return CLEAN
-        return labels.clean_key if options["finetune"]["labels"] == "clean" else labels.key
+        return labels.clean_key if options.recovery.labels == "clean" else labels.key
 
     def _baselines(self) -> tuple[Step, ...]:
         """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""
@@ -377,15 +389,16 @@ class RunPlan:
         root = first.key if pretrained else self._start_key(self.run.trained_spec)
         roles, sides = self._taught("train", root)
         steps = []
-        labels, share = self.run.labels, self.run.config["finetune"]["clean_fraction"]
-        for kind in baseline.kinds(labels.damage is not None, labels.noisy, share):
-            own = self._options("train", {})
-            options = baseline.options(kind, own, self.run.config["finetune"])
+        labels, recovery = self.run.labels, self.run.recipes.finetune
+        for kind in baseline.kinds(
+            labels.damage is not None, labels.noisy, recovery.clean_fraction
+        ):
+            options = baseline.options(kind, self._train(), recovery)
             key = self._key("baseline", 1, options, root, roles)
             # it begins with the weights that the training began with
             step = Step("baseline", 1, kind, options, key, False, ("train", 1), roles, sides)
-            shared = {name: value for name, value in options.items() if name != "baseline"}
-            if kind == "noisy" and trained.options == shared:
+            shared = options.training.in_key()
+            if kind == "noisy" and trained.options.in_key() == shared:
                 step = replace(trained, point=kind)  # the run's own training has no remedy either
             steps.append(step)
         return tuple(steps)

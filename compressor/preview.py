@@ -12,12 +12,11 @@ from rich.table import Table
 from compressor import models
 from compressor.automatic import told
 from compressor.errors import UsageError
-from compressor.instantiation import make
 from compressor.notices import collapsed, notices
 from compressor.report.latencies import asked_cell
 from compressor.report.setting import model_name
 from compressor.run_folder import unscaled
-from compressor.stages import _sensitivity, compress, finetune
+from compressor.stages import _sensitivity, compress
 from compressor.stages._blank import Blank
 from compressor.stages._rehearsal import rehearse
 from compressor.stages._timed import Bench
@@ -109,20 +108,14 @@ def _row(
     """A stage as the plan shows it. rehearsals: how many trainings come before it, and the epochs
     of this stage that these cost. images: the share of them that an epoch visits.
     """
-    own = "train" if step.stage == "baseline" else step.stage
-    epochs = step.options.get(own, {}).get("epochs")
-    rehearsals = (0, 0.0)
+    epochs, rehearsals = None, (0, 0.0)
+    if step.trains:
+        epochs = step.options.epochs(tuple(cut["macs"]) if cut else None)
     if step.stage == "train":
         labelled = plan.run.labels.labelled
         images = plan.run.data.size("train") if labelled is None else len(labelled)
-        rehearsals = make(step.options["robust"]).rehearsals(images, epochs)
-    if "until" in step.options:
-        epochs = step.options["until"]
-    elif step.stage == "finetune" and step.options["finetune"]["mode"] == "rewind":
-        epochs -= step.options["finetune"]["rewind_epoch"]
-    elif step.stage == "finetune" and step.options["finetune"]["mode"] == "scratch_b" and cut:
-        cap = step.options["finetune"]["epoch_cap"]
-        epochs = finetune.scratch_b_epochs(epochs, *cut["macs"], cap)
+        asked = step.options.recipe.epochs
+        rehearsals = step.options.remedy.method.rehearsals(images, asked)
     return {
         "name": step.stage,
         "title": step.title,
@@ -137,9 +130,8 @@ def _row(
 
 
 def _visited(step: "Step", plan: "RunPlan") -> float:
-    alone = step.options.get("baseline", {}).get("kind") == "clean"
-    fewer = alone or step.stage == "finetune"
-    return plan.run.config["finetune"]["clean_fraction"] if fewer else 1.0
+    fewer = step.stage == "finetune" or (step.stage == "baseline" and step.point == "clean")
+    return plan.run.recipes.finetune.clean_fraction if fewer else 1.0
 
 
 def _check_rounds(cuts: Sequence[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.noise import Part
+from compressor.noise import Noise, Part
 from compressor.noise._drawing import one_mode, whole_seed
 
 _TAG = 5  # this kind's stream under the noise seed
@@ -57,12 +57,10 @@ def read_matrix(path: str, name: str) -> np.ndarray:
     return stochastic(values, name, path)
 
 
-class Matrix:
+class Matrix(Noise):
     """mode=exact: T[i, j] * N_i samples, rounded by largest remainder; bernoulli: drawn."""
 
-    reads_images = False
     injects = True
-    known = True
 
     def __init__(
         self,
@@ -82,7 +80,9 @@ class Matrix:
             if matrix is None
             else stochastic(matrix, "noise.matrix", "[[...]]")
         )
-        self.content = hashlib.sha256(self.matrix.tobytes()).hexdigest()
+        # a matrix that is typed stands in the options themselves
+        if file is not None:
+            self.content = hashlib.sha256(self.matrix.tobytes()).hexdigest()
         self.mode = one_mode(mode)
         self.seed = whole_seed(seed)
 

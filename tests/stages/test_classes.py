@@ -8,6 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
+from compressor.regularize.none import NoRegularizer
 from compressor.robust.backward import Backward
 from compressor.robust.bootstrap import Bootstrap
 from compressor.robust.co_teaching import CoTeaching
@@ -19,8 +20,11 @@ from compressor.robust.none import CrossEntropy
 from compressor.robust.pencil import Pencil
 from compressor.robust.sce import SCE
 from compressor.stages._classes import balanced_weights, check, counts, ratio
+from compressor.stages._distill.options import Grouping, Teaching
+from compressor.stages._recipe import Recipes
 from compressor.tasks.classification import Classification
-from compressor.tasks.training import Distillation, Training
+from compressor.tasks.supervised import Supervised
+from compressor.tasks.training import Distillation, KnownLabels, Leg, Training
 
 
 def test_ninety_and_ten_samples_weigh_five_ninths_and_five():
@@ -48,9 +52,9 @@ def test_distributions_for_labels_count_by_their_masses():
 
 def module(robust, weights):
     return Training(
-        torch.nn.Linear(2, 2), task=Classification(), num_classes=2, robust=robust,
-        distillation=Distillation(), regularizer=None, optimizer=None, seed=0,
-        class_weights=weights,
+        torch.nn.Linear(2, 2), Supervised(), Leg(loss=robust, optimizer=None),
+        task=Classification(), num_classes=2, distillation=Distillation(),
+        regularizer=NoRegularizer(), seed=0, labels=KnownLabels(weights=weights),
     )  # fmt: skip
 
 
@@ -88,32 +92,44 @@ def test_the_losses_of_a_remedy_are_those_whose_mean_it_takes(robust):
     )
 
 
-def config(robust="none", sampler="none", train="none", finetune="none", same="none", draw="none"):
-    own = {"class_weights": "none", "select_by": "accuracy"}
-    return {
+RECIPE = {
+    "epochs": 1, "batch_size": 8, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
+    "nesterov": False, "weight_decay": 0.0, "decay_norm_and_bias": True, "schedule": "constant",
+    "warmup_epochs": 0.0, "milestones": [], "gamma": 0.1, "clip_norm": None, "select": "best",
+    "select_by": "accuracy", "class_weights": "none", "patience": None,
+}  # fmt: skip
+RECOVERY = {
+    **RECIPE, "labels": "auto", "clean_fraction": 1.0, "clean_seed": 0, "robust": "none",
+    "mode": "finetune", "epoch_cap": None, "rewind_epoch": 0,
+}  # fmt: skip
+
+
+def refused(remedy, sampler="none", train="none", finetune="none", draw="none"):
+    """Check the trainings of a config that asks for these."""
+    config = {
         "dataset": {"sampler": sampler},
-        "robust": {"_target_": f"compressor.robust.{robust}.Some"},
-        "pretrain": own,
-        "train": {**own, "class_weights": train},
-        "finetune": {**own, "class_weights": finetune, "robust": same},
-        "distill": {"sampler": draw},
+        "pretrain": {**RECIPE, "pretext": None, "frozen": False},
+        "train": {**RECIPE, "class_weights": train},
+        "finetune": {**RECOVERY, "class_weights": finetune},
     }
+    grouping = Grouping(sampler=draw, per_group=4, superclasses=5) if draw != "none" else None
+    check(Recipes.read(config), remedy, Teaching(grouping=grouping))
 
 
 @pytest.mark.parametrize("robust", [Pencil(), CoTeaching()])
 def test_weights_are_refused_where_a_loss_is_no_mean_over_samples(robust):
     name = type(robust).__module__.rpartition(".")[2]
     with pytest.raises(UsageError, match=f"robust={name} has not: type dataset.sampler=balanced"):
-        check(config(name, train="balanced"), robust)
-    check(config(name, sampler="balanced"), robust)
-    check(config(name, finetune="balanced"), robust)  # which has a loss of its own
+        refused(robust, train="balanced")
+    refused(robust, sampler="balanced")
+    refused(robust, finetune="balanced")  # which has a loss of its own
 
 
 @pytest.mark.parametrize("robust", [Forward(), Backward()])
-@pytest.mark.parametrize("asked", [{"train": "balanced"}, {"sampler": "balanced"}])
-def test_a_transition_matrix_and_other_shares_of_labels_exclude_each_other(robust, asked):
+@pytest.mark.parametrize("words", [{"train": "balanced"}, {"sampler": "balanced"}])
+def test_a_transition_matrix_and_other_shares_of_labels_exclude_each_other(robust, words):
     with pytest.raises(UsageError, match="=balanced makes another matrix of robust="):
-        check(config("forward", **asked), robust)
+        refused(robust, **words)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +143,7 @@ def test_a_transition_matrix_and_other_shares_of_labels_exclude_each_other(robus
 )
 def test_what_excludes_each_other_is_refused(wrong, line):
     with pytest.raises(UsageError, match=line):
-        check(config(**wrong), CrossEntropy())
+        refused(CrossEntropy(), **wrong)
 
 
 def test_figures_that_look_at_every_class_alike_by_hand_and_against_scikit_learn():
