@@ -1,8 +1,7 @@
 """What a composed config can have wrong, told before any data is read.
 
-The methods' constructors hold their own ranges: each is made once here, but for the remedy and the
-pruning, which the experiment makes and keeps. Here stands what no method knows alone, such as two
-groups that exclude each other.
+The methods' constructors hold their own ranges, and the typed options of a group theirs. Here
+stands what none of them knows alone, such as two groups that exclude each other.
 """
 
 from collections.abc import Mapping
@@ -12,53 +11,29 @@ from compressor import _ranges
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.stages import finetune, recalibrate
-from compressor.stages._distill import options as distill_options
-from compressor.stages._fit import SELECT, plain
-from compressor.stages._labels import LABELS
+from compressor.stages._distill.options import Teaching
 from compressor.stages._pruning import Pruning
+from compressor.stages._recipe import Recipes
 
 # Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
-def check(config: Mapping[str, Any], pruning: Pruning) -> None:
-    """Refuse what no run can do, whatever its data. pruning: what its `prune` says."""
+def check(
+    config: Mapping[str, Any], recipes: Recipes, teaching: Teaching, pruning: Pruning
+) -> None:
+    """Refuse what no run can do, whatever its data. All are those of the config."""
     if str(config["precision"]) not in PRECISIONS:
         raise UsageError(
             f"precision={config['precision']} is not known: choose one of {', '.join(PRECISIONS)}"
         )
-    for stage in ("pretrain", "train", "finetune"):
-        try:
-            plain(config[stage])
-        except UsageError as error:
-            raise UsageError(f"{stage}.{error}") from None  # it begins with the key
-        select = config[stage]["select"]
-        if select not in SELECT:
-            raise UsageError(
-                f"{stage}.select={select} is not known: choose one of {', '.join(SELECT)}"
-            )
-        patience = config[stage]["patience"]
-        if patience is not None and patience < 1:
-            raise UsageError(f"{stage}.patience={patience} must be at least 1, or null")
-    if config["finetune"]["labels"] not in LABELS:
-        raise UsageError(
-            f"finetune.labels={config['finetune']['labels']} is not known: "
-            f"choose one of {', '.join(LABELS)}"
-        )
-    if config["finetune"]["robust"] not in ("none", "same"):
-        raise UsageError(
-            f"finetune.robust={config['finetune']['robust']} is not known: none or same"
-        )
-    distill_options.check(config["distill"])
-    _check_groups(config)
-    make(config["regularize"])
-    make(config["noise"])
+    _check_groups(recipes, teaching)
     make(config["scale"])
     finetune.check(
-        config["finetune"], config["train"]["epochs"],
+        recipes.finetune, recipes.train.epochs,
         one_shot=pruning.one_shot, between=pruning.between,
     )  # fmt: skip
-    if config["pretrain"]["pretext"] and config["finetune"]["mode"] == "rewind":
+    if not recipes.pretrain.is_none and recipes.finetune.mode == "rewind":
         raise UsageError(
             "finetune=rewind goes back into a training from initial weights: type pretrain=none"
         )
@@ -71,11 +46,10 @@ def check(config: Mapping[str, Any], pruning: Pruning) -> None:
     _ranges.RANGES["stages"].check("stages", list(config["stages"]))
 
 
-def _check_groups(config: Mapping[str, Any]) -> None:
-    distill = config["distill"]
-    size = config[distill["at"]]["batch_size"]
-    if distill["sampler"] != "none" and distill["per_group"] > size:
+def _check_groups(recipes: Recipes, teaching: Teaching) -> None:
+    grouping, size = teaching.grouping, recipes.of(teaching.at).optimizer.batch_size
+    if grouping is not None and grouping.per_group > size:
         raise UsageError(
-            f"distill.per_group={distill['per_group']} is more than a batch holds: give at most "
-            f"{distill['at']}.batch_size={size}"
+            f"distill.per_group={grouping.per_group} is more than a batch holds: give at most "
+            f"{teaching.at}.batch_size={size}"
         )

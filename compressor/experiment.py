@@ -17,17 +17,27 @@ from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
 from compressor.data import ImageData
 from compressor.errors import UsageError
-from compressor.instantiation import builders, make, sources
+from compressor.instantiation import Chosen, builders, made, make, sources
 from compressor.manifest import digest
+from compressor.noise import Noise
+from compressor.regularize import Regularizer
+from compressor.robust import Remedy
 from compressor.seeding import derive
 from compressor.stages import Context, Judging, Machine, _classes, train
 from compressor.stages import noise as noise_stage
 from compressor.stages._answer import check_network
 from compressor.stages._blank import Blank, blank, memory, parameter_bytes, too_large
-from compressor.stages._distill import options as distill_options
+from compressor.stages._distill.options import (
+    Teaching,
+    check_fits,
+    check_fixed,
+    check_layers,
+    teacher_spec,
+)
 from compressor.stages._distill.teacher import Called, check_answer
 from compressor.stages._labels import check_labels, resolve, trusted
 from compressor.stages._pruning import Pruning
+from compressor.stages._recipe import Recipes, Recovery
 from compressor.tasks import Task
 
 
@@ -48,10 +58,15 @@ class Experiment:
         self.note = note
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
+        # each group is read here and nowhere else; what an `auto` stands for is told by the data
         self.pruning = Pruning.read(config["prune"])
-        checks.check(automatic.stood_in(config), self.pruning)
-        self.robust = make(config["robust"])
-        _classes.check(config, self.robust)
+        self.remedy: Remedy = made(config["robust"], Remedy)
+        self.regularizer: Regularizer = made(config["regularize"], Regularizer)
+        self.noise: Noise = made(config["noise"], Noise)
+        self.teaching = Teaching.read(config["distill"])
+        begun = automatic.stood_in(config)
+        self.recipes = Recipes.read(begun)
+        self._check_recipes(begun)
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])
@@ -61,12 +76,13 @@ class Experiment:
         # once, here: all below sees numbers
         self.config, self.resolved = automatic.resolve(config, self.data)
         if self.resolved:
-            checks.check(self.config, self.pruning)
+            self.recipes = self.recipes.resolved(self.config)
+            self._check_recipes(self.config)
             _check_memory(self.config, self.data.input_size)
         config = self.config
-        _check_weights(config, self.blank().net, self.machine.device)
+        _check_weights(self.recipes, self.blank().net, self.machine.device)
         check_network(self.blank(), self.task)
-        _classes.check_figures(config, self.task, self.data.num_classes)
+        _classes.check_figures(self.recipes, self.task, self.data.num_classes)
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -81,7 +97,7 @@ class Experiment:
             _data_code(config),
         )
         self.labels = noise_stage.labels(
-            config["noise"],
+            Chosen(self.noise, config["noise"]),
             self.data,
             self.data_key,
             self.cache,
@@ -90,8 +106,12 @@ class Experiment:
         )
         self._check_labels()
         self.teachers = self._given_teachers()
-        self.answers = ""  # what is known of a teacher that is a function, beside its source
         self._check_taught_layers()
+
+    def _check_recipes(self, config: Mapping[str, Any]) -> None:
+        """What the groups ask of one another, once there is a number for every `auto` of config."""
+        checks.check(config, self.recipes, self.teaching, self.pruning)
+        _classes.check(self.recipes, self.remedy, self.teaching)
 
     def _start_machine(self) -> None:
         if self.machine.threads is not None:
@@ -103,19 +123,16 @@ class Experiment:
 
     def _check_labels(self) -> None:
         """What the methods ask of the labels, once it is known which there are."""
-        options = {**self.config["finetune"], "labels": self.finetune_labels()}
-        trained = self.config["train"]["epochs"] > 0
-        check_labels(options, self.robust, self.labels.known, trained)
+        trained = self.recipes.train.epochs > 0
+        check_labels(self.recovery, self.remedy, self.labels.known, trained)
         for stage in ("train", "finetune"):
-            if self.config[stage]["select"] == "clean_peak" and not self.labels.known:
+            if self.recipes.of(stage).select == "clean_peak" and not self.labels.known:
                 raise UsageError(
                     f"{stage}.select=clean_peak needs the true labels, and the labels come from "
                     f"noise.file: type {stage}.select=best, or noise.known=true if the data set's "
                     "own labels are the true ones"
                 )
-        distill = self.config["distill"]
-        terms = distill["terms"] if distill["at"] == "train" else {}
-        train.check(self.robust, self.labels.injected, terms)
+        train.check(self.remedy, self.labels.injected, self.teaching.in_stage("train"))
 
     def _data_and_spec(self, config: Mapping[str, Any]) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(config, self.note)
@@ -137,33 +154,37 @@ class Experiment:
 
     def _given_teachers(self) -> dict[str, Artefact]:
         """Teachers that were trained elsewhere, by keys that follow from their content."""
-        distill = self.config["distill"]
-        if not distill["terms"] or not distill_options.needs_teacher(distill):
+        teaching = self.teaching
+        if not teaching.needs_teacher:
             return {}
-        distill_options.check_fixed(distill, self.data.augment, self.labels.damage is not None)
-        if distill["teacher"]["source"] != "artefact":
+        check_fixed(teaching, self.data, self.labels.damage is not None)
+        if teaching.teacher.source != "artefact":
             return {}
-        path = distill["teacher"]["path"]
         found = {}
-        for place in [path] if isinstance(path, str) else path:
-            made = artefact.read(artefact.find(place))
-            distill_options.check_fits(made.spec, self.spec, str(place))
-            made.network(self.trust)  # a damaged one is refused here, and compared with its list
-            key = key_of(teacher=artefact.content(made), libraries=builders(made.spec.factory))
-            found[key] = replace(made, key=key, sealed=None)
+        for place in teaching.teacher.paths:
+            kept = artefact.read(artefact.find(place))
+            check_fits(kept.spec, self.spec, str(place))
+            kept.network(self.trust)  # a damaged one is refused here, and compared with its list
+            key = key_of(teacher=artefact.content(kept), libraries=builders(kept.spec.factory))
+            found[key] = replace(kept, key=key, sealed=None)
         return found
 
+    @property
+    def recovery(self) -> Recovery:
+        """The fine-tuning, its labels resolved."""
+        return replace(self.recipes.finetune, labels=self.finetune_labels())
+
     def finetune_labels(self) -> str:
-        asked = self.config["finetune"]["labels"]
-        corrects = self.robust.corrects if self.config["train"]["epochs"] else ()
+        asked = self.recipes.finetune.labels
+        corrects = self.remedy.corrects if self.recipes.train.epochs else ()
         return resolve(asked, self.labels.known, self.labels.injected, corrects)
 
     @property
     def data_free(self) -> bool:
         """Whether a student learns from made images alone, so that no stage of it sees others."""
-        distill = self.config["distill"]
-        acts = distill["at"] in self.config["stages"] and self.config[distill["at"]]["epochs"]
-        return bool(acts and distill_options.blind(distill))
+        at = self.teaching.at
+        acts = at in self.config["stages"] and self.recipes.of(at).epochs
+        return bool(acts and self.teaching.blind)
 
     @cached_property
     def judging(self) -> Judging | None:
@@ -179,8 +200,8 @@ class Experiment:
 
         The true ones where the fine-tuning trusts them all, else the given ones.
         """
-        labels, own = self.labels, self.config["finetune"]
-        clean = self.finetune_labels() == "clean" and own["clean_fraction"] == 1
+        labels, own = self.labels, self.recovery
+        clean = own.labels == "clean" and own.clean_fraction == 1
         targets, key = (labels.clean, labels.clean_key) if clean else (labels.given, labels.key)
         found = _classes.counts(targets, labels.labelled, self.data.num_classes)
         even = _classes.ratio(found) <= _classes.UNEQUAL
@@ -188,10 +209,10 @@ class Experiment:
 
     def _trusted(self) -> Judging:
         """Corrected labels are made later: where these are trusted, the given ones count."""
-        labels, own = self.labels, self.config["finetune"]
-        if self.finetune_labels() != "clean":
+        labels, own = self.labels, self.recovery
+        if own.labels != "clean":
             return Judging(labels.given, labels.labelled, labels.key)
-        share, seed = own["clean_fraction"], own["clean_seed"]
+        share, seed = own.clean_fraction, own.clean_seed
         index = trusted(labels.clean, labels.labelled, share, seed)
         key = labels.clean_key
         if share < 1:
@@ -210,20 +231,21 @@ class Experiment:
 
     def _check_taught_layers(self) -> None:
         """Layers that terms name are told from others before anything is trained."""
-        distill = self.config["distill"]
-        if not distill["terms"]:
+        teaching, spec = self.teaching, self.spec
+        if teaching.is_none:
             return
-        source = distill["teacher"]["source"]
-        spec = self.spec
+        source = teaching.teacher.source
         if source == "model":
-            spec = distill_options.teacher_spec(distill, self.spec)
+            spec = teacher_spec(teaching.teacher, self.spec)
         elif source == "artefact":
-            spec = next((made.spec for made in self.teachers.values()), self.spec)
-        if source == "callable" and distill_options.needs_teacher(distill):
-            self.answers = check_answer(Called(distill["teacher"]["function"]), spec, self.task)
+            spec = next((kept.spec for kept in self.teachers.values()), self.spec)
+        if source == "callable" and teaching.needs_teacher:
+            called = Called(str(teaching.teacher.function))
+            asked = replace(teaching.teacher, answers=check_answer(called, spec, self.task))
+            self.teaching = replace(teaching, teacher=asked)
         teacher = None if source == "callable" else self.blank(spec).net
         student = self.blank()
-        distill_options.check_layers(distill, student.net, teacher, *student.inputs)
+        check_layers(teaching, student.net, teacher, *student.inputs)
 
     def context(
         self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]
@@ -295,17 +317,17 @@ def _check_memory(config: Mapping[str, Any], size: tuple[int, int, int]) -> None
             )
 
 
-def _check_weights(config: Mapping[str, Any], net: nn.Module, device: torch.device) -> None:
+def _check_weights(recipes: Recipes, net: nn.Module, device: torch.device) -> None:
     """Refuse a network whose weights, gradients and optimizer state are more than the memory.
 
     Of a training on a GPU the machine's own memory holds the weights alone.
     """
     copies, what = 1, "weights"
     for stage in ("train", "finetune"):
-        options = config[stage]
-        if options["epochs"] == 0 or device.type != "cpu":
+        options = recipes.of(stage).optimizer
+        if options.epochs == 0 or device.type != "cpu":
             continue
-        state = 2 if options["optimizer"] == "adamw" else int(options["momentum"] > 0)
+        state = 2 if options.optimizer == "adamw" else int(options.momentum > 0)
         copies, what = max(copies, 2 + state), "weights, gradients and optimizer state"
     needs = parameter_bytes(net, copies)
     if needs > memory():
@@ -321,10 +343,8 @@ def _data_code(config: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the user's own code, and files, that decide images and labels."""
     code = sources([config["dataset"], config["task"], config["noise"], config["scale"]])
     file = config["noise"].get("file")
-    if file:
-        make(config["noise"])  # says what is wrong with a file that cannot be read
-        if isinstance(file, str) and Path(file).is_file():
-            code = {**code, "noise.file": digest(Path(file))}
+    if file and isinstance(file, str) and Path(file).is_file():
+        code = {**code, "noise.file": digest(Path(file))}
     return code
 
 
@@ -332,4 +352,5 @@ def data_keys(config: Mapping[str, Any]) -> dict[str, str]:
     """The report's `data` as it would be now: a kept report of other data is no result."""
     data, *_ = _scaled(config)
     data.prepare()
+    made(config["noise"], Noise)  # says what is wrong with a file that cannot be read
     return _data_keys(config, data)

@@ -1,15 +1,17 @@
 """Makes the object that a config sub-tree names; the one place where Hydra meets the methods."""
 
+import copy
 import functools
 import hashlib
 import inspect
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -21,6 +23,7 @@ from compressor.source_code import reached
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 
+Method = TypeVar("Method")
 _LIBRARIES = ("torch", "torchvision", "timm")
 
 
@@ -38,6 +41,30 @@ def make(tree: Mapping[str, Any]) -> Any:
             raise cause from None
         reason = str(cause or error).splitlines()[0]
         raise UsageError(f"{tree.get('_target_')} cannot be made: {reason}") from error
+
+
+def made(tree: Mapping[str, Any], interface: type[Method]) -> Method:
+    """`make(tree)`, refused where it is none of the interface's kind."""
+    found = make(tree)
+    if not isinstance(found, interface):
+        name = f"{interface.__module__}.{interface.__qualname__}"
+        raise UsageError(
+            f"{tree.get('_target_')} is no {name}: let the class inherit from it, whose empty "
+            "hooks say what may be overridden"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Chosen(Generic[Method]):
+    """A method that a config group names, made once, beside the sub-tree by which keys know it."""
+
+    method: Method
+    tree: Mapping[str, Any]
+
+    def fresh(self) -> Method:
+        """A copy for one training: what a method learns in there is no part of the next one."""
+        return copy.deepcopy(self.method)
 
 
 def imported(name: str, told: str = "") -> Any:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from compressor.artefact import Artefact
 from compressor.robust import DROPPED
-from compressor.stages._distill import options as distill_options
 from compressor.stages.train import CORRECTED
 
 if TYPE_CHECKING:
@@ -54,14 +53,13 @@ def figures(
             found["wrong_corrected"] = _share((now == clean)[wrong])
             if "dropped" in found:
                 found["wrong_dropped"] = _share(~kept[wrong])
-    distill = experiment.config["distill"]
+    teaching = experiment.teaching
     acted = {record["name"] for record in records if not record["skipped"]}
-    unread = distill["terms"] and not distill_options.reads_labels(distill)
-    if unread and distill["at"] in acted:
+    if teaching.at in acted and not teaching.is_none and not teaching.reads_labels:
         # under a teacher alone: that labels are wrong did not matter to this stage
-        found["unread"] = {distill["at"]: ", ".join(distill["terms"])}
+        found["unread"] = {teaching.at: teaching.names}
     if "finetune" in acted:
-        share = experiment.config["finetune"]["clean_fraction"]
+        share = experiment.recipes.finetune.clean_fraction
         found |= {"finetune": experiment.finetune_labels(), "clean_fraction": share}
         if "finetune" in found.get("unread", ()):
             found |= {"finetune": "none", "clean_fraction": 0.0}

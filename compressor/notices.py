@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.cache import key_of
 from compressor.errors import UsageError
-from compressor.instantiation import make, parameters
+from compressor.instantiation import parameters
 from compressor.measure import count_params
 from compressor.noise.symmetric import Symmetric
-from compressor.regularize.none import NoRegularizer
 from compressor.stages import _classes, compress
 from compressor.stages._blank import without_storage
 
@@ -53,17 +52,17 @@ def _uncut(plan: "RunPlan") -> list[str]:
     for before, step in zip(plan.steps, plan.steps[1:], strict=False):
         if step.stage != "finetune" or step.identity:
             continue
-        mode = step.options["finetune"]["mode"]
+        mode = step.options.recovery.mode
         if mode.startswith("scratch"):
             found.append(f"finetune={mode}: nothing is cut, so the dense network is trained twice")
         elif mode == "rewind":
-            epoch = step.options["finetune"]["rewind_epoch"]
+            epoch = step.options.recovery.start
             found.append(
                 f"finetune=rewind: nothing is cut, so the dense training is run again from epoch "
                 f"{epoch} on"
             )
         elif step.roles.get("teacher") == before.key:
-            terms = ", ".join(step.options["distill"]["terms"])
+            terms = step.options.teaching.names
             found.append(
                 f"distill={terms}: nothing is cut, so the network begins as its own teacher and "
                 "has nothing to learn from it"
@@ -91,34 +90,33 @@ def collapsed(cut: Mapping[str, Any]) -> list[str]:
 
 def _untaught(plan: "RunPlan") -> list[str]:
     """Distillation that no stage does, or that has nothing to teach."""
-    distill = plan.run.config["distill"]
-    terms = {name: make(term) for name, term in distill["terms"].items()}
-    if not terms:
+    teaching, recipes = plan.run.teaching, plan.run.recipes
+    if teaching.is_none:
         return []
-    name, at = ", ".join(terms), distill["at"]
+    name, at = teaching.names, teaching.at
     if not any(step.stage == at and not step.identity for step in plan.steps):
         return [f"distill={name} does nothing: distill.at={at}, and nothing is trained there"]
-    labels, found = distill["label_weight"], []
-    if not labels and not any(term.weight for term in terms.values()):
+    labels, found = teaching.label_weight, []
+    if not labels and not teaching.acting:
         found.append(
             f"distill={name}: its weights and distill.label_weight are 0, so that the network "
             "learns nothing"
         )
-    makers = {name: term for name, term in terms.items() if hasattr(term, "draw")}
-    unread = not labels or any(not term.beside for term in makers.values())
-    if unread and plan.run.config[at]["class_weights"] != "none":
+    makers = {name: term for name, term in teaching.terms.items() if term.makes_images}
+    blind = any(not term.reads_images for term in makers.values())
+    if (blind or not labels) and recipes.of(at).class_weights != "none":
         found.append(
             f"{at}.class_weights does nothing beside distill={name}: it weighs the loss of the "
             f"labels alone, which has no part (distill.label_weight={labels:g})"
         )
     for name, term in makers.items():
-        if term.beside and not labels:
+        if term.reads_images and not labels:
             found.append(
                 f"distill.terms.{name}.beside=true does nothing beside distill.label_weight=0"
             )
         for group in ("distill", "dataset"):
             sampler = plan.run.config[group]["sampler"]
-            if not term.beside and sampler != "none":
+            if not term.reads_images and sampler != "none":
                 found.append(
                     f"{group}.sampler={sampler} does nothing: distill={name} reads no image"
                 )
@@ -129,14 +127,14 @@ def _trained(plan: "RunPlan") -> list[str]:
     """Those of the trainings with labels that this run has."""
     run = {step.stage for step in plan.steps if not step.identity}
     return [
-        name for name in ("train", "finetune") if name in run and plan.run.config[name]["epochs"]
+        name for name in ("train", "finetune") if name in run and plan.run.recipes.of(name).epochs
     ]
 
 
 def _unequal(plan: "RunPlan") -> list[str]:
     """Classes so unequal that the frequent ones decide the loss and the accuracy."""
     experiment, stages = plan.run, _trained(plan)
-    labels, config = experiment.labels, experiment.config
+    labels, recipes = experiment.labels, experiment.recipes
     found = _classes.counts(labels.given, labels.labelled, experiment.data.num_classes)
     if not stages or _classes.ratio(found) <= _UNEQUAL:
         return []
@@ -144,8 +142,8 @@ def _unequal(plan: "RunPlan") -> list[str]:
     most, least = int(found.argmax()), int(found.masked_fill(~present, float("inf")).argmin())
     names = experiment.data.classes
     words = []
-    if config["dataset"]["sampler"] == "none":
-        plain = [name for name in stages if config[name]["class_weights"] == "none"]
+    if not recipes.balanced:
+        plain = [name for name in stages if recipes.of(name).class_weights == "none"]
         if plain:
             words.append(
                 " ".join(f"{name}.class_weights=balanced" for name in plain)
@@ -154,7 +152,7 @@ def _unequal(plan: "RunPlan") -> list[str]:
     picks = [
         name
         for name in stages
-        if config[name]["select"] == "best" and config[name]["select_by"] == "accuracy"
+        if (recipes.of(name).select, recipes.of(name).select_by) == ("best", "accuracy")
     ]
     if picks and "balanced_accuracy" in experiment.task.metrics(len(found)).keys():
         words.append(
@@ -173,19 +171,18 @@ def _unread_figure(plan: "RunPlan") -> list[str]:
     """A figure to pick the epoch by where another one, or none, picks it."""
     found = []
     for name in _trained(plan):
-        own = plan.run.config[name]
-        read = own["select"] == "best" or (own["select"] == "last" and own["patience"] is not None)
-        if own["select_by"] != "accuracy" and not read:
+        own = plan.run.recipes.of(name)
+        read = own.select == "best" or (own.select == "last" and own.patience is not None)
+        if own.select_by != "accuracy" and not read:
             found.append(
-                f"{name}.select_by={own['select_by']} does nothing beside {name}.select="
-                f"{own['select']}"
+                f"{name}.select_by={own.select_by} does nothing beside {name}.select={own.select}"
             )
     return found
 
 
 def _untrained(plan: "RunPlan") -> list[str]:
     """A criterion whose paper prepares the network for it."""
-    if not _cuts(plan) or not isinstance(make(plan.run.config["regularize"]), NoRegularizer):
+    if not _cuts(plan) or not plan.run.regularizer.is_none:
         return []
     method = plan.run.pruning.method
     if method.trained_with is None:
@@ -231,8 +228,8 @@ def _unread_noise(experiment: "Experiment") -> list[str]:
 
 def _phases(experiment: "Experiment") -> list[str]:
     """A training too short for what its remedy does in turn."""
-    total = experiment.config["train"]["epochs"]
-    phases = [phase.epochs for phase in experiment.robust.phases(total)]
+    total = experiment.recipes.train.epochs
+    phases = [phase.epochs for phase in experiment.remedy.phases(total)]
     if not total or len(phases) == 1 or all(phases):
         return []
     shown = ", ".join(map(str, phases))
@@ -241,10 +238,11 @@ def _phases(experiment: "Experiment") -> list[str]:
 
 def _remedy(experiment: "Experiment") -> list[str]:
     """What a remedy has to say, and one whose paper counts on one way of optimising."""
-    remedy, train = experiment.robust, experiment.config["train"]
-    if not train["epochs"]:
+    remedy, train = experiment.remedy, experiment.recipes.train.optimizer
+    if not train.epochs:
         return []
-    here, found = train["optimizer"], remedy.cautions(train, experiment.data.num_classes)
+    here = train.optimizer
+    found = remedy.cautions(train.epochs, train.schedule, experiment.data.num_classes)
     found = [*remedy.follows(experiment.labels.injected_rate), *found]
     if remedy.optimizer in (None, here):
         return found
@@ -260,11 +258,11 @@ def _remedy(experiment: "Experiment") -> list[str]:
 def _decay(plan: "RunPlan") -> list[str]:
     """The decay of adamw's recipe under sgd, where it is no longer decoupled from the gradient."""
     for name in ("train", "finetune"):
-        own = plan.run.config[name]
+        own = plan.run.recipes.of(name).optimizer
         runs = any(step.stage == name and not step.identity for step in plan.steps)
-        if runs and own["epochs"] and own["optimizer"] == "sgd" and own["weight_decay"] > _DECAY:
+        if runs and own.epochs and own.optimizer == "sgd" and own.weight_decay > _DECAY:
             return [
-                f"{name}.weight_decay={own['weight_decay']:g} is far above what sgd is used with: "
+                f"{name}.weight_decay={own.weight_decay:g} is far above what sgd is used with: "
                 f"a recipe of adamw may have left it; {name}.weight_decay=1e-4 is usual"
             ]
     return []

@@ -14,8 +14,8 @@ from compressor.cache import key_of
 from compressor.changed_code import Origin, Origins
 from compressor.errors import UsageError
 from compressor.experiment import Experiment
-from compressor.instantiation import builders, libraries, make, sources
-from compressor.regularize.none import NoRegularizer
+from compressor.instantiation import Chosen, builders, libraries, sources
+from compressor.robust.none import CrossEntropy
 from compressor.stages import (
     Outcome,
     baseline,
@@ -25,10 +25,14 @@ from compressor.stages import (
     recalibrate,
     train,
 )
-from compressor.stages._distill import options as distill_options
+from compressor.stages._distill.options import Teaching, teacher_spec
 from compressor.stages._pruning import Pruning
 from compressor.stages._schedule import Layers
+from compressor.stages.baseline import BaselineOptions
+from compressor.stages.finetune import FinetuneOptions
 from compressor.stages.noise import CLEAN
+from compressor.stages.pretrain import PretrainOptions
+from compressor.stages.train import TrainOptions
 
 
 class Stage(NamedTuple):
@@ -48,8 +52,8 @@ def _compress_wants(options: Pruning) -> tuple[str, ...]:
     return (compress.TARGET,) if options.wants_reference else ()
 
 
-def _finetune_wants(options: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("corrected",) if options["finetune"]["labels"].startswith("corrected") else ()
+def _finetune_wants(options: FinetuneOptions) -> tuple[str, ...]:
+    return ("corrected",) if options.recovery.labels.startswith("corrected") else ()
 
 
 STAGES = {
@@ -74,7 +78,9 @@ def versions() -> dict[str, str]:
     return {**stages, **libraries("torch", "timm")}
 
 
-NO_DISTILLATION = {"label_weight": 1.0, "terms": {}}
+NO_REMEDY = Chosen(CrossEntropy(), {"_target_": "compressor.robust.none.CrossEntropy"})
+TrainingOptions = PretrainOptions | TrainOptions | FinetuneOptions | BaselineOptions
+StageOptions = TrainingOptions | Pruning | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,18 @@ class Step:
     stage: str
     occurrence: int
     point: str
-    options: Any
-    """The stage's own: `Pruning` of compress, sub-trees of the config of the others."""
+    options: StageOptions
     key: str
     identity: bool
     seeded: tuple[str, int]
     roles: Mapping[str, str] = field(default_factory=dict)
     sides: tuple["Step", ...] = ()
     spec: Spec | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has epochs, so that its options are those of a training."""
+        return STAGES[self.stage].trains
 
     @property
     def title(self) -> str:
@@ -167,7 +177,7 @@ class RunPlan:
         steps = [self._step(stage, options, trail) for stage, options in unrolled]
         return (*steps[:-1], replace(steps[-1], point="final"))
 
-    def _step(self, stage: str, options: Any, trail: Trail) -> Step:
+    def _step(self, stage: str, options: StageOptions, trail: Trail) -> Step:
         """The next step of the walk, which the trail is told of."""
         occurrence = trail.enter(stage)
         point = STAGES[stage].point
@@ -176,9 +186,9 @@ class RunPlan:
         teachers, sides = self._taught(stage, trail.dense or trail.given)
         roles = {**teachers, **trail.roles(STAGES[stage].wants(options))}
         seeded = (stage, occurrence)
-        if stage == "finetune" and options["finetune"]["mode"] == "rewind":
+        if stage == "finetune" and options.recovery.mode == "rewind":
             # the dense training goes on: it sees the images in its own order
-            seeded, earlier = ("train", 1), self._rewound(trail.start, options["finetune"])
+            seeded, earlier = ("train", 1), self._rewound(trail.start, options.recovery.start)
             sides = (*sides, earlier)
             roles = {**roles, earlier.point: earlier.key}
         key, identity = trail.given, self._is_identity(stage, options, trail)
@@ -195,9 +205,8 @@ class RunPlan:
 
         The training is the teacher's own, unless the student is what is trained.
         """
-        config = self.run.config
-        distill = config["distill"]
-        name, student = distill_options.blind(distill), distill["at"] == "train"
+        config, teaching = self.run.config, self.run.teaching
+        name, student = teaching.blind, teaching.at == "train"
         acting = {step.stage for step in self.steps if not step.identity}
         asked = list(config["stages"])
         reading = {"recalibrate", "finetune"} if student else {"recalibrate"}
@@ -212,8 +221,8 @@ class RunPlan:
             wishes += cut
         if student and "pretrain" in acting:
             culprits, wishes = [*culprits, "pretrain"], [*wishes, "pretrain=none"]
-        epochs = config["train"]["epochs"]
-        if student and self.run.robust.rehearsals(self.run.data.size("train"), epochs)[0]:
+        epochs = self.run.recipes.train.epochs
+        if student and self.run.remedy.rehearsals(self.run.data.size("train"), epochs)[0]:
             culprits, wishes = [*culprits, "robust"], [*wishes, "robust=none"]
         if student and config["baselines"]:
             culprits, wishes = [*culprits, "baselines"], [*wishes, "baselines=false"]
@@ -227,17 +236,17 @@ class RunPlan:
         """Refuse trainings that pick their epoch, or end, by validation images: there are none."""
         wishes: dict[str, None] = {}
         for step in self._all_steps().values():
-            if step.identity or not STAGES[step.stage].trains:
+            if step.identity or not step.trains:
                 continue
             name = "train" if step.stage == "baseline" else step.stage
-            own = step.options[name]
-            made = distill_options.blind(step.options.get("distill", NO_DISTILLATION))
-            peak = own["select"] == "clean_peak" and self._sees_wrong_labels(step)
-            if made or peak or not own["epochs"]:
+            own = step.options.recipe
+            peak = own.select == "clean_peak" and self._sees_wrong_labels(step)
+            if step.options.teaching.blind or peak or not own.epochs:
                 continue
-            if own["select"] != "last" and "until" not in step.options:
+            rewound = step.stage == "train" and step.options.until is not None
+            if own.select != "last" and not rewound:
                 wishes[f"{name}.select=last"] = None
-            if own["patience"] is not None:
+            if own.patience is not None:
                 wishes[f"{name}.patience=null"] = None
         if wishes:
             raise UsageError(
@@ -247,7 +256,7 @@ class RunPlan:
 
     def _sees_wrong_labels(self, step: Step) -> bool:
         """Whether a training has true labels beside those that it trains on."""
-        if step.stage == "finetune" and step.options["finetune"]["labels"] == "clean":
+        if step.stage == "finetune" and step.options.recovery.labels == "clean":
             return False
         clean = step.stage == "pretrain" or step.point == "clean"  # a baseline's
         return self.run.labels.known and self.run.labels.noisy and not clean
@@ -255,7 +264,7 @@ class RunPlan:
     def _unrolled(self) -> list[tuple[str, Any]]:
         """The stages with their options; what stands from compress on comes once a round."""
         names = list(self.run.config["stages"])
-        if self.run.config["pretrain"]["pretext"] is not None:
+        if not self.run.recipes.pretrain.is_none:
             names = ["pretrain", *names]
         place = names.index("compress") if "compress" in names else len(names)
         found = [(name, self._options(name)) for name in names[:place]]
@@ -265,7 +274,8 @@ class RunPlan:
             for name in names[place:]:
                 options = pruning if name == "compress" else self._options(name)
                 if name == "finetune":
-                    options["finetune"].update(otherwise)
+                    recovery = finetune.in_round(options.recovery, otherwise)
+                    options = replace(options, recovery=recovery)
                 found.append((name, options))
         return found
 
@@ -287,35 +297,37 @@ class RunPlan:
 
         dense: key of what entered the first compress stage, or of what enters this one.
         """
-        distill = self.run.config["distill"]
-        if not self._distills(stage) or not distill_options.needs_teacher(distill):
+        teaching = self.run.teaching.in_stage(stage)
+        if not teaching.needs_teacher:
             return {}, ()
-        source = distill["teacher"]["source"]
-        if source == "dense":
+        teacher = teaching.teacher
+        if teacher.source == "dense":
             return {"teacher": dense}, ()
-        if source == "model":
-            spec = distill_options.teacher_spec(distill, self.run.spec)
-            options = self._options("train")
-            options["distill"] = dict(NO_DISTILLATION)
-            options.pop("frozen", None)  # it has no pretrained trunk
-            if distill["teacher"]["epochs"] is not None:
-                options["train"]["epochs"] = distill["teacher"]["epochs"]
+        if teacher.source == "model":
+            spec = teacher_spec(teacher, self.run.spec)
+            options = replace(
+                self._train(),
+                teaching=Teaching.none(),
+                frozen=False,  # it has no pretrained trunk
+            )
+            if teacher.epochs is not None:
+                recipe = options.recipe.with_optimizer(epochs=teacher.epochs)
+                options = replace(options, recipe=recipe)
             key = self._key("train", 1, options, self._start_key(spec), {})
             step = Step("train", 1, "teacher", options, key, False, ("train", 1), spec=spec)
             return {"teacher": key}, (step,)
         return {f"teacher_{number}": key for number, key in enumerate(self.run.teachers)}, ()
 
-    def _rewound(self, start: str, options: Mapping[str, Any]) -> Step:
+    def _rewound(self, start: str, epoch: int) -> Step:
         """The dense training up to the epoch that is gone back to, an entry of its own.
 
         The dense network's key knows nothing of it, so that all who do not rewind share that.
         """
-        epoch = options["rewind_epoch"]
-        train = self._options("train")
+        train = self._train()
         if epoch == 0:
-            train["train"]["epochs"] = 0
+            train = replace(train, recipe=train.recipe.with_optimizer(epochs=0))
         else:
-            train["until"] = epoch
+            train = replace(train, until=epoch)
         key = self._key("train", 1, train, start, {})
         return Step("train", 1, f"rewind_{epoch}", train, key, False, ("train", 1))
 
@@ -323,7 +335,7 @@ class RunPlan:
         self,
         stage: str,
         occurrence: int,
-        options: Any,
+        options: StageOptions,
         parent: str,
         roles: Mapping[str, str],
     ) -> str:
@@ -346,65 +358,59 @@ class RunPlan:
         above = {**roles, "parent": parent}
         return self.origins.add(key, code, above, self.run.data_origin, others)
 
-    def in_key(self, stage: str, options: Any) -> dict[str, Any]:
+    def in_key(self, stage: str, options: StageOptions) -> dict[str, Any]:
         """What the stage's key says of its options, plain values."""
-        if stage != "compress":
-            return options
-        return {**compress.in_key(options, self.run.machine), **self._drawn()}
+        if stage == "compress":
+            return {**compress.in_key(options, self.run.machine), **self._drawn()}
+        return dict(options) if stage == "recalibrate" else options.in_key()
 
     def _drawn(self) -> dict[str, str]:
         """Which labels say what images are drawn; without unequal classes none does."""
         return {} if self.run.alike is None else {"drawn": self.run.alike.key}
 
-    def _options(self, stage: str) -> dict[str, Any]:
-        """The sub-trees that a stage is given: on what it is not given it cannot depend."""
-        null_robust = {"_target_": "compressor.robust.none.CrossEntropy"}
+    def _options(self, stage: str) -> StageOptions:
+        """The stage's own: on what it is not given it cannot depend."""
         if stage == "recalibrate":
             return {**self.run.config["recalibrate"], **self._drawn()}
         if stage == "pretrain":
-            own = dict(self.run.config["pretrain"])
-            del own["frozen"]  # the training's business
-            return {"pretrain": own}
-        robust = self.run.config["robust"]
-        if stage == "finetune" and self.run.config["finetune"]["robust"] == "none":
-            robust = null_robust
-        distill = dict(NO_DISTILLATION)
-        if self._distills(stage):
-            distill = distill_options.reads(self.run.config["distill"], self.run.answers)
-        own = dict(self.run.config[stage])
-        if stage == "finetune":
-            own = finetune.reads(own)
-            own["labels"] = self.run.finetune_labels()
-        options = {stage: own, "robust": robust, "distill": distill}
-        if self.run.config["dataset"]["sampler"] != "none":
-            options["sampler"] = self.run.config["dataset"]["sampler"]
-        pretrained = self.run.config["pretrain"]
-        if stage == "train" and pretrained["pretext"] is not None and pretrained["frozen"]:
-            options["frozen"] = True
-        if stage == "train" and self.run.robust.content:
-            options["content"] = self.run.robust.content
-        regularizer = make(self.run.config["regularize"])
-        if stage == "train" and not isinstance(regularizer, NoRegularizer):
-            # refuses what it finds nothing to act on
-            regularizer.penalties(self.run.blank().net)
-            options["regularize"] = dict(self.run.config["regularize"])
-        return options
+            return PretrainOptions(pretraining=self.run.recipes.pretrain)
+        return self._train() if stage == "train" else self._finetune()
 
-    def _distills(self, stage: str) -> bool:
-        distill = self.run.config["distill"]
-        return distill["at"] == stage and bool(distill["terms"])
+    def _train(self) -> TrainOptions:
+        run = self.run
+        if not run.regularizer.is_none:
+            run.regularizer.penalties(run.blank().net)  # refuses what it finds nothing to act on
+        return TrainOptions(
+            recipe=run.recipes.train,
+            remedy=Chosen(run.remedy, run.config["robust"]),
+            regularizer=Chosen(run.regularizer, run.config["regularize"]),
+            teaching=run.teaching.in_stage("train"),
+            frozen=run.recipes.pretrain.frozen,
+            balanced=run.recipes.balanced,
+        )
 
-    def _is_identity(self, stage: str, options: Any, trail: Trail) -> bool:
+    def _finetune(self) -> FinetuneOptions:
+        run, remedy = self.run, NO_REMEDY
+        if run.recipes.finetune.robust == "same":
+            remedy = Chosen(run.remedy, run.config["robust"])
+        return FinetuneOptions(
+            recovery=run.recovery,
+            remedy=remedy,
+            teaching=run.teaching.in_stage("finetune"),
+            balanced=run.recipes.balanced,
+        )
+
+    def _is_identity(self, stage: str, options: StageOptions, trail: Trail) -> bool:
         if stage == "compress":
             return not options.cuts
         if stage == "recalibrate":
             return trail.idle or not self._has_batch_norm()
-        return stage == "finetune" and finetune.is_none(options["finetune"])
+        return stage == "finetune" and options.recovery.is_none
 
     def _has_batch_norm(self) -> bool:
         return recalibrate.has_batch_norm(self.run.blank().net)
 
-    def _labels_key(self, stage: str, options: Mapping[str, Any]) -> str:
+    def _labels_key(self, stage: str, options: StageOptions) -> str:
         """A stage that reads no label, or the clean ones, does not depend on the noise."""
         labels = self.run.labels
         if stage in ("train", "baseline"):
@@ -415,7 +421,7 @@ class RunPlan:
             return CLEAN if self.run.judging is None else self.run.judging.key
         if stage != "finetune":
             return CLEAN
-        return labels.clean_key if options["finetune"]["labels"] == "clean" else labels.key
+        return labels.clean_key if options.recovery.labels == "clean" else labels.key
 
     def _baselines(self) -> tuple[Step, ...]:
         """The trainings that noisy-then-clean is compared with: noisy only, clean only, mixed."""
@@ -432,15 +438,16 @@ class RunPlan:
         root = first.key if pretrained else self._start_key(self.run.trained_spec)
         roles, sides = self._taught("train", root)
         steps = []
-        labels, share = self.run.labels, self.run.config["finetune"]["clean_fraction"]
-        for kind in baseline.kinds(labels.damage is not None, labels.noisy, share):
-            own = self._options("train")
-            options = baseline.options(kind, own, self.run.config["finetune"])
+        labels, recovery = self.run.labels, self.run.recipes.finetune
+        for kind in baseline.kinds(
+            labels.damage is not None, labels.noisy, recovery.clean_fraction
+        ):
+            options = baseline.options(kind, self._train(), recovery)
             key = self._key("baseline", 1, options, root, roles)
             # it begins with the weights that the training began with
             step = Step("baseline", 1, kind, options, key, False, ("train", 1), roles, sides)
-            shared = {name: value for name, value in options.items() if name != "baseline"}
-            if kind == "noisy" and trained.options == shared:
+            shared = options.training.in_key()
+            if kind == "noisy" and trained.options.in_key() == shared:
                 step = replace(trained, point=kind)  # the run's own training has no remedy either
             steps.append(step)
         return tuple(steps)

@@ -12,12 +12,11 @@ from rich.table import Table
 from compressor import models
 from compressor.automatic import told
 from compressor.errors import UsageError
-from compressor.instantiation import make
 from compressor.notices import collapsed, notices
 from compressor.report.latencies import asked_cell
 from compressor.report.setting import model_name
 from compressor.run_folder import unscaled
-from compressor.stages import _sensitivity, compress, finetune
+from compressor.stages import _sensitivity, compress
 from compressor.stages._blank import Blank
 from compressor.stages._rehearsal import rehearse
 from compressor.stages._timed import Bench
@@ -111,12 +110,16 @@ def _row(
     """A stage as the plan shows it. rehearsals: how many trainings come before it, and the epochs
     of this stage that these cost. images: the share of them that an epoch visits.
     """
-    rehearsals = (0, 0.0)
+    epochs, rehearsals = None, (0, 0.0)
+    if step.trains:
+        epochs = step.options.epochs(tuple(cut["macs"]) if cut and cut["macs"] else None)
+    elif step.stage == "compress" and cut:
+        epochs = cut["epochs"] or None
     if step.stage == "train":
         labelled = plan.run.labels.labelled
         images = plan.run.data.size("train") if labelled is None else len(labelled)
-        remedy = make(step.options["robust"])
-        rehearsals = remedy.rehearsals(images, step.options["train"]["epochs"])
+        asked = step.options.recipe.epochs
+        rehearsals = step.options.remedy.method.rehearsals(images, asked)
     return {
         "name": step.stage,
         "title": step.title,
@@ -124,34 +127,15 @@ def _row(
         "key": step.key,
         "skipped": step.identity,
         "reused": not step.identity and reused[step.key],
-        "epochs": _epochs(step, cut),
+        "epochs": epochs,
         "rehearsals": rehearsals,
         "images": _visited(step, plan),
     }
 
 
-def _epochs(step: "Step", cut: Mapping[str, Any] | None) -> float | None:
-    """Epochs that a stage trains; None where it trains none."""
-    if step.stage == "compress":
-        return (cut["epochs"] if cut else 0) or None
-    own = "train" if step.stage == "baseline" else step.stage
-    epochs = step.options.get(own, {}).get("epochs")
-    if "until" in step.options:
-        return step.options["until"]
-    if step.stage == "finetune" and step.options["finetune"]["mode"] == "rewind":
-        return epochs - step.options["finetune"]["rewind_epoch"]
-    if step.stage == "finetune" and step.options["finetune"]["mode"] == "scratch_b":
-        if cut and cut["macs"]:  # else as many at least
-            return finetune.scratch_b_epochs(
-                epochs, *cut["macs"], step.options["finetune"]["epoch_cap"]
-            )
-    return epochs
-
-
 def _visited(step: "Step", plan: "RunPlan") -> float:
-    alone = step.stage == "baseline" and step.options["baseline"]["kind"] == "clean"
-    fewer = alone or step.stage == "finetune"
-    return plan.run.config["finetune"]["clean_fraction"] if fewer else 1.0
+    fewer = step.stage == "finetune" or (step.stage == "baseline" and step.point == "clean")
+    return plan.run.recipes.finetune.clean_fraction if fewer else 1.0
 
 
 def _check_rounds(cuts: Sequence[Mapping[str, Any]]) -> None:

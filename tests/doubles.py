@@ -6,9 +6,12 @@ import torch
 from torch import nn
 
 from compressor import surgery
+from compressor.distill import Term
 from compressor.prune import Compressor, Preview, Ranking, Selector
 from compressor.prune.apoz import APoZ
+from compressor.regularize import Regularizer
 from compressor.stages import Outcome
+from compressor.tasks.holding import Holding
 
 
 def timed(share: float) -> dict:
@@ -124,6 +127,66 @@ class Masks(Compressor):
         return Preview(
             macs=dense.figures["macs"], params=dense.figures["params"], epochs=self.epochs
         )
+
+
+class LossAlone(Term):
+    """A term that overrides nothing but its loss."""
+
+    def loss(self, student, teacher, batch):
+        return (student["logits"] - teacher["logits"]).square().mean()
+
+
+class Thinned(Regularizer):
+    """A regularizer of every hook: the features of one layer are thinned, and paid for.
+
+    seen: the progress that it was told before each step.
+    """
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+        self.seen: list[float] = []
+        self.share = 0.0
+
+    def attach(self, net):
+        return (net.get_submodule(self.layer).register_forward_hook(self._thin),)
+
+    def _thin(self, module, inputs, output):
+        return output * (1 - self.share) if module.training else output
+
+    def before_step(self, net, progress):
+        self.seen.append(progress)
+        self.share = 0.5 * progress
+
+    def layers(self):
+        return (self.layer,)
+
+    def losses(self, net, outputs, criterion):
+        (features,) = outputs["features"][self.layer]
+        return {"size": features.abs().mean(), "again": criterion(outputs["logits"])}
+
+    def penalties(self, net):
+        return {"weights": 1e-3 * sum(p.square().sum() for p in net.parameters())}
+
+
+class Masked(Holding):
+    """Keeps the smaller half of a layer's weights at 0, as they were when the training began."""
+
+    def __init__(self, layer: str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("mask", torch.ones(shape))
+        self.register_buffer("drawn", torch.tensor(False))
+
+    def begin(self, net):
+        weight = net.get_submodule(self.layer).weight
+        if not self.drawn:
+            self.mask.copy_(weight.detach().abs() > weight.detach().abs().median())
+            self.drawn.fill_(True)
+        self.after_step(net)
+
+    def after_step(self, net):
+        with torch.no_grad():
+            net.get_submodule(self.layer).weight.mul_(self.mask)
 
 
 class Net(nn.Module):

@@ -17,11 +17,11 @@ from compressor.robust.confident import confident_joint, estimated_joint, find_i
 from compressor.robust.none import CrossEntropy
 from compressor.robust.pencil import Pencil
 from compressor.stages import Context, Machine
-from compressor.stages._fit import TrainingSet, fit
+from compressor.stages._fit import Job, TrainingSet, fit
 from compressor.stages._labels import trusted
+from compressor.stages._recipe import Recipe
 from compressor.tasks.classification import Classification
 from compressor.tasks.optimization import OptimizerOptions
-from compressor.tasks.training import Distillation
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,9 @@ def train(folder, data, net, seed, training, epochs, lr=0.05, robust=None):
         weight_decay=1e-4, decay_norm_and_bias=True, schedule="constant", warmup_epochs=0.0,
         milestones=(), gamma=0.1, clip_norm=None,
     )  # fmt: skip
-    fitted = fit(
-        net, options, context, name="train", select="last", robust=robust or CrossEntropy(),
-        distillation=Distillation({}), training=training,
-    )  # fmt: skip
-    return fitted.net
+    recipe, remedy = Recipe(optimizer=options, select="last"), robust or CrossEntropy()
+    job = Job(name="train", recipe=recipe, remedy=remedy, training=training)
+    return fit(net, job, context).net
 
 
 def accuracy(net, data):

@@ -167,7 +167,7 @@ def test_baselines_are_those_that_differ_and_need_the_truth(folder, tmp_path):
 def test_baselines_begin_as_the_training_does(folder):
     words = (*QUICK, "pretrain=rotnet", "pretrain.epochs=1", "pretrain.frozen=true")
     made = plan(folder, *words, "baselines=true", "robust=gce")
-    assert all(step.options["frozen"] for step in made.baselines)
+    assert all(step.options.training.frozen for step in made.baselines)
     report = run(folder, "none", *QUICK, "train.epochs=0", "finetune.epochs=0", "baselines=true")
     assert {each["epochs"] for each in report["baselines"].values()} == {0}
     plain = plan(folder, *QUICK, "baselines=true", "robust=gce").baselines
@@ -202,7 +202,7 @@ def test_a_criterion_reads_no_more_labels_than_are_trusted(folder):
 
 def test_a_training_without_epochs_corrects_no_labels(folder):
     words = ("noise=symmetric", "robust=pencil", "train.epochs=0")
-    assert plan(folder, *words).steps[-1].options["finetune"]["labels"] == "clean"
+    assert plan(folder, *words).steps[-1].options.recovery.labels == "clean"
     with pytest.raises(UsageError, match="train.epochs=0 makes nothing"):
         plan(folder, *words, "finetune.labels=corrected_soft")
 
@@ -303,7 +303,7 @@ def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(folder, wo
 def test_clean_labels_are_refused_where_nobody_knows_them(folder, tmp_path):
     np.savez(tmp_path / "l.npz", label=np.zeros(1347, dtype=np.int64))
     words = ("noise=file", f"noise.file={tmp_path / 'l.npz'}")
-    assert plan(folder, *words).steps[-1].options["finetune"]["labels"] == "given"
+    assert plan(folder, *words).steps[-1].options.recovery.labels == "given"
     with pytest.raises(UsageError, match="clean_fraction=0.1 needs clean labels"):
         Experiment(compose(folder, *words, "finetune.clean_fraction=0.1"))
 

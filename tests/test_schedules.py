@@ -82,7 +82,7 @@ def test_a_round_is_an_entry_of_the_cache_that_others_share(folder, report):
 def test_epochs_between_rounds_have_a_key_of_their_own(folder):
     def epochs(*words):
         found = steps(folder, "finetune.epochs=4", *words, stage="finetune")[1]
-        return [step.options["finetune"]["epochs"] for step in found]
+        return [step.options.recipe.epochs for step in found]
 
     assert epochs() == [4]
     assert epochs("prune.rounds=3") == [4, 4, 4]
@@ -91,7 +91,7 @@ def test_epochs_between_rounds_have_a_key_of_their_own(folder):
     assert epochs(*layers) == [1, 1, 1, 0, 0, 0, 1, 1, 4]
     words = ("prune.rounds=2", "prune.round_finetune={lr: 0.0001, schedule: constant}")
     found = steps(folder, *words, stage="finetune")[1]
-    own = [step.options["finetune"] for step in found]
+    own = [step.options.recovery.in_key() for step in found]
     assert own[0] == {**own[1], "lr": 1e-4, "schedule": "constant"} != own[1]
     _, found = steps(folder, "prune.rounds=2", "prune.round_epochs=0", stage="finetune")
     assert [step.identity for step in found] == [True, False]
@@ -148,7 +148,7 @@ def test_layers_are_cut_one_by_one_on_the_network_fine_tuned_so_far(folder):
     assert {name: len(kept) for name, kept in done["kept"].items()} == {"body.0": 4, "body.3": 4}
     tuned = [step for step in coming.steps if step.stage == "finetune"]
     assert coming.run.cache.read(second.key).lineage["parent"] == tuned[0].key
-    assert [step.options["finetune"]["epochs"] for step in tuned] == [1, 2]
+    assert [step.options.recipe.epochs for step in tuned] == [1, 2]
     share = done["points"]["final"]["macs"] / done["points"]["dense"]["macs"]
     assert share == pytest.approx(0.4, abs=0.01)
     assert (

@@ -6,11 +6,12 @@ A batch is (image, target, index): float32 (B, C, H, W) normalised, int64 (B,), 
 index), so the number of workers, the batch size and a resume change no image.
 """
 
-from compressor.data._base import ImageData, stratified_split
+from compressor.data._base import Damage, ImageData, stratified_split
 from compressor.data._order import EpochSampler, spread_over_classes
 from compressor.data._preprocess import Preprocess, Unrecorded
 
 __all__ = [
+    "Damage",
     "EpochSampler", "ImageData", "Preprocess", "Unrecorded", "spread_over_classes",
     "stratified_split",
 ]  # fmt: skip

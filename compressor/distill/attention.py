@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers, Shapes, Term, checked_weight
 from compressor.distill._layers import unit
 from compressor.errors import UsageError
 
@@ -38,10 +38,8 @@ def attention_gap(student: Tensor, teacher: Tensor) -> Tensor:
     return ((maps[0] - maps[1]) ** 2).mean()
 
 
-class Attention:
+class Attention(Term):
     """Sums over pairs of layers, the ends of the networks' stages unless told otherwise."""
-
-    needs_teacher, alone, only_at = True, False, None
 
     def __init__(
         self,
@@ -55,9 +53,7 @@ class Attention:
             for layers in (student_layers, teacher_layers)
         )
 
-    def adapter(
-        self, student: Mapping[str, Any], teacher: Mapping[str, Any], input_size: tuple[int, ...]
-    ) -> None:
+    def adapter(self, student: Shapes, teacher: Shapes, input_size: tuple[int, ...]) -> None:
         """Needs none; refuses layers that cannot be paired."""
         own = [shape for name in self.student_layers for shape in student[name]]
         other = [shape for name in self.teacher_layers for shape in teacher[name]]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers, Shapes, Term, checked_weight
 from compressor.distill._layers import pooled, unit
 from compressor.errors import UsageError
 
@@ -43,10 +43,8 @@ def congruence(
     return ((c_t - c_s) ** 2).mean()
 
 
-class CCKD:
+class CCKD(Term):
     """The correlation term alone; needs no adapter, since only (B, B) matrices meet."""
-
-    needs_teacher, alone, only_at = True, False, None
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class CCKD:
         self.embeddings: nn.ModuleDict | None = None
 
     def adapter(
-        self, student: Mapping[str, Any], teacher: Mapping[str, Any], input_size: tuple[int, ...]
+        self, student: Shapes, teacher: Shapes, input_size: tuple[int, ...]
     ) -> nn.Module | None:
         """A linear layer on either side; the teacher's is drawn once and stays.
 

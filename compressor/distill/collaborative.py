@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers, Term, checked_weight
 from compressor.distill._fork import Forked, alike, split_stages
 from compressor.errors import UsageError
 
@@ -45,10 +45,10 @@ def collaborative_loss(
     return total
 
 
-class Collaborative:
+class Collaborative(Term):
     """All heads are trained at once, from one forward; a shared layer gets their mean gradient."""
 
-    needs_teacher, alone, only_at = False, True, "train"
+    needs_teacher, owns_training, only_at = False, True, "train"
 
     def __init__(
         self,
@@ -85,8 +85,15 @@ class Collaborative:
     def layers(self) -> Layers:
         return tuple(f"out.{head}" for head in range(self.heads)), ()
 
-    def grow(self, net: nn.Module, another: Callable[[int], nn.Module]) -> nn.Module:
-        """another: the number of a head -> a network like `net` with weights of its own."""
+    def check_student(self, net: nn.Module) -> None:
+        self.forks(net)
+
+    def kept(self, net: nn.Module) -> nn.Module:
+        """Head 0, a plain network."""
+        return net.net
+
+    def student(self, net: nn.Module, another: Callable[[int], nn.Module] | None) -> nn.Module:
+        """A `Forked`. another: the number of a head -> a network like `net` of other weights."""
         forks = self.forks(net)
         nets = [net, *(another(head) for head in range(1, self.heads))]
         if alike(nets[0], nets[1]):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers, Maker, Shapes, checked_weight
 from compressor.distill._layers import pooled
 from compressor.distill.kd import soft_divergence
 from compressor.errors import UsageError
@@ -103,10 +103,10 @@ class Noise(nn.Module):
         return z.view(-1, *self.input_size)
 
 
-class DataFree:
+class DataFree(Maker):
     """Owns the loop of its stage (tasks/alternating.py); reads no image unless `beside` is set."""
 
-    needs_teacher, alone, only_at = True, True, None
+    owns_training = True
 
     def __init__(
         self,
@@ -144,14 +144,12 @@ class DataFree:
         self.latent, self.norm_eps, self.generator_lr = latent, norm_eps, generator_lr
         self.count, self.steps = count, steps
         self.schedule = schedule
-        self.beside = beside
+        self.reads_images = beside
 
     def layers(self) -> Layers:
         return (), ("penultimate",)
 
-    def adapter(
-        self, student: Mapping[str, Any], teacher: Mapping[str, Any], input_size: tuple[int, ...]
-    ) -> nn.Module:
+    def adapter(self, student: Shapes, teacher: Shapes, input_size: tuple[int, ...]) -> nn.Module:
         """The maker of images of this size."""
         if self.images == "noise":
             return Noise(input_size)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers, Term, checked_weight
 from compressor.distill._fork import Forked, alike, split_stages
 from compressor.errors import UsageError
 
@@ -44,10 +44,10 @@ def ensemble_loss(
     return lam * criterion(combined(heads, combine)) + (1 - lam) * own
 
 
-class EnsembleNet:
+class EnsembleNet(Term):
     """Trains `heads` networks that share their lower stages; head 0, a plain network, is left."""
 
-    needs_teacher, alone, only_at = False, True, "train"
+    needs_teacher, owns_training, only_at = False, True, "train"
 
     def __init__(
         self,
@@ -75,8 +75,15 @@ class EnsembleNet:
     def layers(self) -> Layers:
         return tuple(f"out.{head}" for head in range(self.heads)), ()
 
-    def grow(self, net: nn.Module, another: Callable[[int], nn.Module]) -> nn.Module:
-        """another: the number of a head -> a network like `net` with weights of its own."""
+    def check_student(self, net: nn.Module) -> None:
+        self.forks(net)
+
+    def kept(self, net: nn.Module) -> nn.Module:
+        """Head 0, a plain network."""
+        return net.net
+
+    def student(self, net: nn.Module, another: Callable[[int], nn.Module] | None) -> nn.Module:
+        """A `Forked`. another: the number of a head -> a network like `net` of other weights."""
         forks = self.forks(net)
         nets = [net, *(another(head) for head in range(1, self.heads))]
         if alike(nets[0], nets[1]):

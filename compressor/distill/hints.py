@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers, Shapes, Term, checked_weight
 from compressor.errors import UsageError
 
 
-class Hints:
+class Hints(Term):
     """The regressor is a 1x1 convolution, or a linear layer where the features are vectors."""
-
-    needs_teacher, alone, only_at = True, False, None
 
     def __init__(
         self,
@@ -31,9 +29,7 @@ class Hints:
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self.regressor: nn.Module | None = None
 
-    def adapter(
-        self, student: Mapping[str, Any], teacher: Mapping[str, Any], input_size: tuple[int, ...]
-    ) -> nn.Module:
+    def adapter(self, student: Shapes, teacher: Shapes, input_size: tuple[int, ...]) -> nn.Module:
         """student, teacher: shapes of the features by name. The student's become the teacher's."""
         own, other = student[self.student_layer][0], teacher[self.teacher_layer][0]
         if own[2:] != other[2:] or len(own) not in (2, 4):

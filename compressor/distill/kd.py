@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.distill import NO_LAYERS, Batch, Layers, checked_weight
+from compressor.distill import Batch, Term, checked_weight
 from compressor.errors import UsageError
 
 
@@ -27,10 +27,8 @@ def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     return temperature**2 * divergence.sum(dim=1).mean()
 
 
-class KD:
+class KD(Term):
     """Reads the logits only."""
-
-    needs_teacher, alone, only_at = True, False, None
 
     def __init__(self, weight: float = 0.9, temperature: float = 4.0) -> None:
         if not temperature > 0:
@@ -42,6 +40,3 @@ class KD:
 
     def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
         return soft_divergence(student["logits"], teacher["logits"], self.temperature)
-
-    def layers(self) -> Layers:
-        return NO_LAYERS

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compressor.distill import NO_LAYERS, Batch, Layers, checked_weight
+from compressor.distill import Batch, Term, checked_weight
 from compressor.errors import UsageError
 
 STANDARDIZE = ("none", "per_class")
@@ -43,7 +43,7 @@ def deviations(logits: Tensor) -> Tensor:
     return std.clamp_min(_LEAST * usual).float()
 
 
-class Mimic:
+class Mimic(Term):
     """Reads the logits only; no label is needed.
 
     standardize=per_class: the paper subtracts the logits' mean and divides by their deviation over
@@ -51,8 +51,6 @@ class Mimic:
     all times, and the difference is divided: the mean cancels, the optimum is the same, and the
     last layer needs no undoing (its gradient is smaller by the deviation).
     """
-
-    needs_teacher, alone, only_at = True, False, None
 
     def __init__(self, weight: float = 1.0, standardize: str = "none") -> None:
         if standardize not in STANDARDIZE:
@@ -62,20 +60,13 @@ class Mimic:
             )
         self.weight = checked_weight("mimic", weight)
         self.standardize = standardize
+        self.reads_logits = standardize == "per_class"
         self.std: Tensor | None = None
 
     def survey(self, logits: Tensor) -> None:
         """logits: (n, K) of the teacher in eval mode, over the train part."""
-        if self.standardize == "per_class":
-            self.std = deviations(logits)
-
-    @property
-    def surveys(self) -> bool:
-        return self.standardize == "per_class"
+        self.std = deviations(logits)
 
     def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
         std = self.std.to(student["logits"].device) if self.std is not None else None
         return logit_regression(student["logits"], teacher["logits"], std)
-
-    def layers(self) -> Layers:
-        return NO_LAYERS

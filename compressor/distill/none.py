@@ -8,18 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from compressor.distill import NO_LAYERS, Batch, Layers
+from compressor.distill import Batch, Term
 
 
-class NoDistillation:
+class NoDistillation(Term):
     """Stands where a list of terms would: label weight 1, loss 0."""
 
     label_weight = 1.0
     weight = 0.0
-    needs_teacher, alone, only_at = False, False, None
+    needs_teacher = False
 
     def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:
         return student["logits"].new_zeros(())
-
-    def layers(self) -> Layers:
-        return NO_LAYERS

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers, Term, checked_weight
 from compressor.distill._layers import pooled
 from compressor.errors import UsageError
 
@@ -44,10 +44,8 @@ def transfer(student: Tensor, teacher: Tensor, form: str = "reference") -> Tenso
     return total / {"reference": n * n, "paper": 1, "row_mean": n}[form]
 
 
-class PKT:
+class PKT(Term):
     """Reads the penultimate features unless told otherwise; needs no adapter."""
-
-    needs_teacher, alone, only_at = True, False, None
 
     def __init__(
         self,

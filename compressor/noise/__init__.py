@@ -6,7 +6,6 @@ Callers corrupt the train part only, once, before training; validation and test 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,26 +31,32 @@ class Part:
     images: Callable[[Tensor], Iterator[Tensor]] | None = None
 
 
-class Noise(Protocol):
-    """Chosen by the config group `noise`.
+class Noise:
+    """Chosen by the config group `noise`. What a kind does not override does nothing.
 
     reads_images: whether `corrupt` costs a pass over the images, so that its answer is kept.
     injects: whether labels are changed, in a way whose matrix is then known.
     known: whether the data set's own labels are the true ones.
+    damages: whether images are changed, by `damage`. content: digest of a file that the options
+    name: another file under the same name gives other labels.
     """
 
-    reads_images: bool
-    injects: bool
-    known: bool
+    reads_images: bool = False
+    injects: bool = False
+    known: bool = True
+    damages: bool = False
+    content: str = ""
 
     def corrupt(self, part: Part) -> Tensor:
         """The given labels (n,) int64, a function of the options and the part alone."""
+        return part.labels.clone()
 
     def damage(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Damaged images; only kinds that act on images have this method.
+        """Damaged images, in the loader of the training alone.
 
         images: (B, C, H, W) normalised; index: (B,) positions within the part.
         """
+        return images
 
 
 def transition(clean: Tensor, given: Tensor, num_classes: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.noise import Part
+from compressor.noise import Noise, Part
 from compressor.noise._drawing import (
     choose_in_classes,
     fraction,
@@ -47,16 +47,14 @@ def within_superclasses(superclasses: Tensor) -> dict[int, int]:
     return mapped
 
 
-class Asymmetric:
+class Asymmetric(Noise):
     """A share `rate` of each mapped class flips, so that less than `rate` of all labels do.
 
     On CIFAR-10, where five of ten classes are mapped, half of it. map: "auto", or class -> class,
     by number or by name.
     """
 
-    reads_images = False
     injects = True
-    known = True
 
     def __init__(
         self,

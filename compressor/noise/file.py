@@ -18,7 +18,7 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from torch import Tensor
 
 from compressor.errors import UsageError, foreign
-from compressor.noise import Part
+from compressor.noise import Noise, Part
 
 # What a damaged archive raises beside the usual: at its table, in an entry, in an entry's head.
 _BROKEN = (BadZipFile, zlib.error, NotImplementedError, RuntimeError)
@@ -27,14 +27,13 @@ _LARGEST = 2**30  # bytes of an archive
 _SHOWN = 100  # names of an archive's arrays
 
 
-class File:
+class File(Noise):
     """Given labels as somebody else gave them; those of validation images are left unused.
 
     known: true where the data set's own labels are the true ones, as with CIFAR-10N; false where
     nobody knows the truth: what asks for clean labels is then refused.
     """
 
-    reads_images = False
     injects = True
 
     def __init__(

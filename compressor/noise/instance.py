@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.noise import Part
+from compressor.noise import Noise, Part
 from compressor.noise._drawing import fraction, warn_if_drowned, whole_seed
 
 _TAG = 4  # this kind's stream under the noise seed
@@ -37,7 +37,7 @@ def distribution(features: Tensor, projection: Tensor, label: int, q: Tensor) ->
     return flipped
 
 
-class Instance:
+class Instance(Noise):
     """Each image has its own flip rate q ~ N(rate, deviation^2) within [0, 1].
 
     The truncation lifts the mean of q where `rate` is within two deviations of 0: at 0.1 it is
@@ -46,7 +46,6 @@ class Instance:
 
     reads_images = True
     injects = True
-    known = True
 
     def __init__(
         self, rate: float = 0.4, deviation: float = 0.1, seed: int = 0, **shared: object

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.noise import Part
+from compressor.noise import Noise, Part
 from compressor.noise._drawing import one_mode, whole_seed
 
 _TAG = 5  # this kind's stream under the noise seed
@@ -56,12 +56,10 @@ def read_matrix(path: str, name: str) -> np.ndarray:
     return stochastic(values, name, path)
 
 
-class Matrix:
+class Matrix(Noise):
     """mode=exact: T[i, j] * N_i samples, rounded by largest remainder; bernoulli: drawn."""
 
-    reads_images = False
     injects = True
-    known = True
 
     def __init__(
         self,

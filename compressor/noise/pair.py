@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.noise import Part
+from compressor.noise import Noise, Part
 from compressor.noise._drawing import (
     choose_in_classes,
     fraction,
@@ -21,12 +21,10 @@ from compressor.noise._drawing import (
 _TAG = 2  # this kind's stream under the noise seed
 
 
-class Pair:
+class Pair(Noise):
     """Class k becomes (k + 1) mod K for a share `rate` of every class, exact or drawn."""
 
-    reads_images = False
     injects = True
-    known = True
 
     def __init__(
         self, rate: float = 0.4, mode: str = "exact", seed: int = 0, **shared: object

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.noise import Part
+from compressor.noise import Noise
 from compressor.noise._drawing import whole_seed
 from compressor.seeding import derive, uniforms
 
@@ -29,12 +29,10 @@ def normals(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
     return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
 
 
-class Pixels:
+class Pixels(Noise):
     """Adds N(0, sigma^2) to every normalised pixel of a training image."""
 
-    reads_images = False
-    injects = False
-    known = True
+    damages = True
 
     def __init__(
         self, sigma: float = 0.5, fresh: bool = False, seed: int = 0, **shared: object
@@ -44,9 +42,6 @@ class Pixels:
         self.sigma = float(sigma)
         self.fresh = fresh
         self.seed = derive(whole_seed(seed), "pixels")
-
-    def corrupt(self, part: Part) -> Tensor:
-        return part.labels.clone()
 
     def damage(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         noise = normals(self.seed, epoch if self.fresh else 0, index, images[0].numel())

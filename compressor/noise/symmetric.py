@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.noise import Part
+from compressor.noise import Noise, Part
 from compressor.noise._drawing import (
     choose,
     choose_in_classes,
@@ -22,16 +22,14 @@ from compressor.noise._drawing import (
 _TAG = 1  # this kind's stream under the noise seed
 
 
-class Symmetric:
+class Symmetric(Noise):
     """A share `rate` of the samples is selected and relabelled, uniformly over the other classes.
 
     With `include_true` uniformly over all classes, as PENCIL's release does it: the share whose
     label changes is then rate * (K - 1) / K, so that its "40 %" of 10 classes changes 36 %.
     """
 
-    reads_images = False
     injects = True
-    known = True
 
     def __init__(
         self,

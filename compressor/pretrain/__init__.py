@@ -3,13 +3,11 @@
 Run: compress-run pretrain=rotnet dataset.labelled_fraction=0.1
 """
 
-from typing import Protocol
-
 from torch import Tensor
 
 
-class Pretext(Protocol):
-    """Chosen by the config group `pretrain`.
+class Pretext:
+    """Chosen by the config group `pretrain`; all of it is to be given.
 
     classes: outputs of the pretext task's head.
     """
@@ -18,3 +16,4 @@ class Pretext(Protocol):
 
     def batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images: (B, C, H, W), augmented. Returns the pretext's images and targets."""
+        raise NotImplementedError

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
+from compressor.pretrain import Pretext
 
 
 def rotations(images: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def rotations(images: Tensor) -> Tensor:
     return torch.cat([torch.rot90(images, k, dims=(-2, -1)) for k in range(4)])
 
 
-class RotNet:
+class RotNet(Pretext):
     """The four copies of an image are in one batch: batch norm sees every angle equally often."""
 
     classes = 4

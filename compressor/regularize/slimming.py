@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.errors import UsageError
+from compressor.regularize import Regularizer
 
 
 def l1_of_scales(net: nn.Module) -> Tensor:
@@ -24,7 +25,7 @@ def l1_of_scales(net: nn.Module) -> Tensor:
     return torch.cat(gammas).abs().sum()
 
 
-class Slimming:
+class Slimming(Regularizer):
     """The paper also starts training at gamma = 0.5; here gamma starts where the network has it.
 
     The optimizer decays no norm's scale unless train.decay_norm_and_bias is set, as the authors do.

@@ -116,8 +116,8 @@ class Remedy:
         """How the epochs of a training are shared out."""
         return (Phase(epochs, self),)
 
-    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
-        """What an author may not have meant, a line each. train: options of the train stage."""
+    def cautions(self, epochs: int, schedule: str, num_classes: int) -> list[str]:
+        """What an author may not have meant, a line each. epochs, schedule: of the training."""
         return []
 
     def follows(self, noise_rate: float | None) -> list[str]:

@@ -5,7 +5,6 @@ Run: compress-run robust=backward noise=asymmetric noise.rate=0.2
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class Backward(Remedy):
         self.needs_known = self.source.name == "known"
         self.inverse = torch.empty(0, 0)
 
-    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+    def cautions(self, epochs: int, schedule: str, num_classes: int) -> list[str]:
         return self.source.unread()
 
     def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:

@@ -6,7 +6,6 @@ Run: compress-run robust=forward noise=asymmetric noise.rate=0.3
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ class Forward(Remedy):
         self.needs_known = self.source.name == "known"
         self.T = torch.empty(0, 0)
 
-    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+    def cautions(self, epochs: int, schedule: str, num_classes: int) -> list[str]:
         return self.source.unread()
 
     def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:

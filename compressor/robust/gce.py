@@ -5,7 +5,6 @@ Run: compress-run robust=gce noise=symmetric noise.rate=0.4
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +57,7 @@ class GCE(Remedy):
         self.warmup = within("warmup", warmup, 0, 1, "a fraction of the epochs")
         self._from_epoch = self._epoch = 0
 
-    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
+    def cautions(self, epochs: int, schedule: str, num_classes: int) -> list[str]:
         asked = {"k": (self.k, K), "warmup": (self.warmup, WARMUP)}
         return [
             f"robust.{name}={value} does nothing beside robust.truncated=false"

@@ -113,8 +113,8 @@ class Pencil(Remedy):
         self._shape = (0, 0)
         self._targets = torch.empty(0, dtype=torch.int64)
 
-    def cautions(self, train: Mapping[str, Any], num_classes: int) -> list[str]:
-        found, (first, second, third) = [], self.epochs(train["epochs"])
+    def cautions(self, epochs: int, schedule: str, num_classes: int) -> list[str]:
+        found, (first, second, third) = [], self.epochs(epochs)
         limit = (2 if self.compat == "released" else 1) / num_classes
         if self.alpha >= limit:
             found.append(
@@ -128,10 +128,10 @@ class Pencil(Remedy):
                 f"most wrong ones to change: train.epochs={enough} or more, or a robust.label_lr "
                 f"over {self.step(second):g}"
             )
-        if train["schedule"] != "constant":
+        if schedule != "constant":
             found.append(
                 f"robust=pencil has a schedule of its own, train.lr for {first + second} epochs, "
-                f"then a tenth and a hundredth: train.schedule={train['schedule']} is not read"
+                f"then a tenth and a hundredth: train.schedule={schedule} is not read"
             )
         return found
 

@@ -57,9 +57,9 @@ class History(Callback):
             values[column(tag)] = trainer.callback_metrics.get(tag, "")
         if clean is not None:
             values["train_clean_accuracy"] = clean
-        if module.robust.store is not None:
+        if module.remedy.store is not None:
             index = trainer.datamodule.training.index
-            figures = module.robust.figures(module.given, module.clean, index)
+            figures = module.remedy.figures(module.given, module.clean, index)
             step = self.first_epoch + trainer.current_epoch
             for name, value in figures.items():
                 module.logger.experiment.add_scalar(f"train/{name}", value, step)

@@ -1,7 +1,6 @@
 """Classes that are not equally frequent: their weights in the loss, and who may be drawn alike."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -10,6 +9,8 @@ from compressor.data import spread_over_classes
 from compressor.errors import UsageError
 from compressor.robust import Remedy
 from compressor.seeding import generator
+from compressor.stages._distill.options import Teaching
+from compressor.stages._recipe import Recipes, one_of
 from compressor.tasks import Task
 
 WAYS = ("none", "balanced")
@@ -80,11 +81,11 @@ def decisive(select_by: str | None, figures: Collection[str], headline: str) -> 
     return headline if other else select_by
 
 
-def check_figures(config: Mapping[str, Any], task: Task, num_classes: int) -> None:
+def check_figures(recipes: Recipes, task: Task, num_classes: int) -> None:
     """Refuse a select_by that another task than classification does not measure."""
     figures, (headline, _) = tuple(task.metrics(num_classes).keys()), task.headline
     for stage in ("pretrain", "train", "finetune"):
-        asked = config[stage]["select_by"]
+        asked = recipes.of(stage).select_by
         if decisive(asked, figures, headline) not in figures:
             raise UsageError(
                 f"{stage}.select_by={asked} is no figure of this task, which has "
@@ -93,51 +94,44 @@ def check_figures(config: Mapping[str, Any], task: Task, num_classes: int) -> No
             )
 
 
-def check(config: Mapping[str, Any], robust: Remedy) -> None:
+def check(recipes: Recipes, remedy: Remedy, teaching: Teaching) -> None:
     """Refuse options for unequal classes that are unknown, exclude each other, or have no meaning.
 
-    robust: the training's remedy; the fine-tuning has it where finetune.robust=same.
+    remedy: the training's; the fine-tuning has it where finetune.robust=same.
     """
-    sampler = config["dataset"]["sampler"]
-    _one_of("dataset.sampler", sampler, WAYS)
     for stage in ("pretrain", "train", "finetune"):
-        own = config[stage]
-        _one_of(f"{stage}.class_weights", own["class_weights"], WAYS)
-        _one_of(f"{stage}.select_by", own["select_by"], tuple(SELECT_BY))
-    if config["pretrain"]["class_weights"] != "none":
+        own = recipes.of(stage)
+        one_of(f"{stage}.class_weights", own.class_weights, WAYS)
+        one_of(f"{stage}.select_by", own.select_by, tuple(SELECT_BY))
+    if recipes.pretrain.recipe.class_weights != "none":
         raise UsageError(
             "pretrain.class_weights=balanced has no meaning: a task without labels has as many "
             "samples of each of its classes; leave it out"
         )
     for stage in ("train", "finetune"):
-        weights = config[stage]["class_weights"]
-        asked = f"{stage}.class_weights=balanced"
-        if weights != "none" and sampler != "none":
+        weighted, asked = recipes.of(stage).class_weights != "none", f"{stage}.class_weights"
+        if weighted and recipes.balanced:
             raise UsageError(
-                f"{asked} and dataset.sampler=balanced both make up for unequal classes, each in "
-                "full: give one of them"
+                f"{asked}=balanced and dataset.sampler=balanced both make up for unequal classes, "
+                "each in full: give one of them"
             )
-        if stage == "finetune" and config["finetune"]["robust"] != "same":
+        if stage == "finetune" and recipes.finetune.robust != "same":
             continue
-        name = config["robust"]["_target_"].split(".")[-2]
-        if robust.shares and (weights != "none" or sampler != "none"):
-            asked = asked if weights != "none" else "dataset.sampler=balanced"
+        name = type(remedy).__module__.rpartition(".")[2]
+        if remedy.shares and (weighted or recipes.balanced):
             raise UsageError(
-                f"{asked} makes another matrix of robust={name}'s, which holds for the labels as "
-                "often as they were given: leave it out, or take another robust, such as gce"
+                f"{asked if weighted else 'dataset.sampler'}=balanced makes another matrix of "
+                f"robust={name}'s, which holds for the labels as often as they were given: leave "
+                "it out, or take another robust, such as gce"
             )
-        if weights != "none" and not robust.per_sample:
+        if weighted and not remedy.per_sample:
             raise UsageError(
-                f"{asked} needs a loss that is a mean over samples, which robust={name} has not: "
-                "type dataset.sampler=balanced, or take robust=none, gce, sce, mae or confident"
+                f"{asked}=balanced needs a loss that is a mean over samples, which robust={name} "
+                "has not: type dataset.sampler=balanced, or take robust=none, gce, sce, mae or "
+                "confident"
             )
-    if sampler != "none" and config["distill"]["sampler"] != "none":
+    if recipes.balanced and teaching.grouping is not None:
         raise UsageError(
-            f"dataset.sampler=balanced and distill.sampler={config['distill']['sampler']} both "
+            f"dataset.sampler=balanced and distill.sampler={teaching.grouping.sampler} both "
             "choose the images of a batch: give one of them"
         )
-
-
-def _one_of(key: str, value: Any, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise UsageError(f"{key}={value} is not known: choose one of {', '.join(options)}")

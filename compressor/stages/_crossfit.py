@@ -3,10 +3,8 @@
 A fold is an entry of the cache: whoever asks again, with another remedy say, finds it there.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +16,10 @@ from compressor.instantiation import builders, sources
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
 from compressor.stages import Context, Given
-from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.stages._fit import Job, TrainingSet, fit
+from compressor.stages._recipe import Recipe
 from compressor.stages.pretrain import freeze_trunk
-from compressor.tasks.training import Distillation
+from compressor.tasks.optimization import OptimizerOptions
 
 VERSION = 3
 
@@ -44,42 +43,26 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
 
 def probabilities(
     given: Given,
-    options: Mapping[str, Any],
+    optimizer: OptimizerOptions,
     context: Context,
+    *,
     folds: int,
-    epochs: int,
     frozen: bool = False,
 ) -> Tensor:
     """(n, K) float32 for the images that may be trained on, zero for the others.
 
-    options: the train stage's; cross-entropy and `epochs` take the place of its own. With one fold
-    the network is judged on what it was trained on. The last epoch counts: picking one by accuracy
-    on given labels would favour the memorised ones. frozen: the head alone learns.
+    optimizer: of the trainings, with cross-entropy. With one fold the network is judged on what it
+    was trained on. The last epoch counts: picking one by accuracy on given labels would favour the
+    memorised ones. frozen: the head alone learns.
     """
     n = len(context.targets)
     rows = torch.arange(n) if context.labelled is None else context.labelled
     fold = stratified_folds(context.targets[rows], folds, context.seed)
-    fitting = replace(plain(options), epochs=epochs)
     found = torch.zeros(n, context.data.num_classes)
     for number in range(folds):
         held = rows if folds == 1 else rows[fold == number]
         rest = rows if folds == 1 else rows[fold != number]
-        key = key_of(
-            stage="fold",
-            version=VERSION,
-            spec=given.spec.to_json(),
-            code=sources({"_target_": given.spec.factory}),
-            libraries=builders(given.spec.factory),
-            frozen=frozen,
-            parent=given.parent.key if given.parent else "",
-            options={**vars(fitting), "milestones": list(fitting.milestones)},
-            fold=[number, folds],
-            labels=context.labels_key,
-            data=context.data_key,
-            seed=context.seed,
-            precision=context.precision,
-            devices=context.machine.devices,
-        )
+        key = _key(given, optimizer, context, [number, folds], frozen)
 
         def make(folder: Path, number: int = number, held: Tensor = held, rest: Tensor = rest):
             if folds == 1:
@@ -89,23 +72,46 @@ def probabilities(
             seed = derive(context.seed, "fold", number, folds)
             torch.manual_seed(seed)
             net = given.network(context.trust)
-            fitted = fit(
-                freeze_trunk(net, given.spec, context.trust) if frozen else net,
-                fitting,
-                replace(context, folder=folder, seed=seed),
+            job = Job(
                 name="fold",
-                select="last",
-                robust=CrossEntropy(),
-                distillation=Distillation({}),
+                recipe=Recipe(optimizer=optimizer, select="last"),
+                remedy=CrossEntropy(),
                 training=TrainingSet(
                     targets=context.targets, index=rest, damage=context.damage, norms_rest=frozen
                 ),
+            )
+            fitted = fit(
+                freeze_trunk(net, given.spec, context.trust) if frozen else net,
+                job,
+                replace(context, folder=folder, seed=seed),
             )
             save_file({"probabilities": _predict(fitted.net, context, held)}, folder / _NAME)
 
         context.cache.obtain(key, "fold", make)
         found[held] = load_file(context.cache.folder(key) / _NAME)["probabilities"]
     return found
+
+
+def _key(
+    given: Given, optimizer: OptimizerOptions, context: Context, fold: list[int], frozen: bool
+) -> str:
+    """Of one fold's training. fold: its number, and how many there are."""
+    return key_of(
+        stage="fold",
+        version=VERSION,
+        spec=given.spec.to_json(),
+        code=sources({"_target_": given.spec.factory}),
+        libraries=builders(given.spec.factory),
+        frozen=frozen,
+        parent=given.parent.key if given.parent else "",
+        options={**vars(optimizer), "milestones": list(optimizer.milestones)},
+        fold=fold,
+        labels=context.labels_key,
+        data=context.data_key,
+        seed=context.seed,
+        precision=context.precision,
+        devices=context.machine.devices,
+    )
 
 
 _NAME = "probabilities.safetensors"

@@ -6,27 +6,28 @@ was killed goes on from its last finished epoch (stages/_resume.py) and ends wit
 """
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from compressor.artefact import fill
-from compressor.data import ImageData
+from compressor.data import Damage, ImageData
+from compressor.distill._layers import places
 from compressor.errors import RunError
+from compressor.loop import Loop
 from compressor.regularize import Regularizer
 from compressor.regularize.none import NoRegularizer
-from compressor.robust import Phase
+from compressor.robust import Phase, Remedy
 from compressor.seeding import derive, generator
-from compressor.stages import Context
+from compressor.stages import Context, Machine
 from compressor.stages._callbacks import (
     EpochLine,
     History,
@@ -37,13 +38,16 @@ from compressor.stages._callbacks import (
     quiet,
 )
 from compressor.stages._classes import SELECT_BY, balanced_weights, counts, decisive, hard
+from compressor.stages._recipe import Recipe
 from compressor.stages._resume import Progress, Resume
+from compressor.tasks import Task
 from compressor.tasks.alternating import Alternating
+from compressor.tasks.holding import Holding
 from compressor.tasks.optimization import OptimizerOptions
-from compressor.tasks.training import Distillation, Training
+from compressor.tasks.supervised import Supervised
+from compressor.tasks.training import Distillation, KnownLabels, Leg, Training
 
-# How an epoch is picked: the figure and its direction, None for the task's headline.
-SELECT = ("best", "last", "clean_peak")
+HISTORY = "history.csv"
 _FRESH = 4  # batches of made images that stand for the validation part where none may be read
 
 
@@ -60,10 +64,34 @@ class TrainingSet:
     targets: Tensor | None = None
     index: Tensor | None = None
     clean: Tensor | None = None
-    damage: Any = None
+    damage: Damage | None = None
     norms_rest: bool = False
     weighted: bool = False
     balanced: bool = False
+
+    def rebalanced(self, class_weights: str, balanced: bool) -> "TrainingSet":
+        """What is done about unequal classes. class_weights: a recipe's, none or balanced."""
+        return replace(self, weighted=class_weights == "balanced", balanced=balanced)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: by which recipe, on what, and what a method of each group does to it.
+
+    name: of its checkpoints and of the lines that a terminal sees. holding: what of the network
+    stays as it is in every step. start, stop: epochs of the recipe's that are done before, and
+    after which to leave; schedules, the order of the images and the phases stay those of the whole.
+    """
+
+    name: str
+    recipe: Recipe
+    remedy: Remedy
+    training: TrainingSet = field(default_factory=TrainingSet)
+    distillation: Distillation = field(default_factory=Distillation)
+    regularizer: Regularizer = field(default_factory=NoRegularizer)
+    holding: Holding = field(default_factory=Holding)
+    start: int = 0
+    stop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,25 +103,17 @@ class Fitted:
 
 
 class StageData(LightningDataModule):
-    """Loaders of one stage; made inside each process, so that ranks and workers are known."""
+    """Loaders of one leg; made inside each process, so that ranks and workers are known."""
 
-    def __init__(
-        self,
-        data: ImageData,
-        options: OptimizerOptions,
-        training: TrainingSet,
-        context: Context,
-        first_epoch: int,
-        distillation: Distillation,
-    ) -> None:
+    def __init__(self, job: Job, leg: Leg, context: Context) -> None:
         super().__init__()
-        self.data = data
-        self.distillation = distillation
-        self.batch_size = options.batch_size
-        self.training = training
+        self.data: ImageData = context.data
+        self.distillation = job.distillation
+        self.batch_size = leg.optimizer.batch_size
+        self.training = job.training
         # Lightning counts the epochs of each phase from 0: a seed of its own keeps a later phase
         # from repeating the first one's order and augmentation
-        self.seed = derive(context.seed, "images", first_epoch)
+        self.seed = derive(context.seed, "images", leg.first)
         self.workers = context.machine.workers
         self.eval_batch_size = context.machine.eval_batch_size
 
@@ -141,113 +161,53 @@ class StageData(LightningDataModule):
 
     def _made(self) -> int:
         """Steps an epoch of a method that makes its images and reads none; 0 for all others."""
-        for term in self.distillation.acting.values():
-            if hasattr(term, "draw") and not term.beside:
-                return term.steps
-        return 0
+        makers = [term for term in self.distillation.acting.values() if not term.reads_images]
+        return makers[0].steps if makers else 0
 
     def _counts(self, steps: int) -> DataLoader:
         return DataLoader(range(steps), batch_size=None, generator=generator(self.seed, "loader"))
 
 
-def fit(
-    net: nn.Module,
-    options: OptimizerOptions,
-    context: Context,
-    *,
-    name: str,
-    select: str,
-    robust: Any,
-    distillation: Distillation,
-    regularizer: Regularizer | None = None,
-    training: TrainingSet | None = None,
-    patience: int | None = None,
-    select_by: str | None = None,
-    start: int = 0,
-    stop: int | None = None,
-) -> Fitted:
-    """Train `net` for options.epochs in the phases that `robust` asks for, one fit each.
+def fit(net: nn.Module, job: Job, context: Context) -> Fitted:
+    """Train `net` for the recipe's epochs, in the phases that the remedy asks for.
 
-    select: best | last | clean_peak, of the last phase; the phases before go on from their last
-    epoch. patience: epochs of the last phase without a better figure after which it ends.
-    select_by: the validation figure that decides, None for the task's headline, for which
-    "accuracy" stands where the task has none.
-    start, stop: epochs of these that are done before, and after which to leave; schedules, the
-    order of the images and the phases stay those of the whole.
+    The epoch that goes on is one of the last phase; the phases before go on from their last epoch.
+    A killed fit of the same folder is gone on with. Raises RunError where no epoch was trained.
     """
-    training = training or TrainingSet()
-    weights = None
-    if training.weighted:
-        found = counts(training.targets, training.index, context.data.num_classes)
-        weights = balanced_weights(found)
-    module_options = {
-        "class_weights": weights,
-        "clean": training.clean,
-        "given": training.targets,
-        "norms_rest": training.norms_rest,
-        "task": context.task,
-        "num_classes": context.data.num_classes,
-        "distillation": distillation,
-        "regularizer": regularizer or NoRegularizer(),
-        "seed": context.seed,
-        "channels_last": context.machine.channels_last,
-    }
     progress = Progress.find(context.folder)
     if progress.epochs:
-        context.note(f"{name}: goes on after epoch {progress.epochs} of {options.epochs}")
-    robust.open(progress.folder, progress.state(progress.first))
-    first = 0
+        context.note(f"{job.name}: goes on after epoch {progress.epochs} of {job.recipe.epochs}")
+    job.remedy.open(progress.folder, progress.state(progress.first))
     metrics: dict[str, Any] = {}
-    phases = [phase for phase in robust.phases(options.epochs) if phase.epochs]
-    for phase in phases:
-        done = max(0, start - first)
-        end = phase.epochs if stop is None else min(phase.epochs, stop - first)
-        if done >= end or first < progress.first:  # the latter: a finished phase of a killed fit
-            first += phase.epochs
-            continue
-        net.train()  # loaded networks are in eval mode, and batch norms that rested before
-        module: LightningModule = _module(distillation)(
-            net,
-            robust=phase.loss,
-            optimizer=_phase_options(options, phase, phase is phases[0]),
-            first_epoch=first,
-            done=done,
-            **module_options,
-        )
-        for term in distillation.terms.values():
-            if hasattr(term, "loop"):  # a method that owns the loop brings its own module
-                module = term.loop(module)
-        metrics = _fit_phase(
-            module,
-            done,
-            end,
-            first,
-            options,
-            context,
-            name,
-            select if phase is phases[-1] else "last",
-            training,
-            progress,
-            patience if phase is phases[-1] else None,
-            decisive(select_by, module.val_metrics.keys(), context.task.headline[0]),
-        )
-        first += phase.epochs
+    for leg in legs(job):
+        if leg.first >= progress.first:  # else it is a finished phase of a killed fit
+            net.train()  # loaded networks are in eval mode, and batch norms that rested before
+            metrics = _run(_module(net, job, leg, context), job, leg, context, progress)
     if progress.epochs:
         metrics = {**metrics, "earlier_seconds": progress.seconds}
     return Fitted(net.cpu().eval(), metrics)
 
 
-def _module(distillation: Distillation) -> Any:
-    """The module that trains: the plain one, or that of a method which makes its own images."""
-    for name, term in distillation.acting.items():
-        if hasattr(term, "draw"):
-            return partial(Alternating, name=name)
-    return Training
+def legs(job: Job) -> Iterator[Leg]:
+    """The part of each phase that lies between the job's start and its stop."""
+    first = 0
+    phases = [phase for phase in job.remedy.phases(job.recipe.epochs) if phase.epochs]
+    for phase in phases:
+        done = max(0, job.start - first)
+        end = phase.epochs if job.stop is None else min(phase.epochs, job.stop - first)
+        if done < end:
+            yield Leg(
+                loss=phase.loss,
+                optimizer=_phase_options(job.recipe.optimizer, phase, first == 0),
+                first=first,
+                done=done,
+                end=end,
+                last=phase is phases[-1],
+            )
+        first += phase.epochs
 
 
 def _phase_options(options: OptimizerOptions, phase: Phase, first: bool) -> OptimizerOptions:
-    from dataclasses import replace
-
     changes: dict[str, Any] = {"lr": options.lr * phase.lr_scale, "epochs": phase.epochs}
     if phase.schedule is not None:
         changes["schedule"] = phase.schedule
@@ -260,61 +220,123 @@ def _phase_options(options: OptimizerOptions, phase: Phase, first: bool) -> Opti
     return replace(options, **changes)
 
 
-def _fit_phase(
-    module: LightningModule,
-    done: int,
-    end: int,
-    first: int,
-    options: OptimizerOptions,
-    context: Context,
-    name: str,
-    select: str,
-    training: TrainingSet,
-    progress: Progress,
-    patience: int | None,
-    by: str,
-) -> dict[str, Any]:
-    machine = context.machine
-    headline, direction = context.task.headline
-    peak = select == "clean_peak" and training.clean is not None
-    judged = module.tag("val", by)
-    monitor = f"train/clean_{headline}" if peak else judged
-    if not peak and by != headline:
-        direction = SELECT_BY[by]
-    checkpoint = LaterOfEquals(
-        dirpath=progress.folder / f"picked-{first}",
-        filename=f"{name}-{{epoch}}",
-        monitor=None if select == "last" else monitor,
-        mode=direction,
+def _module(net: nn.Module, job: Job, leg: Leg, context: Context) -> Training:
+    training, classes = job.training, context.data.num_classes
+    weights = None
+    if training.weighted:
+        weights = balanced_weights(counts(training.targets, training.index, classes))
+    read = {name: places(net, name, "network") for name in job.regularizer.layers()}
+    return Training(
+        net,
+        _loop(job.distillation, context.task.headline[0]),
+        leg,
+        task=context.task,
+        num_classes=classes,
+        distillation=job.distillation,
+        regularizer=job.regularizer,
+        holding=job.holding,
+        labels=KnownLabels(given=training.targets, clean=training.clean, weights=weights),
+        student_taps={**job.distillation.student_taps, **read},
+        seed=context.seed,
+        channels_last=context.machine.channels_last,
+        norms_rest=training.norms_rest,
+    )
+
+
+def _loop(distillation: Distillation, headline: str) -> Loop:
+    """Who runs the steps: the usual one, or that of a term which makes images or brings its own."""
+    for name, term in distillation.acting.items():
+        own = term.loop()
+        if own is not None:
+            return own
+        if term.makes_images:
+            return Alternating(name, term, headline)
+    return Supervised()
+
+
+@dataclass(frozen=True)
+class _Pick:
+    """By which figure the epoch that goes on is picked.
+
+    tag: the figure's. mode: max or min. best: whether it decides at all, or the last epoch goes on.
+    early: whether it is there when the training epoch ends, before the validation. told: columns of
+    the history that the metrics show.
+    """
+
+    tag: str
+    mode: str
+    best: bool
+    early: bool
+    told: tuple[str, ...]
+
+    @classmethod
+    def of(cls, module: Training, job: Job, leg: Leg, task: Task) -> "_Pick":
+        headline, direction = task.headline
+        by = decisive(job.recipe.select_by, module.val_metrics.keys(), headline)
+        peak = leg.last and job.recipe.select == "clean_peak" and job.training.clean is not None
+        tag = f"train/clean_{headline}" if peak else module.tag("val", by)
+        if not peak and by != headline:
+            direction = SELECT_BY[by]
+        told = tuple(dict.fromkeys(column(module.tag("val", name)) for name in (headline, by)))
+        best = leg.last and job.recipe.select != "last"
+        return cls(tag, direction, best, peak, told)
+
+
+def _checkpoint(pick: _Pick, job: Job, leg: Leg, progress: Progress) -> LaterOfEquals:
+    """Keeps the epoch that goes on."""
+    return LaterOfEquals(
+        dirpath=progress.folder / f"picked-{leg.first}",
+        filename=f"{job.name}-{{epoch}}",
+        monitor=pick.tag if pick.best else None,
+        mode=pick.mode,
         save_top_k=1,
         save_weights_only=True,
         auto_insert_metric_name=False,
-        save_on_train_epoch_end=True if peak else None,
+        save_on_train_epoch_end=True if pick.early else None,
     )
-    history = context.folder / "history.csv"
-    callbacks: list[Callback] = [checkpoint, History(history, first), Resume(progress, first)]
-    if patience is not None:
-        callbacks.append(Stop(monitor, min_delta=0.0, patience=patience, mode=direction))
-    bar = machine.progress and Console().is_terminal
-    if machine.progress:
-        told = f"{name}: epoch {{}} of {options.epochs}"
-        callbacks.append(bar_of(name, first) if bar else EpochLine(told, first, (headline, by)))
-    data = StageData(context.data, options, training, context, first, module.distillation)
+
+
+def _watchers(
+    pick: _Pick, job: Job, leg: Leg, context: Context, progress: Progress
+) -> list[Callback]:
+    history = History(context.folder / HISTORY, leg.first)
+    found: list[Callback] = [history, Resume(progress, leg.first)]
+    patience = job.recipe.patience
+    if leg.last and patience is not None:
+        found.append(Stop(pick.tag, min_delta=0.0, patience=patience, mode=pick.mode))
+    if context.machine.progress:
+        headline = context.task.headline[0]
+        told = f"{job.name}: epoch {{}} of {job.recipe.epochs}"
+        shown = (headline, job.recipe.select_by or headline)
+        bar = bar_of(job.name, leg.first) if _terminal() else EpochLine(told, leg.first, shown)
+        found.append(bar)
+    return found
+
+
+def _run(
+    module: Training, job: Job, leg: Leg, context: Context, progress: Progress
+) -> dict[str, Any]:
+    """Train one leg; `module.net` then holds the weights that go on. Returns the metrics."""
+    machine = context.machine
+    pick = _Pick.of(module, job, leg, context.task)
+    checkpoint = _checkpoint(pick, job, leg, progress)
+    data = StageData(job, leg, context)
+    step = progress.step(leg.first)
     with quiet():
         trainer = Trainer(
-            max_epochs=end,
+            max_epochs=leg.end,
             accelerator=machine.accelerator,
             devices=machine.devices,
             strategy=_strategy(machine, module),
             precision=context.precision,
             # a module that steps by itself clips by itself
-            gradient_clip_val=options.clip_norm if module.automatic_optimization else None,
+            gradient_clip_val=leg.optimizer.clip_norm if module.automatic_optimization else None,
             logger=TensorBoardLogger(
-                context.folder, name="tensorboard", version="", purge_step=progress.step(first)
+                context.folder, name="tensorboard", version="", purge_step=step
             ),
-            callbacks=callbacks,
+            callbacks=[checkpoint, *_watchers(pick, job, leg, context, progress)],
             log_every_n_steps=machine.log_every,
-            enable_progress_bar=bar,
+            enable_progress_bar=machine.progress and _terminal(),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             limit_val_batches=1.0 if data.validates() else 0,
@@ -323,25 +345,32 @@ def _fit_phase(
         )
         # Lightning counts on from here; a checkpoint that is gone on from knows better
         epoch = trainer.fit_loop.epoch_progress.current
-        epoch.ready = epoch.started = epoch.processed = epoch.completed = done
-        torch.manual_seed(derive(context.seed, "fit", first))
+        epoch.ready = epoch.started = epoch.processed = epoch.completed = leg.done
+        torch.manual_seed(derive(context.seed, "fit", leg.first))
+        saved = progress.checkpoint(leg.first)
         try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=progress.checkpoint(first), weights_only=True
-            )
+            trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
         except SystemExit:
             raise KeyboardInterrupt from None  # how Lightning leaves after Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt
-    best = checkpoint.best_model_path
-    if not best:
-        raise RunError(f"{name} kept no epoch: {end - done} epochs were asked for")
-    state = torch.load(best, map_location="cpu", weights_only=True)
+    if not checkpoint.best_model_path:
+        raise RunError(f"{job.name} kept no epoch: {leg.end - leg.done} epochs were asked for")
+    picked = _take(module.net, checkpoint.best_model_path)
+    return _summary(context.folder / HISTORY, pick.told, picked + 1 + leg.first)
+
+
+def _take(net: nn.Module, path: str) -> int:
+    """Put the network's part of a checkpoint into it. Returns the epoch of its phase, from 0."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
     prefix = "net."
     tensors = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
-    fill(module.net, tensors)
-    shown = dict.fromkeys(column(module.tag("val", figure)) for figure in (headline, by))
-    return _summary(history, tuple(shown), int(state["epoch"]) + 1 + first)
+    fill(net, tensors)
+    return int(state["epoch"])
+
+
+def _terminal() -> bool:
+    return Console().is_terminal
 
 
 def _summary(history: Path, values: tuple[str, ...], picked: int) -> dict[str, Any]:
@@ -362,7 +391,7 @@ def _summary(history: Path, values: tuple[str, ...], picked: int) -> dict[str, A
     }
 
 
-def _strategy(machine: Any, module: LightningModule) -> str:
+def _strategy(machine: Machine, module: Training) -> str:
     """Spawned ranks instead of re-run commands: only `fit` runs in several processes.
 
     A module that steps by itself goes back through a part of its parameters at a time.
@@ -372,18 +401,3 @@ def _strategy(machine: Any, module: LightningModule) -> str:
     unused = "_find_unused_parameters_true"
     whole = module.automatic_optimization and not machine.strategy.endswith(unused)
     return "ddp_spawn" if whole else f"ddp_spawn{unused}"
-
-
-def rebalanced(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, bool]:
-    """What a TrainingSet is to know of unequal classes. own: the optimizer's part of `options`."""
-    return {
-        "weighted": own["class_weights"] == "balanced",
-        "balanced": options.get("sampler") == "balanced",
-    }
-
-
-def plain(options: Mapping[str, Any]) -> OptimizerOptions:
-    """The optimizer options among a train or finetune sub-tree."""
-    names = OptimizerOptions.__dataclass_fields__
-    values = {name: options[name] for name in names}
-    return OptimizerOptions(**{**values, "milestones": tuple(values["milestones"])})

@@ -1,35 +1,32 @@
 """Which labels a fine-tuning reads, and the share of clean ones that may be trusted."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from compressor.data import stratified_split
 from compressor.errors import UsageError
-from compressor.robust import DROPPED
+from compressor.robust import DROPPED, Remedy
 from compressor.stages import Context
 from compressor.stages._classes import hard
 from compressor.stages._fit import TrainingSet
+from compressor.stages._recipe import Recovery
 from compressor.stages.train import CORRECTED
 
-LABELS = ("auto", "clean", "given", "corrected_soft", "corrected_hard")
 _FEW = 1000  # clean samples below which the batch norms keep the statistics of the training
 
 
-def training_set(options: Mapping[str, Any], context: Context) -> TrainingSet:
+def training_set(recovery: Recovery, context: Context) -> TrainingSet:
     """The labels of finetune.labels, and the positions that have one.
 
     Clean labels come with the original images; the others with those that the training saw.
     """
-    labels, mode = options["labels"], options["mode"]
+    labels = recovery.labels
     if labels == "clean":
-        share = options["clean_fraction"]
-        index = trusted(context.clean_targets, context.labelled, share, options["clean_seed"])
+        share = recovery.clean_fraction
+        index = trusted(context.clean_targets, context.labelled, share, recovery.clean_seed)
         # new weights have no statistics yet that could rest
-        goes_on = mode == "finetune" or (mode == "rewind" and options["rewind_epoch"] > 0)
+        goes_on = recovery.mode == "finetune" or recovery.start > 0
         few = share < 1 and len(index) < _FEW and goes_on
         return TrainingSet(targets=context.clean_targets, index=index, norms_rest=few)
     targets, index = context.targets, context.labelled
@@ -77,13 +74,13 @@ def resolve(labels: str, truth_known: bool, injected: bool, corrects: tuple[str,
 
 
 def check_labels(
-    options: Mapping[str, Any], robust: Any, truth_known: bool, trained: bool = True
+    recovery: Recovery, remedy: Remedy, truth_known: bool, trained: bool = True
 ) -> None:
     """Refuse labels that are not there.
 
-    options: finetune's, its labels resolved; trained: whether the training has an epoch.
+    recovery: its labels are resolved. remedy: the training's; trained: whether that has an epoch.
     """
-    labels, fraction = options["labels"], options["clean_fraction"]
+    labels, fraction = recovery.labels, recovery.clean_fraction
     number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
     if not number or not 0 < fraction <= 1:
         raise UsageError(
@@ -109,17 +106,17 @@ def check_labels(
                 f"finetune.labels={labels} are what the training makes of them, and train.epochs=0 "
                 "makes nothing: type finetune.labels=given or clean, or give it epochs"
             )
-        if form not in robust.corrects:
+        if form not in remedy.corrects:
             ways = "robust=pencil" if form == "soft" else "robust=pencil or robust=confident"
             raise UsageError(
                 f"finetune.labels={labels} needs a remedy that makes them: type {ways}"
             )
-        if form == "soft" and options["robust"] == "same":
+        if form == "soft" and recovery.robust == "same":
             raise UsageError(
                 "finetune.labels=corrected_soft trains on distributions with cross-entropy: type "
                 "finetune.robust=none"
             )
-    if options["robust"] == "same" and robust.train_only:
+    if recovery.robust == "same" and remedy.train_only:
         raise UsageError(
             "finetune.robust=same: this remedy belongs to the training on given labels alone; type "
             "finetune.robust=none"

@@ -96,7 +96,7 @@ class Resume(Checkpoint):
         name = f"epoch-{epochs}.ckpt"
         if trainer.is_global_zero:
             # before the checkpoint: the other processes wait there and change no row meanwhile
-            self._save_rows(module.robust.store, epochs)
+            self._save_rows(module.remedy.store, epochs)
         trainer.save_checkpoint(self.folder / name)
         if not trainer.is_global_zero:
             return

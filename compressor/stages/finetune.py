@@ -9,54 +9,81 @@ Run: compress-run prune=thinet finetune=scratch_b
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from compressor import surgery
 from compressor.errors import UsageError
-from compressor.instantiation import make
+from compressor.instantiation import Chosen
 from compressor.measure import count_macs
+from compressor.robust import Remedy
 from compressor.stages import Context, Given, Outcome
+from compressor.stages._distill.options import Teaching
 from compressor.stages._distill.taught import distillation
-from compressor.stages._fit import fit, plain, rebalanced
+from compressor.stages._fit import Job, fit
 from compressor.stages._labels import training_set
+from compressor.stages._recipe import Recipe, Recovery
 from compressor.stages._scratch import fresh
-from compressor.tasks.optimization import OptimizerOptions
 
 VERSION = 6
-MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
-# Keys that one mode alone reads.
-_OWN = {"epoch_cap": "scratch_b", "rewind_epoch": "rewind"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """What a fine-tuning depends on.
+
+    recovery: its labels are resolved. remedy: none, or the training's. teaching: what of the group
+    `distill` acts here. balanced: whether every class is visited equally often.
+    """
+
+    recovery: Recovery
+    remedy: Chosen[Remedy]
+    teaching: Teaching
+    balanced: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.recovery.recipe
+
+    def epochs(self, macs: tuple[int, int] | None) -> int:
+        """As `TrainOptions.epochs`."""
+        own = self.recovery
+        if own.mode == "scratch_b" and macs:
+            return scratch_b_epochs(own.recipe.epochs, *macs, own.epoch_cap)
+        return own.recipe.epochs - own.start
+
+    def in_key(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "finetune": self.recovery.in_key(),
+            "robust": dict(self.remedy.tree),
+            "distill": self.teaching.in_key(),
+        }
+        if self.balanced:
+            found["sampler"] = "balanced"
+        return found
 
 
 def check(
-    options: Mapping[str, Any],
+    recovery: Recovery,
     trained: int,
     *,
     one_shot: bool,
     between: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Refuse what no run can do. options: configs/finetune; trained: epochs of the dense training.
+    """Refuse what no run can do. trained: epochs of the dense training.
 
-    one_shot: whether the network is compressed once; between: what of `options` is otherwise in
+    one_shot: whether the network is compressed once; between: what of the recipe is otherwise in
     rounds before the last, by the key that says so.
     """
-    mode, epochs, epoch = options["mode"], options["epochs"], options["rewind_epoch"]
-    if mode not in MODES:
-        raise UsageError(f"finetune.mode={mode} is not known: choose one of {', '.join(MODES)}")
-    cap = options["epoch_cap"]
-    if cap is not None and not cap >= 1:
-        raise UsageError(f"finetune.epoch_cap={cap} must be 1 or more, or null")
-    if epoch < 0:
-        raise UsageError(f"finetune.rewind_epoch={epoch} must be 0 or more")
-    if mode.startswith("scratch") and epochs == 0:
+    mode, epochs, epoch = recovery.mode, recovery.recipe.epochs, recovery.rewind_epoch
+    if recovery.from_scratch and epochs == 0:
         raise UsageError(
             f"finetune={mode} with finetune.epochs=0 hands on an untrained network: its epochs are "
             "those of train; give finetune.epochs"
         )
-    if mode.startswith("scratch") and not one_shot:
+    if recovery.from_scratch and not one_shot:
         raise UsageError(
             f"finetune={mode} takes the widths of the cut network and none of its weights: rounds "
             "do not change them; leave out the keys of prune that ask for several"
@@ -72,69 +99,61 @@ def check(
             f"and finetune.epochs={epochs} (both count from its start): choose an earlier one"
         )
     for key, own in between.items():
-        _check_otherwise(key, own, options)
+        in_round(recovery, own, key)
 
 
-def _check_otherwise(key: str, own: Any, options: Mapping[str, Any]) -> None:
-    """What other rounds have of their own is of the optimizer's options, and of their types."""
-    known = OptimizerOptions.__dataclass_fields__
+def in_round(recovery: Recovery, own: Mapping[str, Any], key: str = "prune") -> Recovery:
+    """The fine-tuning of a round. own: what it has of its own, of the optimizer's options and of
+    their types; key: who says so. Raises UsageError for all else.
+    """
+    usual = vars(recovery.recipe.optimizer)
     for name, value in own.items() if isinstance(own, Mapping) else [("", own)]:
-        if name not in known:
+        if name not in usual:
             raise UsageError(
-                f"{key}={own} holds what no round has of its own; give some of {', '.join(known)}, "
+                f"{key}={own} holds what no round has of its own; give some of {', '.join(usual)}, "
                 "such as {lr: 0.0001, schedule: constant}"
             )
-        usual = options[name]
-        number = isinstance(usual, float) or (usual is None and name == "clip_norm")
-        right = type(value) is type(usual) or (number and type(value) in (int, float, type(usual)))
-        if not right:
-            raise UsageError(f"{key}: {name}={value} is not of the kind of finetune.{name}={usual}")
+        if not _of_the_kind(name, value, usual[name]):
+            raise UsageError(
+                f"{key}: {name}={value} is not of the kind of finetune.{name}={_told(usual[name])}"
+            )
     try:
-        plain({**options, **own})
+        return recovery.with_optimizer(**own)
     except UsageError as error:
         raise UsageError(f"{key}: {error}") from None
 
 
-def reads(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chosen mode depends on."""
-    return {k: v for k, v in options.items() if _OWN.get(k, options["mode"]) == options["mode"]}
+def _of_the_kind(name: str, value: Any, usual: Any) -> bool:
+    """Whether a round may have this value in place of the usual one."""
+    if isinstance(usual, float) or (usual is None and name == "clip_norm"):
+        return type(value) in (int, float, type(usual))
+    return type(value) is type(usual) or (isinstance(usual, tuple) and isinstance(value, list))
 
 
-def is_none(options: Mapping[str, Any]) -> bool:
-    """Whether the stage hands on what it was given."""
-    return options["mode"] == "finetune" and options["epochs"] == 0
+def _told(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
-def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
-    """Train the parent's network as the mode says.
-
-    options: finetune (configs/finetune; its labels are resolved), robust (none, or the train
-    stage's), distill; sampler as of the train stage.
-    """
-    own = options["finetune"]
-    training = replace(training_set(own, context), **rebalanced(options, own))
-    fitting = plain(own)
-    if own["mode"] == "scratch_b":
+def finetune(given: Given, options: FinetuneOptions, context: Context) -> Outcome:
+    """Train the parent's network as the mode says."""
+    own, recipe = options.recovery, options.recipe
+    training = training_set(own, context).rebalanced(recipe.class_weights, options.balanced)
+    if own.mode == "scratch_b":
         dense = count_macs(given.spec.build(context.trust), given.spec.input_size)
         small = count_macs(given.network(context.trust), given.spec.input_size)
-        epochs = scratch_b_epochs(fitting.epochs, dense, small, own["epoch_cap"])
-        fitting = replace(fitting, epochs=epochs)
+        recipe = recipe.with_optimizer(epochs=options.epochs((dense, small)))
     net = _start(given, own, context)
-    taught = distillation(options["distill"], net, given.spec, training, context)
-    fitted = fit(
-        taught.student,
-        fitting,
-        context,
+    taught = distillation(options.teaching, net, given.spec, training, context)
+    job = Job(
         name="finetune",
-        select="last" if taught.blind else own["select"],
-        robust=make(options["robust"]),
-        distillation=taught.distillation,
+        recipe=replace(recipe, select="last") if taught.blind else recipe,
+        remedy=options.remedy.fresh(),
         training=training,
-        patience=own["patience"],
-        select_by=own["select_by"],
-        start=own.get("rewind_epoch", 0),
+        distillation=taught.distillation,
+        start=own.start,
     )
-    told = {"mode": own["mode"], "labels": own["labels"]}
+    fitted = fit(taught.student, job, context)
+    told = {"mode": own.mode, "labels": own.labels}
     told["images"] = len(context.targets) if training.index is None else len(training.index)
     if taught.blind:
         told |= {"labels": "none", "images": 0}
@@ -153,12 +172,12 @@ def scratch_b_epochs(epochs: int, macs_full: int, macs_small: int, cap: float | 
     return grown if cap is None else min(grown, int(epochs * cap))
 
 
-def _start(given: Given, own: Mapping[str, Any], context: Context) -> nn.Module:
+def _start(given: Given, own: Recovery, context: Context) -> nn.Module:
     """The network that the training begins with."""
-    if own["mode"] == "rewind":
-        earlier = context.roles[f"rewind_{own['rewind_epoch']}"].network(context.trust)
+    if own.mode == "rewind":
+        earlier = context.roles[f"rewind_{own.rewind_epoch}"].network(context.trust)
         return surgery.replay(earlier, given.plan)
     net = given.network(context.trust)
-    if own["mode"].startswith("scratch"):
+    if own.from_scratch:
         return fresh(given.spec, given.plan, net, context.seed, context.trust)
     return net

@@ -16,8 +16,8 @@ from torch import Tensor
 from compressor.cache import Cache, key_of
 from compressor.data import ImageData, stratified_split
 from compressor.errors import UsageError
-from compressor.instantiation import make
-from compressor.noise import Part, transition
+from compressor.instantiation import Chosen
+from compressor.noise import Noise, Part, transition
 
 CLEAN = "clean"
 _BATCH = 256  # images a batch of a kind that looks at them
@@ -66,7 +66,7 @@ class Labels:
 
 
 def labels(
-    options: Mapping[str, Any],
+    chosen: Chosen[Noise],
     data: ImageData,
     data_key: str,
     cache: Cache,
@@ -76,35 +76,27 @@ def labels(
 ) -> Labels:
     """Damage the train part as the noise group says.
 
+    chosen: the kind of noise, and the sub-tree by which keys know it.
     labelled: the fraction of the train part whose labels may be read, and the seed of the choice.
     keep: False writes nothing into the cache.
     """
-    noise = make(options)
+    noise = chosen.method
     clean = data.labels("train")
-    part = Part(
-        clean,
-        data.num_classes,
-        data.name,
-        data.class_names,
-        torch.tensor(data.superclasses) if data.superclasses else None,
-        data.rows("train"),
-        data.listed("train"),
-        lambda index: _images(data, index),
-    )
+    part = _part(data)
     if noise.reads_images:
-        given = _remembered(options, data_key, cache, lambda: noise.corrupt(part), keep)
+        given = _remembered(chosen.tree, data_key, cache, lambda: noise.corrupt(part), keep)
     else:
         given = noise.corrupt(part)
-    key, damage = CLEAN, getattr(noise, "damage", None)
+    key, damage = CLEAN, noise.damage if noise.damages else None
     if not noise.known:
         clean = given
     if damage is not None or not torch.equal(given, data.labels("train")):
         # by content: two ways to the same labels are one
         digest = hashlib.sha256(given.numpy()).hexdigest()
-        pixels = dict(options) if damage is not None else None
+        pixels = dict(chosen.tree) if damage is not None else None
         key = key_of(stage="noise", given=digest, pixels=pixels, data=data_key)
-    chosen = _labelled(clean, *labelled)
-    rows = slice(None) if chosen is None else chosen
+    read = _labelled(clean, *labelled)
+    rows = slice(None) if read is None else read
     matrix = transition(clean[rows], given[rows], data.num_classes)
     if key != CLEAN and keep:
 
@@ -114,12 +106,20 @@ def labels(
 
         cache.obtain(key, "noise", make_labels)
     clean_key, images_key = CLEAN, CLEAN if damage is None else key
-    if chosen is not None:
-        digest = hashlib.sha256(chosen.numpy()).hexdigest()
+    if read is not None:
+        digest = hashlib.sha256(read.numpy()).hexdigest()
         key, clean_key = (key_of(labels=each, labelled=digest) for each in (key, CLEAN))
-    injected = noise.injects and noise.known
     return Labels(
-        key, clean, given, matrix, noise.known, injected, clean_key, images_key, chosen, damage
+        key=key,
+        clean=clean,
+        given=given,
+        transition=matrix,
+        known=noise.known,
+        injected=noise.injects and noise.known,
+        clean_key=clean_key,
+        images_key=images_key,
+        labelled=read,
+        damage=damage,
     )
 
 
@@ -138,6 +138,20 @@ def _labelled(clean: Tensor, fraction: float, seed: int) -> Tensor | None:
             f"dataset.labelled_fraction={fraction} leaves no label of {len(clean)}: raise it"
         )
     return chosen
+
+
+def _part(data: ImageData) -> Part:
+    """The train part as a kind of noise sees it."""
+    return Part(
+        labels=data.labels("train"),
+        num_classes=data.num_classes,
+        dataset=data.name,
+        class_names=data.class_names,
+        superclasses=torch.tensor(data.superclasses) if data.superclasses else None,
+        rows=data.rows("train"),
+        listed=data.listed("train"),
+        images=lambda index: _images(data, index),
+    )
 
 
 def _images(data: ImageData, index: Tensor) -> Iterator[Tensor]:

@@ -1,19 +1,19 @@
 """A start without labels: train the trunk on a pretext task, hand it on under a fresh head."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressor.artefact import Spec, fill
-from compressor.instantiation import make
+from compressor.pretrain import Pretext
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Given, Outcome
-from compressor.stages._fit import TrainingSet, fit, plain
+from compressor.stages._distill.options import Teaching
+from compressor.stages._fit import Job, TrainingSet, fit
+from compressor.stages._recipe import Pretraining, Recipe
 from compressor.tasks import Task
-from compressor.tasks.training import Distillation
 
 VERSION = 3
 
@@ -24,7 +24,7 @@ class Pretexts:
     Everything else is the real task's. index: that of the original image, once for each copy.
     """
 
-    def __init__(self, task: Task, pretext: Any) -> None:
+    def __init__(self, task: Task, pretext: Pretext) -> None:
         self.task = task
         self.pretext = pretext
         self.headline = task.headline
@@ -40,27 +40,43 @@ class Pretexts:
         return images, targets, index.repeat(len(targets) // len(index))
 
 
-def pretrain(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
-    """Train on all images of the train part, whatever share of them has labels.
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """What a pretraining depends on: the group `pretrain` alone."""
 
-    options: pretrain (configs/pretrain), whose optimizer options are those of a training.
-    """
-    own = options["pretrain"]
+    pretraining: Pretraining
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.pretraining.recipe
+
+    @property
+    def teaching(self) -> Teaching:
+        return Teaching.none()
+
+    def epochs(self, macs: tuple[int, int] | None) -> int:
+        """As `TrainOptions.epochs`."""
+        return self.recipe.epochs
+
+    def in_key(self) -> dict[str, Any]:
+        return {"pretrain": self.pretraining.in_key()}
+
+
+def pretrain(given: Given, options: PretrainOptions, context: Context) -> Outcome:
+    """Train on all images of the train part, whatever share of them has labels."""
+    pretext = options.pretraining.pretext
+    assert pretext is not None  # without one the plan has no such stage
     torch.manual_seed(context.seed)
-    spec = replace(given.spec, num_classes=make(own["pretext"]).classes)
+    spec = replace(given.spec, num_classes=pretext.classes)
     net = spec.build(context.trust, download=True)
-    fitted = fit(
-        net,
-        plain(own),
-        replace(context, task=Pretexts(context.task, make(own["pretext"])), labelled=None),
+    job = Job(
         name="pretrain",
-        select=own["select"],
-        robust=CrossEntropy(),
-        distillation=Distillation({}),
+        recipe=options.recipe,
+        remedy=CrossEntropy(),
         training=TrainingSet(damage=context.damage),
-        patience=own["patience"],
-        select_by=own["select_by"],
     )
+    task = Pretexts(context.task, pretext)
+    fitted = fit(net, job, replace(context, task=task, labelled=None))
     torch.manual_seed(context.seed)
     whole = given.spec.build(context.trust)
     head = head_names(given.spec, context.trust)

@@ -1,7 +1,7 @@
 """Dense training on the given (maybe wrong) labels."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,62 +9,96 @@ from torch import Tensor, nn
 
 from compressor.distill._fork import alike
 from compressor.errors import UsageError
-from compressor.instantiation import make
+from compressor.instantiation import Chosen
+from compressor.regularize import Regularizer
 from compressor.robust import Remedy, Samples
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._crossfit import probabilities
+from compressor.stages._distill.options import Teaching
 from compressor.stages._distill.taught import Taught, distillation
-from compressor.stages._fit import TrainingSet, fit, plain, rebalanced
+from compressor.stages._fit import Job, TrainingSet, fit
 from compressor.stages._fold import folded
+from compressor.stages._recipe import Recipe
 from compressor.stages.pretrain import freeze_trunk, other_head
 
 VERSION = 8
 CORRECTED = "corrected.npy"  # what a remedy made of the labels, in the artefact
 
 
-def train(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a dense training depends on.
+
+    teaching: what of the group `distill` acts in the training. frozen: whether the head alone of a
+    pretrained network learns. balanced: whether every class is visited equally often. until: an
+    epoch after which to stop, the schedule being that of the whole training; None: the last one.
+    """
+
+    recipe: Recipe
+    remedy: Chosen[Remedy]
+    regularizer: Chosen[Regularizer]
+    teaching: Teaching
+    frozen: bool = False
+    balanced: bool = False
+    until: int | None = None
+
+    def epochs(self, macs: tuple[int, int] | None) -> int:
+        """That are going to be trained. macs: of the network before and after the cut, if any."""
+        return self.recipe.epochs if self.until is None else self.until
+
+    def in_key(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "train": self.recipe.in_key(),
+            "robust": dict(self.remedy.tree),
+            "distill": self.teaching.in_key(),
+        }
+        if self.balanced:
+            found["sampler"] = "balanced"
+        if self.frozen:
+            found["frozen"] = True
+        if self.remedy.method.content:
+            found["content"] = self.remedy.method.content
+        if not self.regularizer.method.is_none:
+            found["regularize"] = dict(self.regularizer.tree)
+        if self.until is not None:
+            found["until"] = self.until
+        return found
+
+
+def train(given: Given, options: TrainOptions, context: Context) -> Outcome:
     """Build the network from the stage's seed and train it.
 
-    options: train (configs/train), robust (configs/robust), distill (configs/distill or none),
-    regularize (configs/regularize, or absent); frozen: true where only the head of a pretrained
-    network learns; sampler: balanced where every class is visited equally often, or absent.
-    epochs=0 leaves the initial weights, or the library's pretrained ones. until: an epoch after
-    which to stop, the schedule being that of the whole training.
+    epochs=0 leaves the initial weights, or the library's pretrained ones.
     """
     torch.manual_seed(context.seed)
     net = given.network(context.trust)
-    own = options["train"]
-    fitting = plain(own)
-    if fitting.epochs == 0:
+    recipe, frozen = options.recipe, options.frozen
+    if recipe.epochs == 0:
         notes = folded(net, given, context)
         return Outcome(net=net.eval(), plan=given.plan, notes={"epochs": 0, **notes})
-    robust = make(options["robust"])
-    frozen = options.get("frozen", False)
-    training, notes = training_set(robust, given, own, context, frozen)
-    training = replace(training, **rebalanced(options, own))
+    remedy = options.remedy.fresh()
+    training, notes = training_set(remedy, given, options, context)
+    training = training.rebalanced(recipe.class_weights, options.balanced)
     if frozen:
         freeze_trunk(net, given.spec, context.trust)
-    taught = distillation(
-        options["distill"], net, given.spec, training, context, others(given, context, frozen)
-    )
-    fitted = fit(
-        _student(robust, taught, given, context, frozen),
-        fitting,
-        context,
+    another = others(given, context, frozen)
+    taught = distillation(options.teaching, net, given.spec, training, context, another=another)
+    if options.until is not None or taught.blind:
+        recipe = replace(recipe, select="last")
+    job = Job(
         name="train",
-        select="last" if "until" in options or taught.blind else own["select"],
-        robust=robust,
-        distillation=taught.distillation,
-        regularizer=make(options["regularize"]) if "regularize" in options else None,
+        recipe=recipe,
+        remedy=remedy,
         training=training,
-        patience=own["patience"],
-        select_by=own["select_by"],
-        stop=options.get("until"),
+        distillation=taught.distillation,
+        regularizer=options.regularizer.fresh(),
+        stop=options.until,
     )
-    if robust.corrected(context.folder / CORRECTED):
+    fitted = fit(_student(remedy, taught, given, context, frozen), job, context)
+    if remedy.corrected(context.folder / CORRECTED):
         notes["corrected"] = True
-    net, told = taught.finish(robust.chosen(fitted.net).requires_grad_(True))
+    net, told = taught.finish(remedy.chosen(fitted.net).requires_grad_(True))
     notes = {**notes, **told, **folded(net, given, context), **fitted.metrics}
     return Outcome(net=net, plan=given.plan, notes=notes)
 
@@ -84,7 +118,7 @@ def _another(given: Given, context: Context, frozen: bool, *names: str | int) ->
 
 
 def _student(
-    robust: Remedy, taught: Taught, given: Given, context: Context, frozen: bool
+    remedy: Remedy, taught: Taught, given: Given, context: Context, frozen: bool
 ) -> nn.Module:
     """The network to train: the one that is taught, or the pair that a remedy makes of it."""
 
@@ -97,21 +131,20 @@ def _student(
             )
         return net
 
-    return robust.networks(taught.student, another)
+    return remedy.networks(taught.student, another)
 
 
-def check(robust: Remedy, injected: bool, terms: Mapping[str, Any]) -> None:
+def check(remedy: Remedy, injected: bool, teaching: Teaching) -> None:
     """Refuse loss correction by a matrix that is not there, and terms that look into one of two.
 
-    terms: of distillation in this stage.
+    injected: whether the noise's matrix is known. teaching: what of it acts in this stage.
     """
     from compressor.robust._transition import NO_MATRIX
 
-    if robust.needs_known and not injected:
+    if remedy.needs_known and not injected:
         raise UsageError(NO_MATRIX)
-    made = {name: make(term) for name, term in terms.items()} if robust.twofold else {}
-    for name, term in made.items():
-        if term.weight and (term.alone or term.layers()[0]):
+    for name, term in teaching.acting.items() if remedy.twofold else ():
+        if term.owns_training or term.layers()[0]:
             raise UsageError(
                 f"distill={name} looks into one network, and this remedy trains two at once: use "
                 "distill=kd or mimic, or another robust"
@@ -119,31 +152,26 @@ def check(robust: Remedy, injected: bool, terms: Mapping[str, Any]) -> None:
 
 
 def training_set(
-    robust: Remedy,
-    given: Given,
-    options: Mapping[str, Any],
-    context: Context,
-    frozen: bool = False,
+    remedy: Remedy, given: Given, options: TrainOptions, context: Context
 ) -> tuple[TrainingSet, dict[str, Any]]:
-    """The given labels, or what the remedy makes of them, and its notes.
-
-    options: the train stage's. frozen: whether the trunk and its batch norms stay as they are.
-    """
+    """The given labels, or what the remedy makes of them, and its notes."""
+    optimizer, frozen = options.recipe.optimizer, options.frozen
 
     def predicted(folds: int, epochs: int) -> Tensor:
-        return probabilities(given, options, context, folds, epochs, frozen)
+        recipe = replace(optimizer, epochs=epochs)
+        return probabilities(given, recipe, context, folds=folds, frozen=frozen)
 
     samples = Samples(
         targets=context.targets,
         num_classes=context.data.num_classes,
-        batch_size=options["batch_size"],
-        epochs=options["epochs"],
+        batch_size=optimizer.batch_size,
+        epochs=optimizer.epochs,
         index=context.labelled,
         transition=context.transition,
         noise_rate=context.noise_rate,
         probabilities=predicted,
     )
-    change = robust.begin(samples)
+    change = remedy.begin(samples)
     noisy = context.truth_known and not torch.equal(context.clean_targets, context.targets)
     clean = context.clean_targets if noisy else None
     targets, index, notes = context.targets, context.labelled, {}

@@ -1,14 +1,7 @@
 """Training on images that a second network makes, the two networks in turns from the same batch.
 
-The method (one term of the distillation) owns the images and the losses, this module the steps:
-
-    draw(maker, count, device, rng)   (count, C, H, W)
-    judge(teacher)                    the maker's losses by name, and their sum to go down
-    turn(progress)                    whether maker and student learn now; progress: in [0, 1)
-    maker_optimizer(maker)            an optimizer, or None for a maker that does not learn
-    count, beside                     images a step; whether real images and labels count as well
-
-No training image is read unless the method wants them `beside` its own.
+The method, a `distill.Maker`, owns the images and the losses, this loop the steps. No training
+image is read unless the method wants them beside its own.
 """
 
 from typing import Any
@@ -16,112 +9,122 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Batch
+from compressor.distill import Batch, Maker
+from compressor.loop import Loop
 from compressor.seeding import derive
 from compressor.tasks.optimization import make_optimizer, make_schedule, move_on
+from compressor.tasks.supervised import Supervised
 from compressor.tasks.training import Training
 
 
-class Alternating(Training):
+class Alternating(Loop):
     """Trains the network and its maker of images.
 
-    The teacher's answer to a made image is the truth here: what Training measures against labels is
+    The teacher's answer to a made image is the truth here: what is measured against labels else is
     agreement with the teacher, on the images of the epoch and, in the place of validation, on fresh
     ones. It is called so, not an accuracy, unless real images are validated on.
     """
 
-    def __init__(self, net: nn.Module, *, name: str, **options: Any) -> None:
-        """name: of the term that owns the images. The rest as in Training."""
-        if not options["distillation"].terms[name].beside:
-            options["clean"] = None  # no label is read, so that none can be wrong
-        super().__init__(net, **options)
-        self.automatic_optimization = False
+    automatic = False
+
+    def __init__(self, name: str, term: Maker, headline: str) -> None:
+        """name: of the term. headline: name of the task's, which is an agreement here."""
         self.name = name
-        self.term = self.distillation.terms[name]
-        self.maker = self.adapters[name]
+        self.term = term
+        self.headline = headline
+        self.reads_labels = term.reads_images
+        self.real = Supervised()
 
     def tag(self, part: str, name: str) -> str:
-        real = self.term.beside and part == "val"
-        if real:
-            return super().tag(part, name)
+        if self.term.reads_images and part == "val":
+            return self.real.tag(part, name)
         where = "made" if part == "train" else "fresh_made"
-        return f"{where}/{name.replace(self.task.headline[0], 'agreement')}"
+        return f"{where}/{name.replace(self.headline, 'agreement')}"
 
-    def training_step(self, batch: Any, number: int) -> None:
-        progress = (self.current_epoch + number / self.trainer.num_training_batches) / max(
-            1, self.options.epochs
-        )
-        makes, learns = self.term.turn(progress)
-        optimizers = self.optimizers()
+    def step(self, training: Training, batch: Any, number: int) -> None:
+        makes, learns = self.term.turn(training.progress(number))
+        optimizers = training.optimizers()
         own, *others = optimizers if isinstance(optimizers, list) else [optimizers]
-        images = self._layout(self.term.draw(self.maker, self.term.count, self.device, None))
+        images = self._drawn(training, None)
         # the teacher's parameters are frozen, its graph is not: the maker learns through it
         with torch.set_grad_enabled(makes and bool(others)):
-            answer = self._ask(images)
+            answer = self._ask(training, images)
             parts, loss = self.term.judge(answer)
         if makes and others:
             others[0].zero_grad()
-            self.manual_backward(loss)
+            training.manual_backward(loss)
             others[0].step()
         for name, part in parts.items():
-            self.note_part(f"{self.name}/{name}", part)
+            training.note_part(f"{self.name}/{name}", part)
         logits = answer["logits"].detach()
         if learns:
-            outputs = self._learn(own, images.detach(), logits, batch)
+            outputs = self._learn(training, own, images.detach(), logits, (batch, number))
         else:
             with torch.no_grad():
-                outputs = self.task.outputs(self.net(images))
-        self.lr_schedulers().step()
-        self.steps += 1
-        self.train_metrics.update(outputs, logits.argmax(dim=1))
+                outputs = training.task.outputs(training.net(images))
+        training.lr_schedulers().step()
+        training.steps += 1
+        training.train_metrics.update(outputs, logits.argmax(dim=1))
 
-    def _learn(self, own: Any, images: Tensor, answer: Tensor, batch: Any) -> dict[str, Any]:
-        outputs = self.task.outputs(self.net(images))
-        part = self.term.loss(outputs, {"logits": answer}, Batch(images, answer, answer, _no_label))
-        self.note_part(self.name, part)
+    def validate(self, training: Training, batch: Any, number: int) -> None:
+        if self.term.reads_images:
+            self.real.validate(training, batch, number)
+            return
+        rng = torch.Generator().manual_seed(derive(training.seed, "fresh images", number))
+        images = self._drawn(training, rng)
+        targets = self._ask(training, images)["logits"].argmax(dim=1)
+        training.val_metrics.update(training.task.outputs(training.net(images)), targets)
+
+    def optimizers(self, training: Training) -> Any:
+        steps, options = training.steps_per_epoch(), training.options
+        own = make_optimizer(training.net, options)
+        schedule = make_schedule(own, options, steps * options.epochs)
+        if training.done:
+            move_on(schedule, steps * training.done)
+        other = self.term.maker_optimizer(training.adapters[self.name])
+        return [own] if other is None else [own, other], [schedule]
+
+    def _learn(
+        self, training: Training, own: Any, images: Tensor, answer: Tensor, given: tuple[Any, int]
+    ) -> dict[str, Any]:
+        """One step of the student.
+
+        own: its optimizer; answer: the teacher's logits (B, K); given: the loader's batch, of which
+        `Regularizer.losses` are and which counts `beside` alone, and its number in the epoch.
+        """
+        batch, number = given
+        training.regularizer.before_step(training.net, training.progress(number))
+        outputs = training.forward_tapped(training.net, images, training.student_taps)
+        seen = Batch(images, answer, answer, _no_label)
+        part = self.term.loss(outputs, {"logits": answer}, seen)
+        training.note_part(self.name, part)
         loss = self.term.weight * part
-        if self.term.beside:
-            inputs, targets, index = self.task.loss_inputs(batch)
-            real = self.task.outputs(self.net(self._layout(inputs)))
-            if self.clean_metric is not None:
-                self.clean_metric.update(real, self._clean[index])
-            label = self.label_loss(real, targets, index)
-            self.note_part("labels", label)
-            loss = loss + self.distillation.label_weight * label
-        for name, penalty in self.regularizer.penalties(self.net).items():
-            self.note_part(name, penalty)
-            loss = loss + penalty
+        if self.term.reads_images:
+            loss = loss + training.distillation.label_weight * self._labels(training, batch)
+        loss = loss + training.penalty()
         own.zero_grad()
-        self.manual_backward(loss)
-        if self.options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.options.clip_norm)
+        training.manual_backward(loss)
+        if training.options.clip_norm is not None:
+            nn.utils.clip_grad_norm_(training.net.parameters(), training.options.clip_norm)
         own.step()
         return outputs
 
-    def on_after_backward(self) -> None:
-        """Nothing: no sample of the train part has a state here."""
+    def _labels(self, training: Training, batch: Any) -> Tensor:
+        """The loss of the labels on real images."""
+        inputs, targets, index = training.task.loss_inputs(batch)
+        real = training.task.outputs(training.net(training.lay_out(inputs)))
+        training.note_clean(real, index)
+        label = training.label_loss(real, targets, index)
+        training.note_part("labels", label)
+        return label
 
-    def validation_step(self, batch: Any, number: int) -> None:
-        if self.term.beside:
-            super().validation_step(batch, number)
-            return
-        rng = torch.Generator().manual_seed(derive(self.seed, "fresh images", number))
-        images = self._layout(self.term.draw(self.maker, self.term.count, self.device, rng))
-        targets = self._ask(images)["logits"].argmax(dim=1)
-        self.val_metrics.update(self.task.outputs(self.net(images)), targets)
+    def _drawn(self, training: Training, rng: torch.Generator | None) -> Tensor:
+        maker = training.adapters[self.name]
+        return training.lay_out(self.term.draw(maker, self.term.count, training.device, rng))
 
-    def configure_optimizers(self) -> Any:
-        steps = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
-        own = make_optimizer(self.net, self.options)
-        schedule = make_schedule(own, self.options, steps * self.options.epochs)
-        if self.done:
-            move_on(schedule, steps * self.done)
-        other = self.term.maker_optimizer(self.maker)
-        return [own] if other is None else [own, other], [schedule]
-
-    def _ask(self, images: Tensor) -> dict[str, Any]:
-        taps = self.distillation.teacher_taps
-        return self.forward_tapped(self.distillation.teacher, images, taps)
+    def _ask(self, training: Training, images: Tensor) -> dict[str, Any]:
+        distillation = training.distillation
+        return training.forward_tapped(distillation.teacher, images, distillation.teacher_taps)
 
 
 def _no_label(logits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,17 +59,10 @@ def make_optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Opt
     """SGD or AdamW over the parameters that require a gradient.
 
     Norm scales and biases are left out of the weight decay unless decay_norm_and_bias is set: they
-    are the tensors with one dimension.
+    are the tensors with one dimension. A network may wish another rate for a parameter of its own:
+    an attribute `lr_scale` of the parameter is a factor on lr.
     """
-    trained = [p for p in net.parameters() if p.requires_grad]
-    if options.decay_norm_and_bias:
-        groups = [{"params": trained}]
-    else:
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
+    groups = _groups(net, options)
     if options.optimizer == "sgd":
         return torch.optim.SGD(
             groups,
@@ -82,13 +76,33 @@ def make_optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Opt
     return torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
+def _groups(net: nn.Module, options: OptimizerOptions) -> list[dict[str, Any]]:
+    """Parameters of equal rate and decay, the plain rate first: the history tells that one."""
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in net.parameters():
+        if parameter.requires_grad:
+            scale = float(vars(parameter).get("lr_scale", 1.0))
+            spared = parameter.ndim <= 1 and not options.decay_norm_and_bias
+            found.setdefault((scale, spared), []).append(parameter)
+    groups = []
+    for scale, spared in sorted(found, key=lambda key: (key[0] != 1, key)):
+        group: dict[str, Any] = {"params": found[scale, spared]}
+        if spared:
+            group["weight_decay"] = 0.0
+        if scale != 1:
+            group["lr"] = scale * options.lr
+        groups.append(group)
+    return groups or [{"params": []}]
+
+
 def make_schedule(
     optimizer: torch.optim.Optimizer, options: OptimizerOptions, steps: int
 ) -> LRScheduler:
     """The schedule over the `steps` optimizer steps of options.epochs."""
     if options.schedule == "onecycle" and steps > 1:
         # Smith 2018's shape with torch's defaults: rise over 30 % of the run, then to nothing.
-        return OneCycleLR(optimizer, max_lr=options.lr, total_steps=steps)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps)
     warmup = round(options.warmup_epochs * steps / max(1, options.epochs))
     return LambdaLR(optimizer, factor(options, steps, warmup))
 

@@ -1,7 +1,6 @@
-"""The one LightningModule: a network, a task, a robust loss, distillation terms and penalties.
+"""The one LightningModule: a network, a task, and what a method of each group does to its training.
 
-loss = label_weight * robust.loss + sum of term.weight * term.loss + sum of regularizer.penalties;
-the null objects give 1, the cross-entropy, 0 and 0, so the step knows no method by name.
+What a step sees and moves is the business of a loop (compressor/loop.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -13,18 +12,17 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from compressor.distill import Batch
+from compressor.distill import Term
 from compressor.errors import Diverged
+from compressor.loop import Loop
+from compressor.regularize import Handle, Regularizer
+from compressor.robust import Remedy
 from compressor.seeding import derive
 from compressor.taps import Tap, tapped
 from compressor.tasks import Task
 from compressor.tasks._layout import overruns
-from compressor.tasks.optimization import (
-    OptimizerOptions,
-    make_optimizer,
-    make_schedule,
-    move_on,
-)
+from compressor.tasks.holding import Holding
+from compressor.tasks.optimization import OptimizerOptions
 
 Taps = Mapping[str, tuple[Tap, ...]]
 
@@ -39,7 +37,7 @@ class Distillation:
     terms read, by the name that they gave. groups: (n,), of which a batch holds per_group each.
     """
 
-    terms: Mapping[str, Any] = field(default_factory=dict)
+    terms: Mapping[str, Term] = field(default_factory=dict)
     label_weight: float = 1.0
     teacher: nn.Module | None = None
     logits: Tensor | None = None
@@ -50,7 +48,7 @@ class Distillation:
     per_group: int = 1
 
     @property
-    def acting(self) -> dict[str, Any]:
+    def acting(self) -> dict[str, Term]:
         """The terms that count: one of weight 0 is not computed."""
         return {name: term for name, term in self.terms.items() if term.weight}
 
@@ -60,62 +58,94 @@ def scalars(meter: MetricCollection) -> dict[str, Tensor]:
     return {name: value for name, value in meter.compute().items() if value.ndim == 0}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """Epochs `done` to `end` of one phase of a training, run by one module.
+
+    loss: the phase's remedy. optimizer: its options; the schedule is that of all their epochs.
+    first: epochs of the training before the phase. last: whether no phase follows, so that the
+    epoch that goes on is picked in this one.
+    """
+
+    loss: Remedy
+    optimizer: OptimizerOptions
+    first: int = 0
+    done: int = 0
+    end: int = 0
+    last: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownLabels:
+    """What a training may know of the labels of the train part, beside those in its batches.
+
+    given, clean: (n,), what it trains on, and the true ones if they are known and others. weights:
+    (K,), by which the loss of each sample on its label counts, mean 1 over the samples; None where
+    the remedy's loss counts as it is.
+    """
+
+    given: Tensor | None = None
+    clean: Tensor | None = None
+    weights: Tensor | None = None
+
+
 class Training(LightningModule):
-    """Trains `net` for one phase.
+    """Trains `net` for one leg.
 
     seed: dropout and other draws of the network are reseeded from (seed, epoch).
-    first_epoch: epochs that earlier phases of the same stage took; done: those of this phase that
-    are over already, for the schedule to begin behind.
-    given, clean: (n,) labels of the train part: what it trains on, and the true ones if they are
-    known and others. norms_rest: batch norms keep the statistics that they have.
-    class_weights: (K,), by which the loss of each sample on its label counts, mean 1 over the
-    samples; None where the remedy's loss counts as it is.
+    student_taps: the features that terms and regularizer read. norms_rest: batch norms keep the
+    statistics that they have.
     """
 
     def __init__(
         self,
         net: nn.Module,
+        loop: Loop,
+        leg: Leg,
         *,
         task: Task,
         num_classes: int,
-        robust: Any,
         distillation: Distillation,
-        regularizer: Any,
-        optimizer: OptimizerOptions,
+        regularizer: Regularizer,
         seed: int,
-        first_epoch: int = 0,
-        done: int = 0,
+        holding: Holding | None = None,
+        labels: KnownLabels = KnownLabels(),  # noqa: B008 - frozen
+        student_taps: Taps | None = None,
         channels_last: bool = True,
-        given: Tensor | None = None,
-        clean: Tensor | None = None,
         norms_rest: bool = False,
-        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = loop.automatic
         self.net = net
+        self.loop = loop
         self.task = task
-        self.robust = robust
+        self.remedy = leg.loss
         self.distillation = distillation
         self.regularizer = regularizer
+        self.holding = holding or Holding()
+        self.student_taps = student_taps or {}
         self.adapters = nn.ModuleDict(distillation.adapters)
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
-        self.options = optimizer
+        self.options = leg.optimizer
+        self.first_epoch, self.done = leg.first, leg.done
         self.seed = seed
-        self.first_epoch = first_epoch
-        self.done = done
         self.channels_last = channels_last
         self.train_metrics = task.metrics(num_classes)
         self.val_metrics = task.metrics(num_classes)
-        self.given = given
-        self.clean = clean
-        self.clean_metric = None if clean is None else task.metrics(num_classes)[task.headline[0]]
+        self.given = labels.given
+        # where no label is read, none can be wrong
+        self.clean = labels.clean if loop.reads_labels else None
+        self.clean_metric = (
+            None if self.clean is None else task.metrics(num_classes)[task.headline[0]]
+        )
+        self.class_weights = labels.weights
         self.norms_rest = norms_rest
-        self.class_weights = class_weights
+        self._attached: tuple[Handle, ...] = ()
 
     def tag(self, part: str, name: str) -> str:
         """What a figure is logged under. part: train or val; name: of the task's metrics."""
-        return f"{part}/{name}"
+        return self.loop.tag(part, name)
 
     def setup(self, stage: str) -> None:
         # not later: what runs processes side by side notes the layout of the parameters
@@ -124,6 +154,11 @@ class Training(LightningModule):
             for part in (self.net, self.adapters, self.distillation.teacher):
                 if part is not None:
                     part.to(memory_format=torch.channels_last)
+        self._attached = tuple(self.regularizer.attach(self.net))
+
+    def teardown(self, stage: str) -> None:
+        for handle in self._attached:
+            handle.remove()
 
     def on_fit_start(self) -> None:
         teacher = self.distillation.teacher
@@ -135,6 +170,9 @@ class Training(LightningModule):
         logits = self.distillation.logits
         self._logits = None if logits is None else logits.to(self.device)
 
+    def on_train_start(self) -> None:
+        self.holding.begin(self.net)
+
     def on_train_epoch_start(self) -> None:
         epoch = self.first_epoch + self.current_epoch
         torch.manual_seed(derive(self.seed, "dropout", epoch, self.global_rank))
@@ -142,40 +180,20 @@ class Training(LightningModule):
         self.sums, self.steps = {}, 0
         if self.clean_metric is not None:
             self.clean_metric.reset()
-        self.robust.before_epoch(epoch)
+        self.remedy.before_epoch(epoch)
         if self.norms_rest:
             for module in self.net.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.eval()
 
-    def training_step(self, batch: Any, _: int) -> Tensor:
-        inputs, targets, index = self.task.loss_inputs(batch)
-        inputs = self._layout(inputs)
-        outputs = self.forward_tapped(self.net, inputs, self.distillation.student_taps)
-        loss = self.distillation.label_weight * self.label_loss(outputs, targets, index)
-        terms = self.distillation.acting
-        if terms:
-            teacher = self._ask_teacher(inputs, index)
-            batch = Batch(inputs, targets, index, self._criterion(targets, index))
-            for name, term in terms.items():
-                part = term.loss(outputs, teacher, batch)
-                self.note_part(name, part)
-                loss = loss + term.weight * part
-        for name, penalty in self.regularizer.penalties(self.net).items():
-            self.note_part(name, penalty)
-            loss = loss + penalty
-        self.steps += 1
-        self._index = index
-        self.train_metrics.update(outputs, targets)
-        if self.clean_metric is not None:
-            self.clean_metric.update(outputs, self._clean[index])
-        # Not every step: a logged value costs about as much as a small network's layer.
-        if self.global_step % self.trainer.log_every_n_steps == 0:
-            self.log("train/step_loss", loss.detach())
-        return loss
+    def training_step(self, batch: Any, number: int) -> Tensor | None:
+        return self.loop.step(self, batch, number)
 
     def on_after_backward(self) -> None:
-        self.robust.after_backward(self._index)
+        self.loop.after_backward(self)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, number: int) -> None:
+        self.holding.after_step(self.net)
 
     def on_train_epoch_end(self) -> None:
         for name, value in self.means().items():
@@ -194,10 +212,8 @@ class Training(LightningModule):
             name = f"train/clean_{self.task.headline[0]}"
             self.log(name, self.clean_metric.compute().float())
 
-    def validation_step(self, batch: Any, _: int) -> None:
-        inputs, targets, _ = self.task.loss_inputs(batch)
-        outputs = self.task.outputs(self.net(self._layout(inputs)))
-        self.val_metrics.update(outputs, targets)
+    def validation_step(self, batch: Any, number: int) -> None:
+        self.loop.validate(self, batch, number)
 
     def on_validation_epoch_end(self) -> None:
         for name, value in scalars(self.val_metrics).items():
@@ -205,19 +221,22 @@ class Training(LightningModule):
             self.log(self.tag("val", name), value.float(), prog_bar=shown)
         self.val_metrics.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        # the trainer may leave early: the schedule is that of the whole phase all the same
-        steps = int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
-        optimizer = make_optimizer(nn.ModuleList([self.net, *self.adapters.values()]), self.options)
-        schedule = make_schedule(optimizer, self.options, steps * self.options.epochs)
-        if self.done:
-            move_on(schedule, steps * self.done)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+    def configure_optimizers(self) -> Any:
+        return self.loop.optimizers(self)
 
-    def _layout(self, inputs: Tensor) -> Tensor:
+    # -- what a loop asks of its training ---------------------------------------------------------
+
+    def progress(self, number: int) -> float:
+        """How much of the phase's epochs is over before batch `number` of this one, in [0, 1)."""
+        epochs = self.current_epoch + number / self.trainer.num_training_batches
+        return epochs / max(1, self.options.epochs)
+
+    def steps_per_epoch(self) -> int:
+        # the trainer may leave early: the schedule is that of the whole phase all the same
+        return int(self.trainer.estimated_stepping_batches) // (self.trainer.max_epochs or 1)
+
+    def lay_out(self, inputs: Tensor) -> Tensor:
+        """The same values in the memory format that the network is trained in."""
         if self.channels_last and inputs.ndim == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
@@ -229,10 +248,27 @@ class Training(LightningModule):
         as torch's losses do: a batch of a rare class alone counts as much as it should.
         """
         if self.class_weights is None:
-            return self.robust.loss(outputs, targets, index)
+            return self.remedy.loss(outputs, targets, index)
         soft = targets.is_floating_point()
         weights = targets @ self.class_weights if soft else self.class_weights[targets]
-        return (weights * self.robust.losses(outputs, targets, index)).mean()
+        return (weights * self.remedy.losses(outputs, targets, index)).mean()
+
+    def criterion(self, targets: Tensor, index: Tensor) -> Callable[[Tensor], Tensor]:
+        """logits (B, K) -> the loss on these labels."""
+        return lambda logits: self.label_loss({"logits": logits, "aux": ()}, targets, index)
+
+    def penalty(self) -> Tensor | float:
+        """What the regularizer adds for the weights as they are."""
+        total: Tensor | float = 0.0
+        for name, penalty in self.regularizer.penalties(self.net).items():
+            self.note_part(name, penalty)
+            total = total + penalty
+        return total
+
+    def note_clean(self, outputs: Mapping[str, Any], index: Tensor) -> None:
+        """Count how well these samples' true labels are told, where they are known and others."""
+        if self.clean_metric is not None:
+            self.clean_metric.update(outputs, self._clean[index])
 
     def note_part(self, name: str, value: Tensor) -> None:
         """Add to the epoch's mean of a part of the loss, before weighting."""
@@ -245,10 +281,8 @@ class Training(LightningModule):
         exchange = self.trainer.strategy.reduce
         return {name: exchange(value, reduce_op="mean") for name, value in means.items()}
 
-    def _criterion(self, targets: Tensor, index: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda logits: self.label_loss({"logits": logits, "aux": ()}, targets, index)
-
-    def _ask_teacher(self, inputs: Tensor, index: Tensor) -> dict[str, Any]:
+    def ask_teacher(self, inputs: Tensor, index: Tensor) -> dict[str, Any]:
+        """What it answers to the images at these positions; {} without a teacher."""
         if self._logits is not None:
             return {"logits": self._logits[index]}
         if self.distillation.teacher is None:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from compressor.configuration import Menu, config_dir, plain, read_command
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
 from compressor.stages import STRATEGIES, Machine, _classes
-from compressor.stages._distill import options as distill_options
+from compressor.stages._distill.options import Teaching
 from compressor.stages._labels import check_labels
 from compressor.stages._pruning import Pruning
+from compressor.stages._recipe import Recipes
 from compressor.stages.noise import _labelled
 
 GROUPS = ("prune", "robust", "distill", "noise", "regularize", "scale")
@@ -101,25 +103,31 @@ def with_value(config, key, value):
     return changed
 
 
+def read(config):
+    recipes = Recipes.read(config)
+    _classes.check(recipes, make(config["robust"]), Teaching.read(config["distill"]))
+    return recipes
+
+
 def construct(config, group):
     """What the constructors say; raises UsageError."""
     own = config[group]
     if group == "prune":
         Pruning.read(own)
     elif group == "distill":
-        distill_options.check(own)
+        Teaching.read(own)
     elif group == "dataset":
         own = dict(own)
         share = own.pop("labelled_fraction")
         del own["labelled_seed"], own["sampler"]
         make(own)
-        _classes.check(config, make(config["robust"]))
+        read(config)
         _labelled(torch.arange(10_000) % 10, share, 0)
     elif group in ("finetune", "pretrain"):
-        checks.check(config, Pruning.read(config["prune"]))
-        _classes.check(config, make(config["robust"]))
-        labels = {**config["finetune"], "labels": "clean"}
-        check_labels(labels, make(config["robust"]), True)
+        recipes = read(config)
+        pruning = Pruning.read(config["prune"])
+        checks.check(config, recipes, Teaching.read(config["distill"]), pruning)
+        check_labels(replace(recipes.finetune, labels="clean"), make(config["robust"]), True)
     elif group == "model":
         arguments = {name: value for name, value in own.items() if name != "_target_"}
         models.build(own["_target_"], arguments, 10, (3, 32, 32))
@@ -217,8 +225,8 @@ def test_a_teacher_is_asked_for_where_the_term_learns_from_one(name):
     own = config["distill"]
     own["teacher"] = {**own["teacher"], "source": "artefact", "path": None}
     early = refuses(_ranges.check_needs, config)
-    assert early == distill_options.needs_teacher(own)
-    assert refuses(distill_options.check, own) or not early
+    assert early == any(make(term).needs_teacher for term in own["terms"].values())
+    assert refuses(Teaching.read, own) or not early
 
 
 def test_values_that_are_none_of_its_business_pass():

@@ -86,7 +86,7 @@ def test_without_rescaling_the_trunk_gets_the_sum():
 
 @pytest.mark.parametrize("pattern", ["multi_instance", "simple", "hierarchical"])
 def test_head_0_is_the_plain_network_and_gives_its_logits_in_the_graph(pattern):
-    grown = Collaborative(pattern=pattern).grow(net(), net).train()
+    grown = Collaborative(pattern=pattern).student(net(), net).train()
     seen = []
     grown.out[0].register_forward_hook(lambda m, a, z: seen.append(z))
     x = torch.randn(4, 3, 8, 8).double()

@@ -42,7 +42,7 @@ def test_mean_probabilities_sum_to_1():
 
 
 def test_heads_share_the_trunk_and_begin_apart():
-    grown = EnsembleNet().grow(net(0), net).train()
+    grown = EnsembleNet().student(net(0), net).train()
     plain = sum(p.numel() for p in net().parameters())
     upper = sum(p.numel() for p in (*net().layer3.parameters(), *net().fc.parameters()))
     assert sum(p.numel() for p in grown.parameters()) == plain + upper
@@ -52,7 +52,7 @@ def test_heads_share_the_trunk_and_begin_apart():
 
 def test_heads_that_begin_alike_are_refused():
     with pytest.raises(UsageError, match="same weights"):
-        EnsembleNet().grow(net(0), lambda head: net(0))
+        EnsembleNet().student(net(0), lambda head: net(0))
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_options_out_of_range_are_named(options):
 
 def test_a_stage_that_is_not_there_is_named():
     with pytest.raises(UsageError, match="no module 'layer9'"):
-        EnsembleNet(split_at="layer9").grow(net(0), net)
+        EnsembleNet(split_at="layer9").student(net(0), net)

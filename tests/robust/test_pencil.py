@@ -179,17 +179,17 @@ def test_corrected_labels_are_a_plain_file_of_distributions(tmp_path):
 def test_what_a_plan_says_of_pencil():
     """A pull that lets no label change, too few epochs for one to, and a schedule of its own."""
     fine = {"epochs": 60, "schedule": "constant"}
-    assert Pencil().cautions(fine, 10) == []
-    (line,) = Pencil(alpha=0.2).cautions(fine, 10)
+    assert Pencil().cautions(**fine, num_classes=10) == []
+    (line,) = Pencil(alpha=0.2).cautions(**fine, num_classes=10)
     assert "robust.alpha=0.2 is at least 0.2" in line and "hardly ever changed" in line
-    (line,) = Pencil(alpha=0.1, compat="literal").cautions(fine, 10)
+    (line,) = Pencil(alpha=0.1, compat="literal").cautions(**fine, num_classes=10)
     assert "robust.compat=literal" in line
-    (line,) = Pencil().cautions({**fine, "epochs": 20}, 10)
+    (line,) = Pencil().cautions(**{**fine, "epochs": 20}, num_classes=10)
     assert "labels in 8 of these epochs" in line and "train.epochs=32" in line
-    assert Pencil().cautions({**fine, "epochs": 32}, 10) == []
-    (line,) = Pencil(label_lr=1000.0).cautions(fine, 10)
+    assert Pencil().cautions(**{**fine, "epochs": 32}, num_classes=10) == []
+    (line,) = Pencil(label_lr=1000.0).cautions(**fine, num_classes=10)
     assert "train.epochs=127" in line
-    (line,) = Pencil().cautions({**fine, "schedule": "onecycle"}, 10)
+    (line,) = Pencil().cautions(**{**fine, "schedule": "onecycle"}, num_classes=10)
     assert "train.lr for 38 epochs" in line and "train.schedule=onecycle is not read" in line
 
 

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics import MetricCollection
 
 from compressor.errors import UsageError
+from compressor.regularize.none import NoRegularizer
 from compressor.robust.backward import Backward
 from compressor.robust.bootstrap import Bootstrap
 from compressor.robust.co_teaching import CoTeaching
@@ -27,8 +28,11 @@ from compressor.stages._classes import (
     counts,
     ratio,
 )
+from compressor.stages._distill.options import Grouping, Teaching
+from compressor.stages._recipe import Recipes
 from compressor.tasks.classification import Accuracy, Classification
-from compressor.tasks.training import Distillation, Training
+from compressor.tasks.supervised import Supervised
+from compressor.tasks.training import Distillation, KnownLabels, Leg, Training
 
 
 def test_ninety_and_ten_samples_weigh_five_ninths_and_five():
@@ -75,9 +79,9 @@ def test_of_distributions_in_a_file_a_part_is_read_at_a_time():
 
 def module(robust, weights):
     return Training(
-        torch.nn.Linear(2, 2), task=Classification(), num_classes=2, robust=robust,
-        distillation=Distillation(), regularizer=None, optimizer=None, seed=0,
-        class_weights=weights,
+        torch.nn.Linear(2, 2), Supervised(), Leg(loss=robust, optimizer=None),
+        task=Classification(), num_classes=2, distillation=Distillation(),
+        regularizer=NoRegularizer(), seed=0, labels=KnownLabels(weights=weights),
     )  # fmt: skip
 
 
@@ -115,32 +119,49 @@ def test_the_losses_of_a_remedy_are_those_whose_mean_it_takes(robust):
     )
 
 
-def config(robust="none", sampler="none", train="none", finetune="none", same="none", draw="none"):
-    own = {"class_weights": "none", "select_by": "accuracy"}
-    return {
+RECIPE = {
+    "epochs": 1, "batch_size": 8, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
+    "nesterov": False, "weight_decay": 0.0, "decay_norm_and_bias": True, "schedule": "constant",
+    "warmup_epochs": 0.0, "milestones": [], "gamma": 0.1, "clip_norm": None, "select": "best",
+    "select_by": "accuracy", "class_weights": "none", "patience": None,
+}  # fmt: skip
+RECOVERY = {
+    **RECIPE, "labels": "auto", "clean_fraction": 1.0, "clean_seed": 0, "robust": "none",
+    "mode": "finetune", "epoch_cap": None, "rewind_epoch": 0,
+}  # fmt: skip
+
+
+def recipes(sampler="none", train=None, finetune=None):
+    """Those of a config that asks for these."""
+    return Recipes.read({
         "dataset": {"sampler": sampler},
-        "robust": {"_target_": f"compressor.robust.{robust}.Some"},
-        "pretrain": own,
-        "train": {**own, "class_weights": train},
-        "finetune": {**own, "class_weights": finetune, "robust": same},
-        "distill": {"sampler": draw},
-    }
+        "pretrain": {**RECIPE, "pretext": None, "frozen": False},
+        "train": {**RECIPE, **(train or {})},
+        "finetune": {**RECOVERY, **(finetune or {})},
+    })  # fmt: skip
+
+
+def refused(remedy, sampler="none", train="none", finetune="none", draw="none"):
+    """Check the trainings of a config that asks for these."""
+    asked = recipes(sampler, train={"class_weights": train}, finetune={"class_weights": finetune})
+    grouping = Grouping(sampler=draw, per_group=4, superclasses=5) if draw != "none" else None
+    check(asked, remedy, Teaching(grouping=grouping))
 
 
 @pytest.mark.parametrize("robust", [Pencil(), CoTeaching()])
 def test_weights_are_refused_where_a_loss_is_no_mean_over_samples(robust):
     name = type(robust).__module__.rpartition(".")[2]
     with pytest.raises(UsageError, match=f"robust={name} has not: type dataset.sampler=balanced"):
-        check(config(name, train="balanced"), robust)
-    check(config(name, sampler="balanced"), robust)
-    check(config(name, finetune="balanced"), robust)  # which has a loss of its own
+        refused(robust, train="balanced")
+    refused(robust, sampler="balanced")
+    refused(robust, finetune="balanced")  # which has a loss of its own
 
 
 @pytest.mark.parametrize("robust", [Forward(), Backward()])
-@pytest.mark.parametrize("asked", [{"train": "balanced"}, {"sampler": "balanced"}])
-def test_a_transition_matrix_and_other_shares_of_labels_exclude_each_other(robust, asked):
+@pytest.mark.parametrize("words", [{"train": "balanced"}, {"sampler": "balanced"}])
+def test_a_transition_matrix_and_other_shares_of_labels_exclude_each_other(robust, words):
     with pytest.raises(UsageError, match="=balanced makes another matrix of robust="):
-        check(config("forward", **asked), robust)
+        refused(robust, **words)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +175,7 @@ def test_a_transition_matrix_and_other_shares_of_labels_exclude_each_other(robus
 )
 def test_what_excludes_each_other_is_refused(wrong, line):
     with pytest.raises(UsageError, match=line):
-        check(config(**wrong), CrossEntropy())
+        refused(CrossEntropy(), **wrong)
 
 
 def test_figures_that_look_at_every_class_alike_by_hand_and_against_scikit_learn():
@@ -195,7 +216,6 @@ def test_a_figure_that_another_task_does_not_measure_is_refused():
         def metrics(self, num_classes):
             return MetricCollection({"hits": Accuracy()})
 
-    by = dict.fromkeys(("pretrain", "train", "finetune"), {"select_by": "accuracy"})
-    check_figures(by, Hits(), 10)
+    check_figures(recipes(), Hits(), 10)
     with pytest.raises(UsageError, match="finetune.select_by=macro_f1 .* has hits: type"):
-        check_figures({**by, "finetune": {"select_by": "macro_f1"}}, Hits(), 10)
+        check_figures(recipes(finetune={"select_by": "macro_f1"}), Hits(), 10)

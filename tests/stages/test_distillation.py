@@ -16,10 +16,11 @@ from compressor.distill.data_free import DataFree
 from compressor.errors import RunError, UsageError
 from compressor.robust.none import CrossEntropy
 from compressor.stages import Context, Machine
-from compressor.stages._distill.options import check, check_fits, reads
+from compressor.stages._distill.options import Teaching, check_fits
 from compressor.stages._distill.taught import distillation
 from compressor.stages._distill.teacher import Mean
-from compressor.stages._fit import TrainingSet, fit
+from compressor.stages._fit import Job, TrainingSet, fit
+from compressor.stages._recipe import Recipe
 from compressor.stages._resume import Resume
 from compressor.tasks.classification import Classification
 from compressor.tasks.optimization import OptimizerOptions
@@ -89,29 +90,28 @@ def context(folder, data, *teachers, notes=None):
 
 
 def options(*overrides):
-    """The distill part of a stage's options, as the command line would make it."""
+    """The group `distill` as the command line would make it."""
     command = read_command(overrides)
     menu = Menu(command)
     groups = [o for o in overrides if o.startswith("distill=")]
     config = menu.compose(groups)
     menu.apply([parse(o) for o in overrides if o not in groups], config)
-    return plain(config["distill"])
+    return Teaching.read(plain(config["distill"]))
 
 
 def taught(folder, data, *overrides, student=None, teacher=None, **more):
     where = context(folder, data, *([teacher] if teacher else []), **more)
-    chosen = options(*overrides)
-    check(chosen)
     return where, distillation(
-        reads(chosen), student or Tiny(), SPEC, TrainingSet(targets=where.targets), where
+        options(*overrides), student or Tiny(), SPEC, TrainingSet(targets=where.targets), where
     )
 
 
 def train(where, made, fitting=FITTING):
-    fitted = fit(
-        made.student, fitting, where, name="finetune", select="last", robust=CrossEntropy(),
+    job = Job(
+        name="finetune", recipe=Recipe(optimizer=fitting, select="last"), remedy=CrossEntropy(),
         distillation=made.distillation,
     )  # fmt: skip
+    fitted = fit(made.student, job, where)
     return made.finish(fitted.net)
 
 
@@ -212,7 +212,7 @@ def test_several_teachers_are_the_mean_of_their_logits(tmp_path, digits):
     nets = [Tiny(12, 1).eval(), Tiny(6, 2).eval()]
     where = context(tmp_path / "a", digits, *(Stored(net, str(i)) for i, net in enumerate(nets)))
     made = distillation(
-        reads(options("distill=mimic")), Tiny(), SPEC, TrainingSet(targets=where.targets), where
+        options("distill=mimic"), Tiny(), SPEC, TrainingSet(targets=where.targets), where
     )
     x = torch.randn(3, 1, 8, 8)
     assert isinstance(made.distillation.teacher, Mean)
@@ -246,11 +246,9 @@ def test_superclasses_are_groups_of_the_teachers_features_and_are_kept(tmp_path,
 def test_batches_by_groups_stay_where_all_weights_are_0_and_follow_the_labels(tmp_path, digits):
     zero = ("distill=cckd", "distill.terms.kd.weight=0.0", "distill.terms.cckd.weight=0.0",
             "distill.sampler=class_uniform")  # fmt: skip
-    chosen = options(*zero)
-    check(chosen)
     where = context(tmp_path / "a", digits, Stored(Tiny(12, 1)))
     labels = where.targets.flip(0)
-    made = distillation(reads(chosen), Tiny(), SPEC, TrainingSet(targets=labels), where)
+    made = distillation(options(*zero), Tiny(), SPEC, TrainingSet(targets=labels), where)
     assert torch.equal(made.distillation.groups, labels) and not made.distillation.acting
 
 
@@ -341,16 +339,14 @@ def test_made_images_may_stand_beside_the_real_ones(tmp_path, digits):
 @pytest.mark.parametrize("name", ["ensemble_net", "collaborative"])
 def test_training_with_several_heads_leaves_a_plain_network(tmp_path, digits, name):
     where = context(tmp_path / "a", digits)
-    chosen = options(f"distill={name}")
-    check(chosen)
     net = Tiny()
     made = distillation(
-        reads(chosen),
+        options(f"distill={name}"),
         net,
         SPEC,
         TrainingSet(targets=where.targets),
         where,
-        lambda head: Tiny(seed=head),
+        another=lambda head: Tiny(seed=head),
     )
     left, notes = train(where, made)
     assert type(left) is Tiny and set(left.state_dict()) == set(net.state_dict())
@@ -392,7 +388,7 @@ REFUSED = {
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_cannot_be_done_is_refused_before_data_is_read(line):
     with pytest.raises(UsageError) as refusal:
-        check(options(*REFUSED[line]))
+        options(*REFUSED[line])
     assert line in str(refusal.value) and "\n" not in str(refusal.value)
 
 

@@ -8,9 +8,21 @@ from compressor import surgery
 from compressor.artefact import Spec
 from compressor.errors import RunError, UsageError
 from compressor.stages import _scratch
-from compressor.stages.finetune import check, is_none, reads, scratch_b_epochs
+from compressor.stages._recipe import Recovery
+from compressor.stages.finetune import check, in_round, scratch_b_epochs
 
-OPTIONS = {"mode": "finetune", "epochs": 5, "epoch_cap": None, "rewind_epoch": 0, "lr": 0.1}
+OPTIONS = {
+    "epochs": 5, "batch_size": 8, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
+    "nesterov": False, "weight_decay": 0.0, "decay_norm_and_bias": True, "schedule": "constant",
+    "warmup_epochs": 0.0, "milestones": [], "gamma": 0.1, "clip_norm": None, "select": "best",
+    "select_by": "accuracy", "class_weights": "none", "patience": None, "labels": "auto",
+    "clean_fraction": 1.0, "clean_seed": 0, "robust": "none", "mode": "finetune",
+    "epoch_cap": None, "rewind_epoch": 0,
+}  # fmt: skip
+
+
+def recovery(**changes):
+    return Recovery.read({**OPTIONS, **changes})
 
 
 def test_the_epochs_of_scratch_b_are_those_of_the_paper():
@@ -81,10 +93,27 @@ def test_a_weight_that_survives_the_new_start_is_named(cut, monkeypatch):
 
 
 def test_a_key_that_another_mode_reads_is_left_out():
-    assert reads(OPTIONS) == {"mode": "finetune", "epochs": 5, "lr": 0.1}
-    assert "epoch_cap" in reads({**OPTIONS, "mode": "scratch_b"})
-    assert "rewind_epoch" in reads({**OPTIONS, "mode": "rewind"})
-    assert is_none({**OPTIONS, "epochs": 0}) and not is_none({**OPTIONS, "mode": "scratch_e"})
+    every = set(OPTIONS)
+    assert set(recovery().in_key()) == every - {"epoch_cap", "rewind_epoch"}
+    assert set(recovery(mode="scratch_b").in_key()) == every - {"rewind_epoch"}
+    assert set(recovery(mode="rewind").in_key()) == every - {"epoch_cap"}
+    assert recovery(mode="rewind", rewind_epoch=2).in_key()["rewind_epoch"] == 2
+    assert recovery(epochs=0).is_none and not recovery(mode="scratch_e", epochs=0).is_none
+
+
+def test_a_round_changes_the_recipe_and_nothing_of_the_others():
+    usual = recovery()
+    own = in_round(usual, {"lr": 1e-4, "milestones": [0.5]})
+    changed = {"lr": 1e-4, "milestones": [0.5]}
+    assert own.in_key() == {**usual.in_key(), **changed} and usual == recovery()
+    for wrong, line in (
+        ({"labels": "given"}, "labels.* holds what no round has of its own"),
+        ({"lr": "fast"}, "lr=fast is not of the kind of finetune.lr=0.1"),
+        ({"milestones": 2}, r"milestones=2 is not of the kind of finetune.milestones=\[\]"),
+        ({"lr": -1.0}, "prune.round_finetune: lr=-1.0 must be a positive number"),
+    ):
+        with pytest.raises(UsageError, match=line):
+            in_round(usual, wrong, "prune.round_finetune")
 
 
 @pytest.mark.parametrize(
@@ -107,12 +136,12 @@ def test_a_key_that_another_mode_reads_is_left_out():
 )
 def test_what_no_run_can_do_is_refused_in_one_line(changes, rounds, message):
     with pytest.raises(UsageError, match=message) as caught:
-        check({**OPTIONS, **changes}, 5, **{"one_shot": True, "between": {}, **rounds})
+        check(recovery(**changes), 5, **{"one_shot": True, "between": {}, **rounds})
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_run_can_do_is_not_refused():
     for changes in ({}, {"mode": "scratch_b"}, {"mode": "rewind", "rewind_epoch": 4}):
-        check({**OPTIONS, **changes}, 5, one_shot=True, between={})
+        check(recovery(**changes), 5, one_shot=True, between={})
     # the initial weights need no training
-    check({**OPTIONS, "mode": "rewind"}, 0, one_shot=False, between={})
+    check(recovery(mode="rewind"), 0, one_shot=False, between={})

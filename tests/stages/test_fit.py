@@ -4,26 +4,31 @@ import csv
 
 import pytest
 import torch
+from doubles import LossAlone, Masked, Thinned
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from compressor.cache import RESUME, Cache
 from compressor.data.digits import Digits
+from compressor.distill import Term
 from compressor.distill.kd import KD
 from compressor.errors import RunError
+from compressor.loop import Loop
 from compressor.regularize.slimming import Slimming
 from compressor.robust import Phase, Remedy, Samples
 from compressor.robust.none import CrossEntropy
 from compressor.robust.pencil import Pencil
 from compressor.stages import Context, Machine
-from compressor.stages._fit import TrainingSet, _phase_options, fit
+from compressor.stages._fit import Job, TrainingSet, _phase_options, fit, legs
+from compressor.stages._recipe import Recipe
 from compressor.stages._resume import Resume
 from compressor.taps import Tap
 from compressor.tasks.classification import Accuracy, Classification
 from compressor.tasks.classification import CrossEntropy as CrossEntropyMetric
 from compressor.tasks.optimization import OptimizerOptions
-from compressor.tasks.training import Distillation, Training
+from compressor.tasks.supervised import Supervised
+from compressor.tasks.training import Distillation
 
 
 @pytest.fixture(scope="module")
@@ -69,31 +74,18 @@ def train(
     folder,
     data,
     net=None,
-    robust=None,
-    distillation=None,
-    regularizer=None,
-    select="last",
     task=None,
     **more,
 ):
     machine = {k: more.pop(k) for k in ("workers", "devices", "strategy", "progress") if k in more}
-    window = {k: more.pop(k) for k in ("start", "stop") if k in more}
-    training, patience = more.pop("training", None), more.pop("patience", None)
-    by = more.pop("select_by", None)
-    return fit(
-        net or tiny(),
-        options(**more),
-        context(folder, data, task, **machine),
-        name="train",
-        select=select,
-        robust=robust or CrossEntropy(),
-        distillation=distillation or Distillation(),
-        regularizer=regularizer,
-        **window,
-        training=training,
-        patience=patience,
-        select_by=by,
-    )
+    own = {k: more.pop(k) for k in ("select", "select_by", "patience") if k in more}
+    parts = ("start", "stop", "training", "distillation", "regularizer", "holding")
+    given = {name: more.pop(name) for name in parts if name in more}
+    given = {name: part for name, part in given.items() if part is not None}
+    remedy = more.pop("robust", None) or CrossEntropy()
+    recipe = Recipe(optimizer=options(**more), **{"select": "last", **own})
+    job = Job(name="train", recipe=recipe, remedy=remedy, **given)
+    return fit(net or tiny(), job, context(folder, data, task, **machine))
 
 
 def history(folder):
@@ -246,25 +238,34 @@ def test_a_later_window_that_was_killed_goes_on_to_the_same_numbers(tmp_path, di
     assert torch.equal(whole.net[0].weight, resumed.net[0].weight)
 
 
-class Doubled(Training):
+class Doubled(Loop):
     """A loop of its own: each batch is trained on twice its loss."""
 
-    def training_step(self, batch, number):
-        return 2 * super().training_step(batch, number)
+    def __init__(self):
+        self.usual = Supervised()
+
+    def tag(self, part, name):
+        return self.usual.tag(part, name)
+
+    def step(self, training, batch, number):
+        return 2 * self.usual.step(training, batch, number)
+
+    def validate(self, training, batch, number):
+        self.usual.validate(training, batch, number)
+
+    def optimizers(self, training):
+        return self.usual.optimizers(training)
 
 
-class OwnLoop:
+class OwnLoop(Term):
     """A distiller that owns the loop."""
-
-    weight = 1.0
 
     def loss(self, student, teacher, batch):
         self.seen = student["features"]["2"][0].shape, teacher["features"]["2"][0].shape
         return student["logits"].sum() * 0
 
-    def loop(self, training):
-        training.__class__ = Doubled
-        return training
+    def loop(self):
+        return Doubled()
 
 
 def test_a_distiller_may_own_the_loop_and_read_features(tmp_path, digits):
@@ -278,6 +279,59 @@ def test_a_distiller_may_own_the_loop_and_read_features(tmp_path, digits):
     # doubling the loss of plain SGD is doubling its learning rate
     torch.testing.assert_close(twice[0].weight, once[0].weight)
     assert term.seen[0][1:] == term.seen[1][1:] == (8, 8, 8)
+
+
+def test_a_term_of_nothing_but_a_loss_needs_no_other_hook(tmp_path, digits):
+    distillation = Distillation(terms={"own": LossAlone()}, teacher=tiny(3).eval())
+    train(tmp_path / "a", digits, distillation=distillation, epochs=1)
+    (row,) = history(tmp_path / "a")
+    assert float(row["train_own"]) > 0
+
+
+def test_every_hook_of_a_regularizer_acts_and_none_is_left_behind(tmp_path, digits):
+    odd = Thinned("0")
+    fitted = train(tmp_path / "a", digits, regularizer=odd, epochs=2)
+    steps = len(odd.seen) // 2
+    assert odd.seen[:steps] == pytest.approx([step / steps / 2 for step in range(steps)])
+    assert odd.seen[steps] == 0.5 and max(odd.seen) < 1
+    first, last = history(tmp_path / "a")
+    assert all(float(first[f"train_{name}"]) > 0 for name in ("size", "again", "weights"))
+    assert float(last["train_size"]) < float(first["train_size"])
+    assert not fitted.net[0]._forward_hooks
+
+
+def test_weights_that_a_fit_holds_stay_at_0_and_are_the_same_after_a_kill(
+    tmp_path, digits, monkeypatch
+):
+    def holding():
+        return Masked("6", (10, 32))
+
+    kept = holding()
+    whole = train(tmp_path / "a", digits, holding=kept)
+    assert whole.net[6].weight.eq(0).sum() == 160
+    assert torch.equal(whole.net[6].weight != 0, kept.mask.bool())
+    folder = killed(monkeypatch, tmp_path / "b", digits, 1, holding=holding())
+    # with other weights to begin with it would draw another mask
+    resumed = train(folder, digits, net=tiny(9), holding=holding())
+    assert torch.equal(whole.net[6].weight, resumed.net[6].weight)
+    assert figures(folder) == figures(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        ({}, [(0, 0, 1, False, 0.1), (1, 0, 3, True, 0.01)]),
+        ({"start": 2}, [(1, 1, 3, True, 0.01)]),
+        ({"stop": 1}, [(0, 0, 1, False, 0.1)]),
+        ({"start": 1, "stop": 3}, [(1, 0, 2, True, 0.01)]),
+    ],
+)
+def test_the_legs_of_a_training_are_its_phases_within_the_window(window, expected):
+    recipe = Recipe(optimizer=options(epochs=4))
+    found = legs(Job(name="train", recipe=recipe, remedy=TwoPhases(), **window))
+    told = [(leg.first, leg.done, leg.end, leg.last, leg.optimizer.lr) for leg in found]
+    assert [each[:4] for each in told] == [each[:4] for each in expected]
+    assert [each[4] for each in told] == pytest.approx([each[4] for each in expected])
 
 
 def test_a_teacher_is_left_bit_identical_and_out_of_the_student(tmp_path, digits):

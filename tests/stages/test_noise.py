@@ -1,6 +1,5 @@
 """The labels of a run, and which of them each stage reads."""
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,12 +10,15 @@ from compressor import instantiation
 from compressor.cache import Cache
 from compressor.data.digits import Digits
 from compressor.errors import UsageError
+from compressor.instantiation import Chosen, make
 from compressor.noise import transition
 from compressor.robust.confident import Confident
 from compressor.robust.none import CrossEntropy
 from compressor.robust.pencil import Pencil
 from compressor.stages import _crossfit, _labels, noise
 from compressor.stages._crossfit import stratified_folds
+from compressor.stages._recipe import Recipe, Recovery
+from compressor.tasks.optimization import OptimizerOptions
 
 SYMMETRIC = {"_target_": "compressor.noise.symmetric.Symmetric", "rate": 0.4, "seed": 3}
 
@@ -29,7 +31,8 @@ def digits():
 
 
 def drawn(tmp_path, data, tree=SYMMETRIC, **more):
-    return noise.labels(tree, data, "d", Cache(tmp_path / "cache"), **more)
+    chosen = Chosen(make(tree), tree)
+    return noise.labels(chosen, data, "d", Cache(tmp_path / "cache"), **more)
 
 
 def test_exactly_the_asked_share_of_the_train_part_changes_and_the_rest_stays(tmp_path, digits):
@@ -96,10 +99,11 @@ def test_a_share_of_the_labels_is_drawn_within_every_class(tmp_path, digits):
             drawn(tmp_path, digits, labelled=(fraction, 0))
 
 
-@dataclass
-class Fitting:
-    epochs: int = 1
-    milestones: tuple = ()
+FITTING = OptimizerOptions(
+    epochs=1, batch_size=8, optimizer="sgd", lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0,
+    decay_norm_and_bias=True, schedule="constant", warmup_epochs=0.0, milestones=(), gamma=0.1,
+    clip_norm=None,
+)  # fmt: skip
 
 
 def test_folds_know_the_code_of_the_network_its_libraries_and_a_frozen_trunk(monkeypatch):
@@ -117,15 +121,14 @@ def test_folds_know_the_code_of_the_network_its_libraries_and_a_frozen_trunk(mon
         cache=SimpleNamespace(obtain=obtain), seed=0, labels_key="", data_key="", precision="",
         machine=SimpleNamespace(devices=1), data=SimpleNamespace(num_classes=4),
     )  # fmt: skip
-    monkeypatch.setattr(_crossfit, "plain", lambda options: Fitting())
     for code, frozen in (("one", False), ("two", False), ("two", True)):
         monkeypatch.setattr(_crossfit, "sources", lambda _, code=code: {"B": code})
         with pytest.raises(Stop):
             given = SimpleNamespace(spec=spec, parent=None)
-            _crossfit.probabilities(given, {}, context, 2, 1, frozen)
+            _crossfit.probabilities(given, FITTING, context, folds=2, frozen=frozen)
     monkeypatch.setattr(instantiation, "_release", lambda name: "99.0")
     with pytest.raises(Stop):
-        _crossfit.probabilities(given, {}, context, 2, 1, frozen)
+        _crossfit.probabilities(given, FITTING, context, folds=2, frozen=frozen)
     assert len(set(seen)) == 4
 
 
@@ -145,10 +148,10 @@ def facts(**more):
 
 
 def asked(labels, fraction=1.0, robust="none", seed=0, mode="finetune", epoch=0):
-    return {
-        "labels": labels, "clean_fraction": fraction, "clean_seed": seed, "robust": robust,
-        "mode": mode, "rewind_epoch": epoch,
-    }  # fmt: skip
+    return Recovery(
+        recipe=Recipe(optimizer=FITTING), labels=labels, clean_fraction=fraction, clean_seed=seed,
+        robust=robust, mode=mode, rewind_epoch=epoch,
+    )  # fmt: skip
 
 
 def test_clean_labels_come_with_original_images_and_given_ones_with_damaged_ones():

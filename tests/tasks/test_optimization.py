@@ -110,6 +110,23 @@ def test_weight_decay_can_leave_norms_and_biases_alone():
     assert len(make_optimizer(net, options()).param_groups) == 1
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+def test_a_parameter_has_the_rate_that_its_network_wishes_in_every_schedule(schedule):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].weight.lr_scale = 0.1
+    asked = options(schedule=schedule, decay_norm_and_bias=False)
+    optimizer = make_optimizer(net, asked)
+    told = [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups]
+    assert told == [(1, 1e-4), (2, 0.0), (1, 1e-4)]
+    assert optimizer.param_groups[2]["params"][0] is net[0].weight
+    plan = make_schedule(optimizer, asked, 10)
+    for _ in range(9):
+        usual, spared, scaled = plan.get_last_lr()
+        assert usual == spared and scaled == pytest.approx(0.1 * usual)
+        optimizer.step()
+        plan.step()
+
+
 def test_frozen_parameters_are_not_optimized():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[0].requires_grad_(False)

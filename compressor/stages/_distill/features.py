@@ -1,17 +1,17 @@
 """The layers that distillation terms read, of the student and of the teacher, and their sizes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compressor.distill import Term
 from compressor.distill._layers import places
 from compressor.taps import Tap, tapped
 
 
 def taps_of(
-    terms: Mapping[str, Any], net: nn.Module, teacher: nn.Module | None
+    terms: Mapping[str, Term], net: nn.Module, teacher: nn.Module | None
 ) -> tuple[dict[str, tuple[Tap, ...]], dict[str, tuple[Tap, ...]]]:
     """What the terms read of the student and of the teacher."""
     own, other = {}, {}

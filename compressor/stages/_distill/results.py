@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.artefact import EXTRAS
+from compressor.distill import Maker, Term
 from compressor.seeding import derive
 from compressor.stages import Context
 from compressor.tasks.training import Distillation
@@ -13,7 +14,7 @@ from compressor.tasks.training import Distillation
 _IMAGES = 64  # on the sheet of made images
 
 
-def heads(net: nn.Module, term: Any, context: Context) -> dict[str, Any]:
+def heads(net: nn.Module, term: Term, context: Context) -> dict[str, Any]:
     """Validation accuracy of each head and of all of them together; one is kept."""
     from compressor.distill._fork import all_heads
 
@@ -40,7 +41,7 @@ def heads(net: nn.Module, term: Any, context: Context) -> dict[str, Any]:
 
 
 def made_images(
-    net: nn.Module, name: str, term: Any, distillation: Distillation, context: Context
+    net: nn.Module, name: str, term: Maker, distillation: Distillation, context: Context
 ) -> dict[str, float]:
     """A sheet of made images, and how teacher and student see fresh ones."""
     maker, teacher = distillation.adapters[name].cpu().eval(), distillation.teacher.cpu()

@@ -1,8 +1,5 @@
 """The groups that a stage with a teacher draws its batches from (`distill.sampler`)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -11,27 +8,28 @@ from compressor.distill._layers import places, unit
 from compressor.errors import UsageError
 from compressor.seeding import derive
 from compressor.stages import Context
+from compressor.stages._distill.options import Grouping
 from compressor.stages._distill.teacher import over_train
 from compressor.stages._fit import TrainingSet
 from compressor.taps import tapped
 
 
 def batch_groups(
-    options: Mapping[str, Any] | None,
+    grouping: Grouping | None,
     teacher: nn.Module | None,
     training: TrainingSet,
     context: Context,
 ) -> Tensor | None:
     """(n,) int64: the group of every sample, None for batches by lot."""
-    if options is None:
+    if grouping is None:
         return None
     targets = context.targets if training.targets is None else training.targets
     if targets.ndim == 2:  # distributions over the classes
         targets = targets.argmax(dim=1)
-    if options["sampler"] == "class_uniform":
+    if grouping.sampler == "class_uniform":
         return targets.clone()
-    if options["superclasses"] == 0:
-        coarse = getattr(context.data, "superclasses", ())
+    if grouping.superclasses == 0:
+        coarse = context.data.superclasses
         if not coarse:
             raise UsageError(
                 f"distill.superclasses=0 asks for the data set's own, and {context.data.name} has "
@@ -40,7 +38,7 @@ def batch_groups(
         return torch.tensor(coarse)[targets]
     if teacher is None:
         raise UsageError("distill.sampler=superclass_uniform needs a teacher's features")
-    return _superclasses(options["superclasses"], teacher, context)
+    return _superclasses(grouping.superclasses, teacher, context)
 
 
 def _superclasses(count: int, teacher: nn.Module, context: Context) -> Tensor:

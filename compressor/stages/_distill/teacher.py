@@ -1,7 +1,7 @@
 """The teacher that a stage is given: loaded, tried out, and what it answers to the train part."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ from compressor.instantiation import imported, libraries, sources
 from compressor.measure import evaluate
 from compressor.stages import Context
 from compressor.stages._answer import shown
+from compressor.stages._distill.options import Teacher
 from compressor.tasks import Task
 
 VERSION = 1
 
 
-def given_teacher(options: Mapping[str, Any], context: Context) -> tuple[nn.Module, str]:
+def given_teacher(teacher: Teacher, context: Context) -> tuple[nn.Module, str]:
     """Loaded afresh, so that nothing done to the student reaches it; and what identifies it."""
-    if "teacher" in options:
-        name = options["teacher"]["_target_"]
+    if teacher.source == "callable":
+        name = str(teacher.function)
         net: nn.Module = Called(name)
         key = key_of(
-            function=name, code=sources(options["teacher"]), libraries=libraries("torch"),
-            answers=options["teacher"].get("answers", ""),
+            function=name, code=sources({"_target_": name}), libraries=libraries("torch"),
+            answers=teacher.answers,
         )  # fmt: skip
     else:
         roles = [role for role in context.roles if role.startswith("teacher")]
