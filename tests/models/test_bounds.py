@@ -81,9 +81,9 @@ def build_on_meta():
         ("torchvision", {"name": "vit_b_16", "arguments": {"x": [1, {"y": 1e999}]}}, "x.y=inf"),
         ("resnet20", {"depth": -1e7}, "depth=-10000000.0"),
         ("resnet20", {"depth": 10**400}, "depth=10000"),
-        ("resnet20", {"width": float("nan")}, "width=nan is not a number"),
+        ("resnet20", {"width": float("nan")}, "width=nan"),
     ],
 )
 def test_numbers_in_arguments_are_bounded_before_anything_is_built(factory, arguments, text):
-    with pytest.raises(UsageError, match=rf"{text}.* (is larger than any network's|a number$)"):
+    with pytest.raises(UsageError, match=rf"{text}.*(is larger than any network's|is not a number)"):
         build(f"compressor.models.{factory}", arguments, 10, (3, 32, 32))
