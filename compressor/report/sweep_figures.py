@@ -6,6 +6,7 @@ Every function takes plain numbers and returns {"png": bytes, "svg": text for a 
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -295,11 +296,15 @@ def _titles(figure: "Figure", title: str, notes: Sequence[str]) -> None:
     """The figure's title, and in grey below it how to read it."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     axes = figure.axes[0]
+    # a line wider than the figure would leave no room for the axes
+    lines = textwrap.wrap(
+        "; ".join(note for note in notes if note), int(14 * figure.get_figwidth())
+    )
     axes.annotate(
-        "; ".join(note for note in notes if note), (0.01, 1),
+        "\n".join(lines), (0.01, 1),
         xytext=(0, 28 if axes.get_title(loc="left") else 6),
         xycoords=("figure fraction", "axes fraction"),
-        textcoords="offset points", fontsize=8, color=GREY,
+        textcoords="offset points", fontsize=8, color=GREY, va="bottom",
     )  # fmt: skip
 
 

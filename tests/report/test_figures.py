@@ -4,6 +4,7 @@ import pytest
 
 from compressor.report import figures
 from compressor.report.drawing import drawing
+from compressor.report.sweep_figures import tradeoff
 
 
 def drawn(*series):
@@ -71,3 +72,17 @@ def test_curves_of_made_images_are_called_agreement_with_the_teacher(tmp_path, m
     ]  # fmt: skip
     figures.training({"finetune": made}, tmp_path / "training.png")
     assert seen["y"] == ["loss", "agreement with the teacher"]
+
+
+def test_many_notes_and_labels_leave_room_for_the_axes():
+    """matplotlib's warning of a layout that was not applied would be an error here."""
+
+    def spot(label, mean, steady):
+        x, y = {"mean": mean, "interval": None}, {"mean": 0.9, "interval": 0.02}
+        span = (0.7 * mean, 2.8 * mean)
+        return {"label": label, "x": x, "y": y, "front": steady, "span": span, "steady": steady}
+
+    spots = [spot(f"a long label of criterion {i}", 1 + i // 2, bool(i % 2)) for i in range(14)]
+    titles = {"x_title": "latency", "y_title": "accuracy", "title": "Accuracy against latency"}
+    assert tradeoff({"one": spots}, **titles, join=False)["png"]
+    assert tradeoff({"one": spots, "two": spots}, **titles, join=False)["png"]
