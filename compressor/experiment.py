@@ -116,7 +116,7 @@ class Experiment:
         data, unscaled, factory, arguments = _scaled(config, self.note)
         _check_memory(config, data.input_size)
         data.prepare(self.note)
-        spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
+        spec = Spec(factory, arguments, data.input_size, data.num_classes, self.task.name)
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in config["model"].items() if name != "_target_"}
         models.check_trained(factory, arguments, data.input_size)

@@ -90,6 +90,7 @@ def report(
         "seed": experiment.seed,
         "config": dict(experiment.config),
         "resolved": experiment.resolved,
+        "headline": dict(zip(("name", "direction"), experiment.task.headline, strict=True)),
         "stages": records,
         "points": {name: points[name] for name in ordered},
         **({"unscaled": whole} if whole else {}),

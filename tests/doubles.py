@@ -4,11 +4,14 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torchmetrics import Metric, MetricCollection
 
 from compressor import surgery
 from compressor.prune import Ranking
 from compressor.prune.apoz import APoZ
 from compressor.stages import Outcome
+from compressor.tasks import Task
 
 
 def timed(share: float) -> dict:
@@ -167,3 +170,51 @@ class Auxiliary(Net):
     def forward(self, x):
         logits = super().forward(x)
         return (logits, logits / 2) if self.training else logits
+
+
+class MeanIoU(Metric):
+    """Intersection over union of each class, the mean over those that occur, in [0, 1]."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name in ("both", "either"):
+            self.add_state(name, torch.zeros(num_classes), dist_reduce_fx="sum")
+
+    def update(self, outputs, targets):
+        k = torch.arange(len(self.both), device=targets.device).view(-1, 1, 1, 1)
+        told, true = outputs["pixels"].argmax(dim=1) == k, targets == k
+        self.both += (told & true).sum(dim=(1, 2, 3))
+        self.either += (told | true).sum(dim=(1, 2, 3))
+
+    def compute(self):
+        return (self.both / self.either).nanmean()
+
+
+class PixelLoss(Metric):
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("sum", "total"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, outputs, targets):
+        self.sum += F.cross_entropy(outputs["pixels"], targets, reduction="sum")
+        self.total += targets.numel()
+
+    def compute(self):
+        return self.sum / self.total
+
+
+class Segmentation(Task):
+    """A class for every pixel: answers (B, K, H, W), targets (B, H, W) int64."""
+
+    name = "segmentation"
+    figures = {"mean_iou": "max", "loss": "min"}
+
+    def outputs(self, net_out):
+        return {"pixels": net_out}
+
+    def loss(self, outputs, targets):
+        return F.cross_entropy(outputs["pixels"], targets)
+
+    def metrics(self, num_classes):
+        return MetricCollection({"mean_iou": MeanIoU(num_classes), "loss": PixelLoss()})

@@ -10,10 +10,9 @@ from compressor.data import spread_over_classes
 from compressor.errors import UsageError
 from compressor.robust import Remedy
 from compressor.seeding import generator
+from compressor.tasks.classification import Classification
 
 WAYS = ("none", "balanced")
-# Figures by which an epoch can be picked, and their directions.
-SELECT_BY = {"accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max", "loss": "min"}
 # Largest class / smallest, from which on images for statistics are drawn class by class: below, a
 # draw without labels is as good, and the figures of even data sets stay what they are.
 UNEQUAL = 2.0
@@ -74,7 +73,7 @@ def check(config: Mapping[str, Any], robust: Remedy) -> None:
     for stage in ("pretrain", "train", "finetune"):
         own = config[stage]
         _one_of(f"{stage}.class_weights", own["class_weights"], WAYS)
-        _one_of(f"{stage}.select_by", own["select_by"], tuple(SELECT_BY))
+        _one_of(f"{stage}.select_by", own["select_by"], tuple(Classification.figures))
     if config["pretrain"]["class_weights"] != "none":
         raise UsageError(
             "pretrain.class_weights=balanced has no meaning: a task without labels has as many "

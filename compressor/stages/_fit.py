@@ -7,7 +7,7 @@ was killed goes on from its last finished epoch (stages/_resume.py) and ends wit
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ from compressor.stages._callbacks import (
     column,
     quiet,
 )
-from compressor.stages._classes import SELECT_BY, balanced_weights, counts, hard
+from compressor.stages._classes import balanced_weights, counts, hard
 from compressor.stages._resume import Progress, Resume
+from compressor.tasks import Task
 from compressor.tasks.alternating import Alternating
 from compressor.tasks.optimization import OptimizerOptions
 from compressor.tasks.training import Distillation, Training
@@ -170,11 +171,14 @@ def fit(
 
     select: best | last | clean_peak, of the last phase; the phases before go on from their last
     epoch. patience: epochs of the last phase without a better figure after which it ends.
-    select_by: the validation figure that decides, None for the task's headline.
+    select_by: the validation figure that decides, None for the task's headline, which also stands
+    in for a figure that the task has not (the configs' default is that of a classification).
     start, stop: epochs of these that are done before, and after which to leave; schedules, the
     order of the images and the phases stay those of the whole.
     """
     training = training or TrainingSet()
+    if not context.task.labelled:
+        training = replace(training, targets=None)  # those of the data, whatever they are
     weights = None
     if training.weighted:
         found = counts(training.targets, training.index, context.data.num_classes)
@@ -228,12 +232,16 @@ def fit(
             training,
             progress,
             patience if phase is phases[-1] else None,
-            select_by or context.task.headline[0],
+            _judged_by(context.task, select_by),
         )
         first += phase.epochs
     if progress.epochs:
         metrics = {**metrics, "earlier_seconds": progress.seconds}
     return Fitted(net.cpu().eval(), metrics)
+
+
+def _judged_by(task: Task, figure: str | None) -> str:
+    return figure if figure in task.figures else task.headline[0]
 
 
 def _module(distillation: Distillation) -> Any:
@@ -245,8 +253,6 @@ def _module(distillation: Distillation) -> Any:
 
 
 def _phase_options(options: OptimizerOptions, phase: Phase, first: bool) -> OptimizerOptions:
-    from dataclasses import replace
-
     changes: dict[str, Any] = {"lr": options.lr * phase.lr_scale, "epochs": phase.epochs}
     if phase.schedule is not None:
         changes["schedule"] = phase.schedule
@@ -274,12 +280,11 @@ def _fit_phase(
     by: str,
 ) -> dict[str, Any]:
     machine = context.machine
-    headline, direction = context.task.headline
+    headline = context.task.headline[0]
     peak = select == "clean_peak" and training.clean is not None
     judged = module.tag("val", by)
     monitor = f"train/clean_{headline}" if peak else judged
-    if not peak and by != headline:
-        direction = SELECT_BY[by]
+    direction = context.task.figures[headline if peak else by]
     checkpoint = LaterOfEquals(
         dirpath=progress.folder / f"picked-{first}",
         filename=f"{name}-{{epoch}}",

@@ -18,18 +18,25 @@ from compressor.tasks.training import Distillation
 VERSION = 3
 
 
-class Pretexts:
+class Pretexts(Task):
     """The task that a network is pretrained on: what the pretext makes of an image batch.
 
     Everything else is the real task's. index: that of the original image, once for each copy.
     """
 
+    name = "pretext"
+    labelled = True
+
     def __init__(self, task: Task, pretext: Any) -> None:
         self.task = task
         self.pretext = pretext
-        self.headline = task.headline
-        self.outputs = task.outputs
-        self.example_inputs = task.example_inputs
+        self.figures = task.figures
+
+    def outputs(self, net_out: Any) -> dict[str, Any]:
+        return self.task.outputs(net_out)
+
+    def loss(self, outputs: Mapping[str, Any], targets: Tensor) -> Tensor:
+        return self.task.loss(outputs, targets)
 
     def metrics(self, num_classes: int) -> Any:
         return self.task.metrics(self.pretext.classes)

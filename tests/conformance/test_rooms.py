@@ -22,7 +22,7 @@ ALLOWED = {
     "noise": set(),
     "pretrain": set(),
     "scale": {"models"},
-    "tasks": {"taps", "distill"},
+    "tasks": {"taps", "distill", "robust"},
     "automatic": {"data"},
     "report": {"automatic"},
     "manifest": set(),
