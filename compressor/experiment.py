@@ -19,9 +19,9 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
-from compressor.stages import Context, Judging, Machine, _classes, compress, train
+from compressor.stages import Context, Judging, Machine, _classes, _unlabelled, compress, train
 from compressor.stages import noise as noise_stage
-from compressor.stages._answer import check_network
+from compressor.stages._answer import check_network, check_teaches
 from compressor.stages._blank import Blank, blank, memory, parameter_bytes, too_large
 from compressor.stages._distill import options as distill_options
 from compressor.stages._distill.teacher import Called, check_answer
@@ -52,6 +52,7 @@ class Experiment:
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])
+        _unlabelled.check(config, self.task)
         self.trust = models.trusted(config["model"]["_target_"])
         self.data, self.spec = self._data_and_spec(config)
         self.preprocess, self.classes = self.data.preprocess, self.data.classes
@@ -76,13 +77,17 @@ class Experiment:
             ),
             _data_code(config),
         )
-        self.labels = noise_stage.labels(
-            config["noise"],
-            self.data,
-            self.data_key,
-            self.cache,
-            (dataset["labelled_fraction"], dataset["labelled_seed"]),
-            keep=not config["plan_only"],
+        self.labels = (
+            noise_stage.labels(
+                config["noise"],
+                self.data,
+                self.data_key,
+                self.cache,
+                (dataset["labelled_fraction"], dataset["labelled_seed"]),
+                keep=not config["plan_only"],
+            )
+            if self.task.labelled
+            else _unlabelled.no_labels(self.data)
         )
         self._check_labels()
         self.teachers = self._given_teachers()
@@ -163,6 +168,8 @@ class Experiment:
     @cached_property
     def judging(self) -> Judging | None:
         """What a criterion may read of labels, None where it reads none of them."""
+        if not self.task.labelled:
+            return None
         found, prune = self._trusted(), self.config["prune"]
         if found.key == noise_stage.CLEAN:  # all of them, as good as none
             return found
@@ -203,6 +210,7 @@ class Experiment:
         distill = self.config["distill"]
         if not distill["terms"]:
             return
+        check_teaches(self.blank(), self.task)
         source = distill["teacher"]["source"]
         spec = self.spec
         if source == "model":

@@ -195,11 +195,10 @@ def _bytes(data: "ImageData", batch_size: int) -> Iterator[tuple["Tensor", "Tens
     """(images, targets) of the test part: uint8 (B, C, H, W), not normalised."""
     import torch
 
-    targets = data.labels("test")
-    for index in torch.arange(len(targets)).split(batch_size):
+    for index in torch.arange(data.size("test")).split(batch_size):
         # grey images are stored once
         images = data.pixels("test", index).expand(-1, data.channels, -1, -1)
-        yield images, targets[index]
+        yield images, data.targets("test", index)
 
 
 def _save_model(experiment: "Experiment", final: Artefact, folder: Path) -> None:

@@ -8,6 +8,9 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
 from compressor import surgery
+from compressor.data import ImageData
+from compressor.data._memory import MemoryImages
+from compressor.data._source import Augment, crop_and_flip
 from compressor.prune import Ranking
 from compressor.prune.apoz import APoZ
 from compressor.stages import Outcome
@@ -218,3 +221,58 @@ class Segmentation(Task):
 
     def metrics(self, num_classes):
         return MetricCollection({"mean_iou": MeanIoU(num_classes), "loss": PixelLoss()})
+
+
+class Masked(MemoryImages):
+    """Images with a class for every pixel: (n, C, H, H) uint8, masks (n, H, H) int64."""
+
+    def __init__(self, images, masks, augment=None):
+        super().__init__(images, torch.zeros(len(images), dtype=torch.long), augment)
+        self.masks = masks
+
+    def digest(self):
+        return f"{super().digest()} {self.masks.double().std()} {self.masks.sum()}"
+
+    def sized(self, image_size, channels, augment):
+        return Masked(self.pixels, self.masks, augment)
+
+    def targets(self, rows, draw):
+        masks = self.masks[rows]
+        return masks if draw is None else crop_and_flip(masks[:, None], self.augment, draw)[:, 0]
+
+
+class Quarters(ImageData):
+    """Made-up images of 8 x 8 pixels, of which a dark and a bright quarter are to be found.
+
+    options: those of dataset=fake, with image_size=8 and num_classes=3.
+    """
+
+    name = "quarters"
+
+    def __init__(self, *, samples=64, seed=0, **options):
+        super().__init__(mean=(0.5,), std=(0.25,), **options)
+        self.samples = samples
+
+    def _read(self):
+        return 3, {"train": self._part_of(self.samples, 0), "test": self._part_of(32, 1)}
+
+    def _part_of(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        masks = torch.zeros(n, 8, 8, dtype=torch.long)
+        for mask in masks:
+            for kind in (1, 2):
+                top, left = (4 * torch.randint(0, 2, (2,), generator=rng)).tolist()
+                mask[top : top + 4, left : left + 4] = kind
+        noise = torch.randint(0, 40, (n, 3, 8, 8), generator=rng)
+        pixels = torch.tensor([100, 0, 200])[masks][:, None] + noise
+        return Masked(pixels.to(torch.uint8), masks, Augment())
+
+
+class PixelNet(nn.Sequential):
+    """A class for every pixel, (B, num_classes, H, W)."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, num_classes, 1),
+        )  # fmt: skip

@@ -43,6 +43,19 @@ def check_network(dense: Blank, task: Task) -> None:
         _check_fits(answer, dense, task)
 
 
+def check_teaches(dense: Blank, task: Task) -> None:
+    """Refuse distillation where a network's answer has nothing that could be handed on."""
+    images = dense.inputs[0]
+    like = next(dense.net.parameters(), images)
+    with torch.no_grad(), evaluating(dense.net):
+        answer = task.outputs(dense.net(images.to(like.device)))
+    if task.teacher_view(answer) is None:
+        raise UsageError(
+            f"task={task.name} does not say what a teacher hands on to a student: type "
+            "distill=none, or give the task a teacher_view"
+        )
+
+
 def _check_fits(answer: Any, dense: Blank, task: Task) -> None:
     expected = task.misfit(answer, len(dense.inputs[0]), dense.spec.num_classes)
     if expected is None:

@@ -1,4 +1,4 @@
-"""Runs of a task whose targets are no classes: there is no artefact of labels, and nobody reads any.
+"""Runs of a task whose targets are no classes: no artefact of labels, and nobody reads any.
 
 Their targets go from the data to the loss. What acts on the label of an image is refused.
 """
