@@ -17,6 +17,8 @@ from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
 from compressor.data import ImageData
 from compressor.errors import UsageError
+from compressor.explain import entries
+from compressor.export.formats import Export
 from compressor.instantiation import make, sources
 from compressor.seeding import derive
 from compressor.stages import Context, Judging, Machine, _classes, _unlabelled, compress, train
@@ -47,6 +49,8 @@ class Experiment:
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
         checks.check(automatic.stood_in(config))
+        self.export = Export.read(config["export"])
+        self.probes = entries.read(config["explain"])
         self.robust = make(config["robust"])
         _classes.check(config, self.robust)
         self.machine = Machine(**config["machine"])

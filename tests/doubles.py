@@ -11,6 +11,8 @@ from compressor import surgery
 from compressor.data import ImageData
 from compressor.data._memory import MemoryImages
 from compressor.data._source import Augment, crop_and_flip
+from compressor.explain import Probe
+from compressor.export import Exporter
 from compressor.prune import Ranking
 from compressor.prune.apoz import APoZ
 from compressor.stages import Outcome
@@ -276,3 +278,37 @@ class PixelNet(nn.Sequential):
             nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
             nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, num_classes, 1),
         )  # fmt: skip
+
+
+class Card(Exporter):
+    """A format that is a line of text."""
+
+    name = "card"
+    files = ("card.txt",)
+
+    def write(self, finished, run_dir):
+        parameters = sum(p.numel() for p in finished.network().parameters())
+        (run_dir / "card.txt").write_text(f"{parameters} parameters\n")
+        return {"card": float(parameters)}
+
+
+class Shades(Probe):
+    """Draws how bright the answers of two networks are on the first test images."""
+
+    points = ("dense", "final")
+
+    def __init__(self, images: int = 4) -> None:
+        self.images = images
+
+    def look(self, subjects, folder):
+        from PIL import Image
+
+        inputs = next(iter(subjects.data.loader("test", self.images)))[0]
+        found = {}
+        for point in self.points:
+            with torch.inference_mode():
+                answer = subjects.network(point)(inputs).float()
+            found[point] = float(answer.mean())
+            shade = answer.softmax(dim=1).mul(255).to(torch.uint8)
+            Image.fromarray(shade.flatten(1).numpy()).save(folder / f"{point}.png")
+        return found

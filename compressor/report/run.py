@@ -250,6 +250,8 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
     parts.append(" ".join(note for note in notes if note))
     for sheet in sorted(run_dir.glob("extras/*/generated.png")):
         parts.append(f"![Images that the generator made]({sheet.relative_to(run_dir)})")
+    for name, found in (report.get("explain") or {}).items():
+        parts += [f"![{name}]({place})" for place in found["pictures"]]
     for name in drawn:
         caption = _CAPTIONS[name].format(words)
         parts.append(f"![{caption[0].upper()}{caption[1:]}](figures/{name})")

@@ -23,6 +23,8 @@ ALLOWED = {
     "pretrain": set(),
     "scale": {"models"},
     "tasks": {"taps", "distill", "robust"},
+    "export": {"artefact", "manifest", "surgery", "data", "tasks"},
+    "explain": {"artefact", "cache", "manifest", "instantiation", "data", "tasks"},
     "automatic": {"data"},
     "report": {"automatic"},
     "manifest": set(),
@@ -42,7 +44,7 @@ ALLOWED = {
     "checks": {"_ranges", "instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
-        *("artefact", "automatic", "cache", "changed_code", "manifest"),
+        *("artefact", "automatic", "cache", "changed_code", "manifest", "export", "explain"),
     },
     "plan": {
         "experiment",
