@@ -81,18 +81,7 @@ class Experiment:
             ),
             _data_code(config),
         )
-        self.labels = (
-            noise_stage.labels(
-                config["noise"],
-                self.data,
-                self.data_key,
-                self.cache,
-                (dataset["labelled_fraction"], dataset["labelled_seed"]),
-                keep=not config["plan_only"],
-            )
-            if self.task.labelled
-            else _unlabelled.no_labels(self.data)
-        )
+        self.labels = self._read_labels()
         self._check_labels()
         self.teachers = self._given_teachers()
         self._check_taught_layers()
@@ -104,6 +93,19 @@ class Experiment:
                     f"machine.threads={self.machine.threads} must be at least 1, or null"
                 )
             torch.set_num_threads(self.machine.threads)
+
+    def _read_labels(self) -> noise_stage.Labels:
+        if not self.task.labelled:
+            return _unlabelled.no_labels(self.data)
+        dataset = self.config["dataset"]
+        return noise_stage.labels(
+            self.config["noise"],
+            self.data,
+            self.data_key,
+            self.cache,
+            (dataset["labelled_fraction"], dataset["labelled_seed"]),
+            keep=not self.config["plan_only"],
+        )
 
     def _check_labels(self) -> None:
         """What the methods ask of the labels, once it is known which there are."""

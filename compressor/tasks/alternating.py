@@ -65,7 +65,7 @@ class Alternating(Training):
             others[0].step()
         for name, part in parts.items():
             self.note_part(f"{self.name}/{name}", part)
-        logits = answer["logits"].detach()
+        logits = self.task.teacher_view(answer).detach()
         if learns:
             outputs = self._learn(own, images.detach(), logits, batch)
         else:
@@ -107,7 +107,7 @@ class Alternating(Training):
             return
         rng = torch.Generator().manual_seed(derive(self.seed, "fresh images", number))
         images = self._layout(self.term.draw(self.maker, self.term.count, self.device, rng))
-        targets = self._ask(images)["logits"].argmax(dim=1)
+        targets = self.task.teacher_view(self._ask(images)).argmax(dim=1)
         self.val_metrics.update(self.task.outputs(self.net(images)), targets)
 
     def configure_optimizers(self) -> Any:

@@ -22,7 +22,14 @@ def configs(tmp_path_factory):
     return folder
 
 
-def test_a_list_of_probes_looks_into_the_networks_of_a_run(tmp_path, configs):
+def test_a_list_of_probes_looks_into_the_networks_of_a_run(tmp_path, configs, monkeypatch):
+    looks, look = [], doubles.Shades.look
+
+    def counted(self, subjects, folder):
+        looks.append(sorted(subjects.artefacts))
+        return look(self, subjects, folder)
+
+    monkeypatch.setattr(doubles.Shades, "look", counted)
     words = ("--config-dir", str(configs), *WORDS)
     report = tiny.run(
         tmp_path, "run", *words, "explain=[shades,more]", "explain.terms.more.images=2",
@@ -39,6 +46,7 @@ def test_a_list_of_probes_looks_into_the_networks_of_a_run(tmp_path, configs):
     # the same networks are looked into once, and what is not asked for any more is gone
     said = tiny.run(tmp_path, "run", *words, "explain=shades", says="Final network")
     assert said["explain"]["shades"] == found
+    assert looks == [["dense", "final"], ["dense", "final"]]
     assert not (tmp_path / "run" / "explain" / "more").exists()
     without = tiny.run(tmp_path, "other", *words)
     assert "explain" not in without and not (tmp_path / "other" / "explain").exists()

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from compressor.report import sentences
-from compressor.report.headline import Headline, headline_of
 from compressor.stages import _unlabelled
 from compressor.tasks import Task
 from compressor.tasks.classification import Classification
@@ -140,12 +139,6 @@ def test_the_loss_of_a_classification_is_that_of_no_remedy():
     targets = torch.tensor([0, 1, 2, 1])
     given = CrossEntropy().loss(outputs, targets, torch.arange(4))
     assert torch.equal(Classification().loss(outputs, targets), given)
-
-
-def test_a_report_without_a_headline_is_of_a_classification():
-    assert headline_of({}) == Headline("accuracy", "max")
-    found = headline_of({"headline": {"name": "mean_error", "direction": "min"}})
-    assert (found.words, found.higher) == ("mean error", False)
 
 
 def test_no_labels_are_one_class_and_nothing_wrong():
