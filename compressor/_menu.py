@@ -40,7 +40,7 @@ _PACKAGES = {
     "hydra/sweeper/sampler": dict.fromkeys(("tpe", "random", "cmaes", "nsgaii", "grid"), _OPTUNA),
 }
 # Groups of which several options can stand together; two of another would overwrite each other.
-SEVERAL = ("distill", "experiment")
+SEVERAL = ("distill", "explain", "experiment")
 
 
 def config_dir() -> Path:

@@ -38,11 +38,6 @@ def check(
             "finetune=rewind goes back into a training from initial weights: type pretrain=none"
         )
     recalibrate.check(config["recalibrate"])
-    if config["export"]["normalize"] and not config["export"]["onnx"]:
-        raise UsageError(
-            "export.normalize=true is of model.onnx, which export.onnx=false leaves out: type one "
-            "of the two"
-        )
     _ranges.RANGES["stages"].check("stages", list(config["stages"]))
 
 

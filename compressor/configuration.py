@@ -113,7 +113,7 @@ def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> 
     for override in typed:
         if override.key_or_group == "objective" and override.is_sweep_override():
             for value in _raw_values(override):
-                objective.names(value)
+                objective.names(value, launching.figures_of(config))
     name = OmegaConf.to_container(config.hydra.sweep)["subdir"]
     swept = any(o.is_sweep_override() for o in typed if not o.is_hydra_override())
     if "${" not in str(name) and (swept or searched):
@@ -134,7 +134,7 @@ def check_single(config: DictConfig, overrides: Iterable[str]) -> None:
     left = [f"{key}={value}" for key, value in params.items() if key not in typed]
     if left:
         raise UsageError(f"{' '.join(left)} is a search: add -m to run it")
-    objective.names(launching.objective_of(config))
+    objective.names(launching.objective_of(config), launching.figures_of(config))
 
 
 def _swept(overrides: Iterable[Override], config: DictConfig, menu: Menu) -> set[str]:

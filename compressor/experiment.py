@@ -17,15 +17,17 @@ from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
 from compressor.data import ImageData
 from compressor.errors import UsageError
-from compressor.instantiation import Chosen, builders, made, make, sources
+from compressor.explain import entries
+from compressor.export.formats import Export
+from compressor.instantiation import builders, made, make, sources
 from compressor.manifest import digest
 from compressor.noise import Noise
 from compressor.regularize import Regularizer
 from compressor.robust import Remedy
 from compressor.seeding import derive
-from compressor.stages import Context, Judging, Machine, _classes, train
+from compressor.stages import Context, Judging, Machine, _classes, _unlabelled, train
 from compressor.stages import noise as noise_stage
-from compressor.stages._answer import check_network
+from compressor.stages._answer import check_network, check_teaches
 from compressor.stages._blank import Blank, blank, memory, parameter_bytes, too_large
 from compressor.stages._distill.options import (
     Teaching,
@@ -67,9 +69,12 @@ class Experiment:
         begun = automatic.stood_in(config)
         self.recipes = Recipes.read(begun)
         self._check_recipes(begun)
+        self.export = Export.read(config["export"])
+        self.probes = entries.read(config["explain"])
         self.machine = Machine(**config["machine"])
         self._start_machine()
         self.task: Task = make(config["task"])
+        _unlabelled.check(config, self.task)
         self.trust = models.trusted(config["model"]["_target_"])
         self.data, self.spec = self._data_and_spec(config)
         self.preprocess, self.classes = self.data.preprocess, self.data.classes
@@ -82,7 +87,7 @@ class Experiment:
         config = self.config
         _check_weights(self.recipes, self.blank().net, self.machine.device)
         check_network(self.blank(), self.task)
-        _classes.check_figures(self.recipes, self.task, self.data.num_classes)
+        _classes.check_figures(self.recipes, self.task)
         self.cache = Cache.of(config["cache"], run_dir, note)
         self.data_keys = _data_keys(config, self.data)
         # a training that depends on no test image survives one that has to be repaired
@@ -96,14 +101,7 @@ class Experiment:
             ),
             _data_code(config),
         )
-        self.labels = noise_stage.labels(
-            Chosen(self.noise, config["noise"]),
-            self.data,
-            self.data_key,
-            self.cache,
-            (dataset["labelled_fraction"], dataset["labelled_seed"]),
-            keep=not config["plan_only"],
-        )
+        self.labels = self._read_labels()
         self._check_labels()
         self.teachers = self._given_teachers()
         self._check_taught_layers()
@@ -120,6 +118,19 @@ class Experiment:
                     f"machine.threads={self.machine.threads} must be at least 1, or null"
                 )
             torch.set_num_threads(self.machine.threads)
+
+    def _read_labels(self) -> noise_stage.Labels:
+        if not self.task.labelled:
+            return _unlabelled.no_labels(self.data)
+        dataset = self.config["dataset"]
+        return noise_stage.labels(
+            self.config["noise"],
+            self.data,
+            self.data_key,
+            self.cache,
+            (dataset["labelled_fraction"], dataset["labelled_seed"]),
+            keep=not self.config["plan_only"],
+        )
 
     def _check_labels(self) -> None:
         """What the methods ask of the labels, once it is known which there are."""
@@ -138,7 +149,7 @@ class Experiment:
         data, unscaled, factory, arguments = _scaled(config, self.note)
         _check_memory(config, data.input_size)
         data.prepare(self.note)
-        spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
+        spec = Spec(factory, arguments, data.input_size, data.num_classes, self.task.name)
         self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in config["model"].items() if name != "_target_"}
         models.check_trained(factory, arguments, data.input_size)
@@ -189,6 +200,8 @@ class Experiment:
     @cached_property
     def judging(self) -> Judging | None:
         """What a criterion may read of labels, None where it reads none of them."""
+        if not self.task.labelled:
+            return None
         found = self._trusted()
         if found.key == noise_stage.CLEAN:  # all of them, as good as none
             return found
@@ -234,6 +247,7 @@ class Experiment:
         teaching, spec = self.teaching, self.spec
         if teaching.is_none:
             return
+        check_teaches(self.blank(), self.task)
         source = teaching.teacher.source
         if source == "model":
             spec = teacher_spec(teaching.teacher, self.spec)

@@ -30,7 +30,12 @@ MOST = 5_000_000  # probabilities in labels.npz: 20 MB before compression
 def figures(
     experiment: "Experiment", records: Sequence[Mapping[str, Any]], artefacts: Sequence[Artefact]
 ) -> dict[str, Any]:
-    """The report's `labels`: shares of the train part's labels that may be read."""
+    """The report's `labels`: shares of the train part's labels that may be read.
+
+    Empty for a task that has none.
+    """
+    if not experiment.task.labelled:
+        return {}
     labels = experiment.labels
     found: dict[str, Any] = {"key": labels.key, "flip_rate": labels.flip_rate}
     if not labels.known:
@@ -69,8 +74,11 @@ def figures(
 def classes(experiment: "Experiment") -> dict[str, list[Any]]:
     """The report's `classes_read`: the names of the classes, and how often each occurs.
 
-    train: among the labels that may be read, as they were given; test: in the test part.
+    train: among the labels that may be read, as they were given; test: in the test part. Empty for
+    a task that has no label an image.
     """
+    if not experiment.task.labelled:
+        return {}
     data, labels = experiment.data, experiment.labels
     rows = slice(None) if labels.labelled is None else labels.labelled
     number = data.num_classes

@@ -6,7 +6,7 @@ Works on the composed configuration, without torch and without the plugins' own 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,9 @@ def searches(hydra: DictConfig) -> bool:
 
 def searches_latency(hydra: DictConfig, config: DictConfig) -> bool:
     """Whether the sweeper looks at a latency of every member, as soon as it ends."""
-    return searches(hydra) and any(map(objective.is_latency, objective.names(objective_of(config))))
+    return searches(hydra) and any(
+        map(objective.is_latency, objective.names(objective_of(config), figures_of(config)))
+    )
 
 
 @contextmanager
@@ -87,6 +89,15 @@ def objective_of(config: DictConfig) -> Any:
     return _plain(config.get("objective", "final.accuracy"))
 
 
+def figures_of(config: DictConfig) -> dict[str, bool]:
+    """What an objective may name. The default one stands in runs of any task: none looks at it."""
+    return {**_measured(config), **objective.FIGURES}
+
+
+def _measured(config: DictConfig) -> dict[str, bool]:
+    return objective.figures(_plain(config.get("task")))
+
+
 def check(config: DictConfig) -> None:
     """Raise UsageError for settings of a multirun that cannot work."""
     hydra = config.hydra
@@ -96,9 +107,11 @@ def check(config: DictConfig) -> None:
             raise UsageError(f"hydra.{key}={number} must be at least {least}")
     if hydra.launcher.get("n_jobs") == 0:
         raise UsageError("hydra.launcher.n_jobs=0 runs nothing: give a number, or -1 for all cores")
-    names = objective.names(objective_of(config))
+    names = objective.names(objective_of(config), figures_of(config))
     if not searches(hydra):
         return
+    measured = _measured(config)
+    names = objective.names(names, measured)
     timed = [name for name in names if objective.is_latency(name) or name == objective.SECONDS]
     if timed and side_by_side(hydra):
         raise UsageError(
@@ -106,7 +119,7 @@ def check(config: DictConfig) -> None:
             "hydra/launcher to run them one after another"
         )
     if "direction" in hydra.sweeper:
-        _check_directions(names, _plain(hydra.sweeper.direction))
+        _check_directions(names, _plain(hydra.sweeper.direction), measured)
 
 
 def additions(config: DictConfig, typed: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -153,10 +166,12 @@ def members(config: DictConfig) -> int | None:
     return min(trials, product) if grid and trials and product else trials
 
 
-def _check_directions(names: list[str], given: Any) -> None:
+def _check_directions(names: list[str], given: Any, figures: Mapping[str, bool]) -> None:
     given = given if isinstance(given, list) else [given]
     directions = [str(getattr(each, "name", each)) for each in given]
-    wanted = ["maximize" if objective.more_is_better(name) else "minimize" for name in names]
+    wanted = [
+        "maximize" if objective.more_is_better(name, figures) else "minimize" for name in names
+    ]
     shown = wanted[0] if len(wanted) == 1 else f"'[{','.join(wanted)}]'"
     if directions != wanted:
         raise UsageError(

@@ -29,7 +29,8 @@ def notices(plan: "RunPlan") -> list[str]:
         *_changed_code(plan), *_uncut(plan), *_untrained(plan), *_unread_prune(plan),
         *_in_part(plan), *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
-        *_unequal(plan), *_unread_figure(plan), *run.data.notices, *run.data.absences(),
+        *_unequal(plan), *_unread_figure(plan), *run.data.notices,
+        *(run.data.absences() if run.task.labelled else ()),
     ]  # fmt: skip
 
 

@@ -187,5 +187,5 @@ def run_experiment(
             report["sensitivity"] = sensitivity.write(layers, run_dir)
         report["seconds"] = round(time.perf_counter() - start, 3)
         run_folder.write(run_dir, report)
-        run_folder.present(run_dir, report, member)
+        run_folder.present(run_dir, report, member, draw=experiment.export.draws(member))
     return report

@@ -1,7 +1,6 @@
 """What a run is going to do, printed before its first epoch."""
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from rich.table import Table
 from compressor import models
 from compressor.automatic import told
 from compressor.errors import UsageError
+from compressor.measure import forward_ms
 from compressor.notices import collapsed, notices
 from compressor.report.latencies import asked_cell
 from compressor.report.setting import model_name
@@ -166,12 +166,8 @@ def _rough_seconds(experiment: "Experiment", preview: Mapping[str, Any]) -> floa
     net = experiment.blank().with_storage().to(place).train()
     (inputs,) = experiment.task.example_inputs(experiment.spec.input_size, images)
     inputs = inputs.to(place)
-    passes = []
-    for _ in range(3):  # the first pass pays for the set-up
-        start = time.perf_counter()
-        experiment.task.outputs(net(inputs))["logits"].sum().item()
-        passes.append(time.perf_counter() - start)
-    seconds = min(passes)
+    # the first pass pays for the set-up
+    seconds = min(forward_ms(net, inputs) for _ in range(3)) / 1e3
     # a training step costs about three forward passes
     return 3 * seconds / images * (preview["labelled"] or preview["data"]["train"]) * epochs
 

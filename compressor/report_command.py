@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         help="the figure they are compared by, such as final.loss or compressed.accuracy "
-        "(default: final.accuracy)",
+        "(default: the headline, such as final.accuracy)",
     )
     parser.add_argument(
         "--measure",

@@ -393,7 +393,7 @@ def _figures(
     report: Mapping[str, Any] | None, config: DictConfig, needed: bool
 ) -> float | tuple[float, ...] | None:
     """The objective of a member, None where nobody looks at it and it was not measured."""
-    names = objective.names(launching.objective_of(config))
+    names = objective.names(launching.objective_of(config), launching.figures_of(config))
     try:
         values = objective.value(report or {}, names)
     except RunError:

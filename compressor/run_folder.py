@@ -2,24 +2,27 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compressor import label_record, latency, manifest
-from compressor.artefact import EXTRAS, Artefact, add_feeding
-from compressor.cache import is_full
+from compressor.artefact import EXTRAS, Artefact
+from compressor.cache import is_full, key_of
 from compressor.errors import RunError, UsageError
+from compressor.explain import Subjects
+from compressor.explain.entries import FIGURES
+from compressor.export import Finished
+from compressor.export.formats import FILES
 from compressor.verdicts import full_line
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compressor.data import ImageData
     from compressor.experiment import Experiment
 
+T = TypeVar("T")
 SCHEMA_VERSION = 1
+EXPLAIN = "explain"  # a folder a probe
 # The points that every report has, with the stage that makes each.
 _POINTS = {"dense": "train", "compressed": "compress", "recalibrated": "recalibrate"}
 
@@ -59,17 +62,11 @@ def report(
     """The report of a finished walk. latencies: `run_latency.of_run`'s, by point."""
     from compressor.environment import environment
 
-    points = {}
-    for record, made in zip(records, artefacts, strict=True):
-        if record["name"] == "pretrain":
-            continue  # under its fresh head it knows no class yet
-        point = record["point"]
-        points[point] = {**made.metrics, **latencies.get(point, latency.NOTHING)}
-    last, before = records[-1]["name"], points["final"]
-    for name, stage in _POINTS.items():
-        # what the last stage made is called final; where a stage was not run nothing changed
-        found = points.get(name, points["final"] if stage == last else before)
-        points[name] = before = found
+    measured = [
+        {**made.metrics, **latencies.get(record["point"], latency.NOTHING)}
+        for record, made in zip(records, artefacts, strict=True)
+    ]
+    points = _at_points(records, measured)
     notes = {r["point"]: made.notes for r, made in zip(records, artefacts, strict=True)}
     final = artefacts[-1]
     cuts = [
@@ -90,6 +87,7 @@ def report(
         "seed": experiment.seed,
         "config": dict(experiment.config),
         "resolved": experiment.resolved,
+        "headline": dict(zip(("name", "direction"), experiment.task.headline, strict=True)),
         "stages": records,
         "points": {name: points[name] for name in ordered},
         **({"unscaled": whole} if whole else {}),
@@ -111,6 +109,22 @@ def report(
         "history": {},
         "environment": environment(),
     }
+
+
+def _at_points(records: Sequence[Mapping[str, Any]], values: Sequence[T]) -> dict[str, T]:
+    """Values of the steps by point. What the last stage made is called final; where a stage was not
+    run nothing changed.
+    """
+    # what pretraining leaves knows no class yet under its fresh head
+    found = {
+        record["point"]: value
+        for record, value in zip(records, values, strict=True)
+        if record["name"] != "pretrain"
+    }
+    last, before = records[-1]["name"], found["final"]
+    for name, stage in _POINTS.items():
+        found[name] = before = found.get(name, found["final"] if stage == last else before)
+    return found
 
 
 def unscaled(experiment: "Experiment") -> dict[str, int] | None:
@@ -135,7 +149,6 @@ def keep(
     """Put what belongs to the user into the run folder: the network, its exports, its curves."""
     _clear(run_dir)
     label_record.keep(experiment, report["stages"], artefacts, run_dir)
-    final = artefacts[-1]
     names = [record["name"] for record in report["stages"]]
     for record, made in zip(report["stages"], artefacts, strict=True):
         if record["skipped"]:
@@ -153,70 +166,53 @@ def keep(
             # by the stage's name, or by the point's where the stage runs twice
             stage = record["name"] if names.count(record["name"]) == 1 else name
             report["history"][stage] = str(history.relative_to(run_dir))
-    export = experiment.config["export"]
-    enabled = export["enabled"] if export["enabled"] is not None else not member
-    if not enabled:
+    _explain(experiment, artefacts, report, run_dir)
+    if not experiment.export.writes(member):
         return
-    _save_model(experiment, final, run_dir / "model")
-    if export["onnx"]:
-        _export_onnx(experiment, final, run_dir / "model.onnx", report)
-
-
-def _export_onnx(
-    experiment: "Experiment", final: Artefact, path: Path, report: dict[str, Any]
-) -> None:
-    from compressor.stages._onnx import accuracy_onnx, export_onnx
-
-    inside = experiment.config["export"]["normalize"]
-    about = {
-        "preprocess": experiment.preprocess.to_json(),
-        "classes": list(experiment.classes),
-        "input": {
-            "layout": "NCHW",
-            "dtype": "uint8" if inside else "float32",
-            "value_range": [0, 255] if inside else "as after mean and std",
-            "normalized_in_graph": inside,
-        },
-    }
-    report["parity"]["onnx"] = export_onnx(
-        final.network(experiment.trust),
-        experiment.spec.input_size,
-        path,
-        first=experiment.preprocess.normalisation() if inside else None,
-        about={key: json.dumps(value, ensure_ascii=False) for key, value in about.items()},
+    finished = Finished(
+        made=artefacts[-1],
+        data=experiment.data,
+        task=experiment.task,
+        eval_batch_size=experiment.machine.eval_batch_size,
+        trust=experiment.trust,
     )
-    data, size = experiment.data, experiment.machine.eval_batch_size
-    batches = _bytes(data, size) if inside else data.loader("test", size)
-    report["parity"]["onnx_accuracy"] = accuracy_onnx(path, batches)
+    for exporter in experiment.export.formats:
+        for found in (exporter.write(finished, run_dir), exporter.check(finished, run_dir)):
+            report["parity"].update(found)
 
 
-def _bytes(data: "ImageData", batch_size: int) -> Iterator[tuple["Tensor", "Tensor"]]:
-    """(images, targets) of the test part: uint8 (B, C, H, W), not normalised."""
-    import torch
-
-    targets = data.labels("test")
-    for index in torch.arange(len(targets)).split(batch_size):
-        # grey images are stored once
-        images = data.pixels("test", index).expand(-1, data.channels, -1, -1)
-        yield images, targets[index]
-
-
-def _save_model(experiment: "Experiment", final: Artefact, folder: Path) -> None:
-    """What a user ships: the network with its figures, without the curves of its making."""
-    unwanted = shutil.ignore_patterns("tensorboard", EXTRAS, "*.csv", "*.npy")
-    shutil.copytree(final.folder, folder, ignore=unwanted)
-    manifest.write_json(folder / "metrics.json", final.metrics)
-    add_feeding(folder, experiment.preprocess, experiment.classes)
-    manifest.seal(folder, {"stage": "model"})
+def _explain(
+    experiment: "Experiment", artefacts: list[Artefact], report: dict[str, Any], run_dir: Path
+) -> None:
+    """explain/NAME: what each probe found, and in the report its figures and its pictures."""
+    if not experiment.probes:
+        return
+    subjects = Subjects(
+        artefacts=_at_points(report["stages"], artefacts),
+        data=experiment.data,
+        task=experiment.task,
+        device=experiment.machine.device,
+        batch_size=experiment.machine.eval_batch_size,
+        seed=experiment.seed,
+        trust=experiment.trust,
+    )
+    data_key, report["explain"] = key_of(**experiment.data_keys), {}
+    for chosen in experiment.probes:
+        found, figures = chosen.obtain(subjects, data_key, experiment.cache, experiment.note)
+        place = run_dir / EXPLAIN / chosen.name
+        shutil.copytree(found, place, ignore=shutil.ignore_patterns(manifest.NAME, FIGURES))
+        pictures = [str(path.relative_to(run_dir)) for path in sorted(place.rglob("*.png"))]
+        report["explain"][chosen.name] = {**figures, "pictures": pictures}
 
 
 def _clear(run_dir: Path) -> None:
     """Take away what an earlier run left in a folder of the user's choice: no mixture of two."""
-    for name in ("model", "history", "tensorboard", "figures", EXTRAS):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
     written = ("report.json", "report.md", "sensitivity.csv", "labels.npz", "changed.npz")
-    for name in ("model.onnx", *written):
-        (run_dir / name).unlink(missing_ok=True)
+    for name in (*FILES, "history", "tensorboard", "figures", EXTRAS, EXPLAIN, *written):
+        if (run_dir / name).is_dir():
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+        else:
+            (run_dir / name).unlink(missing_ok=True)
 
 
 def write(run_dir: Path, report: Mapping[str, Any]) -> None:
@@ -236,14 +232,16 @@ def write(run_dir: Path, report: Mapping[str, Any]) -> None:
                     writer.add_scalar(f"points/{name}", value, step)
 
 
-def present(run_dir: Path, report: Mapping[str, Any], member: bool) -> None:
-    """Draw the report, print its table; a member's is one line: the sweep ends with a table."""
+def present(run_dir: Path, report: Mapping[str, Any], member: bool, *, draw: bool) -> None:
+    """Draw the report, print its table; a member's is one line: the sweep ends with a table.
+
+    draw: whether figures are drawn too.
+    """
     from rich.console import Console
 
     from compressor.report import run as run_report
 
-    export = report["config"]["export"]
-    run_report.write(run_dir, draw=export["figures"] and not (member and export["enabled"] is None))
+    run_report.write(run_dir, draw=draw)
     if member:
         print(run_report.line(report), flush=True)
     else:

@@ -4,13 +4,21 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torchmetrics import Metric, MetricCollection
 
 from compressor import surgery
+from compressor.data import ImageData
+from compressor.data._memory import MemoryImages
+from compressor.data._source import Augment, crop_and_flip
 from compressor.distill import Term
+from compressor.explain import Probe
+from compressor.export import Exporter
 from compressor.prune import Compressor, Preview, Ranking, Selector
 from compressor.prune.apoz import APoZ
 from compressor.regularize import Regularizer
 from compressor.stages import Outcome
+from compressor.tasks import Task
 from compressor.tasks.holding import Holding
 
 
@@ -303,3 +311,140 @@ class Auxiliary(Net):
     def forward(self, x):
         logits = super().forward(x)
         return (logits, logits / 2) if self.training else logits
+
+
+class MeanIoU(Metric):
+    """Intersection over union of each class, the mean over those that occur, in [0, 1]."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name in ("both", "either"):
+            self.add_state(name, torch.zeros(num_classes), dist_reduce_fx="sum")
+
+    def update(self, outputs, targets):
+        k = torch.arange(len(self.both), device=targets.device).view(-1, 1, 1, 1)
+        told, true = outputs["pixels"].argmax(dim=1) == k, targets == k
+        self.both += (told & true).sum(dim=(1, 2, 3))
+        self.either += (told | true).sum(dim=(1, 2, 3))
+
+    def compute(self):
+        return (self.both / self.either).nanmean()
+
+
+class PixelLoss(Metric):
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("sum", "total"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, outputs, targets):
+        self.sum += F.cross_entropy(outputs["pixels"], targets, reduction="sum")
+        self.total += targets.numel()
+
+    def compute(self):
+        return self.sum / self.total
+
+
+class Segmentation(Task):
+    """A class for every pixel: answers (B, K, H, W), targets (B, H, W) int64."""
+
+    name = "segmentation"
+    figures = {"mean_iou": "max", "loss": "min"}
+
+    def outputs(self, net_out):
+        return {"pixels": net_out}
+
+    def loss(self, outputs, targets):
+        return F.cross_entropy(outputs["pixels"], targets)
+
+    def metrics(self, num_classes):
+        return MetricCollection({"mean_iou": MeanIoU(num_classes), "loss": PixelLoss()})
+
+
+class MaskImages(MemoryImages):
+    """Images with a class for every pixel: (n, C, H, H) uint8, masks (n, H, H) int64."""
+
+    def __init__(self, images, masks, augment=None):
+        super().__init__(images, torch.zeros(len(images), dtype=torch.long), augment)
+        self.masks = masks
+
+    def digest(self):
+        return f"{super().digest()} {self.masks.double().std()} {self.masks.sum()}"
+
+    def sized(self, image_size, channels, augment):
+        return MaskImages(self.pixels, self.masks, augment)
+
+    def targets(self, rows, draw):
+        masks = self.masks[rows]
+        return masks if draw is None else crop_and_flip(masks[:, None], self.augment, draw)[:, 0]
+
+
+class Quarters(ImageData):
+    """Made-up images of 8 x 8 pixels, of which a dark and a bright quarter are to be found.
+
+    options: those of dataset=fake, with image_size=8 and num_classes=3.
+    """
+
+    name = "quarters"
+
+    def __init__(self, *, samples=64, seed=0, **options):
+        super().__init__(mean=(0.5,), std=(0.25,), **options)
+        self.samples = samples
+
+    def _read(self):
+        return 3, {"train": self._part_of(self.samples, 0), "test": self._part_of(32, 1)}
+
+    def _part_of(self, n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        masks = torch.zeros(n, 8, 8, dtype=torch.long)
+        for mask in masks:
+            for kind in (1, 2):
+                top, left = (4 * torch.randint(0, 2, (2,), generator=rng)).tolist()
+                mask[top : top + 4, left : left + 4] = kind
+        noise = torch.randint(0, 40, (n, 3, 8, 8), generator=rng)
+        pixels = torch.tensor([100, 0, 200])[masks][:, None] + noise
+        return MaskImages(pixels.to(torch.uint8), masks, Augment())
+
+
+class PixelNet(nn.Sequential):
+    """A class for every pixel, (B, num_classes, H, W)."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, num_classes, 1),
+        )  # fmt: skip
+
+
+class Card(Exporter):
+    """A format that is a line of text."""
+
+    name = "card"
+    files = ("card.txt",)
+
+    def write(self, finished, run_dir):
+        parameters = sum(p.numel() for p in finished.network().parameters())
+        (run_dir / "card.txt").write_text(f"{parameters} parameters\n")
+        return {"card": float(parameters)}
+
+
+class Shades(Probe):
+    """Draws how bright the answers of two networks are on the first test images."""
+
+    points = ("dense", "final")
+
+    def __init__(self, images: int = 4) -> None:
+        self.images = images
+
+    def look(self, subjects, folder):
+        from PIL import Image
+
+        inputs = next(iter(subjects.data.loader("test", self.images)))[0]
+        found = {}
+        for point in self.points:
+            with torch.inference_mode():
+                answer = subjects.network(point)(inputs).float()
+            found[point] = float(answer.mean())
+            shade = answer.softmax(dim=1).mul(255).to(torch.uint8)
+            Image.fromarray(shade.flatten(1).numpy()).save(folder / f"{point}.png")
+        return found

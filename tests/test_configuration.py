@@ -252,6 +252,16 @@ def test_a_search_has_the_direction_of_each_objective():
     swept(*search, "objective=final.loss")
 
 
+def test_a_search_on_another_task_looks_at_the_figures_of_that_task():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = ["hydra/sweeper=optuna", "prune.ratio=interval(0.2,0.8)"]
+    words.append("task._target_=doubles.Segmentation")
+    assert "there is no figure 'accuracy'; it is one of mean_iou" in refused_sweep(*words)
+    words.append("objective=final.mean_iou")
+    assert "type hydra.sweeper.direction=maximize" in refused_sweep(*words)
+    swept(*words, "hydra.sweeper.direction=maximize")
+
+
 def test_a_search_on_time_runs_its_members_one_after_another():
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

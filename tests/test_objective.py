@@ -2,6 +2,7 @@ import pytest
 
 from compressor import objective
 from compressor.errors import RunError, UsageError
+from compressor.tasks.classification import Classification
 
 REPORT = {
     "points": {
@@ -72,3 +73,17 @@ def test_of_accuracy_more_is_better_and_of_costs_less():
     assert objective.more_is_better("final.accuracy")
     assert not objective.more_is_better("final.macs")
     assert not objective.more_is_better("seconds")
+
+
+def test_the_figures_of_a_classification_are_those_of_its_task():
+    figures = {name: way == "max" for name, way in Classification.figures.items()}
+    assert objective.METRICS == figures
+
+
+def test_another_task_has_figures_and_directions_of_its_own():
+    known = objective.figures({"_target_": "doubles.Segmentation"})
+    assert objective.names("final.mean_iou", known) == ["final.mean_iou"]
+    assert objective.more_is_better("final.mean_iou", known)
+    assert not objective.more_is_better("final.loss", known)
+    with pytest.raises(UsageError, match="there is no figure 'accuracy'; it is one of mean_iou"):
+        objective.names("final.accuracy", known)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class _Part(Dataset):
         self,
         source: Source,
         rows: Tensor,
-        targets: Tensor,
+        targets: Tensor | None,
         mean: Tensor,
         std: Tensor,
         seed: int | None,
@@ -82,7 +83,7 @@ class _Part(Dataset):
     ) -> None:
         self.source = source
         self.rows = rows
-        self.targets = targets
+        self.targets = targets  # None: the source's own
         self.mean = mean
         self.std = std
         self.seed = seed  # None: no augmentation
@@ -91,19 +92,20 @@ class _Part(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, pair: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, pair: tuple[int, int]) -> tuple[Tensor, Any, Tensor]:
         image, target, index = self.__getitems__([pair])
         return image[0], target[0], index[0]
 
-    def __getitems__(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitems__(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Any, Tensor]:
         epoch = pairs[0][0]
         index = torch.tensor([i for _, i in pairs])
         draw = None if self.seed is None else Draw(self.seed, epoch, index)
-        pixels = self.source.images(self.rows[index], draw)
-        image = normalise(pixels, self.mean, self.std)
+        rows = self.rows[index]
+        image = normalise(self.source.images(rows, draw), self.mean, self.std)
         if self.damage is not None:
             image = self.damage(image, index, epoch)
-        return image, self.targets[index], index
+        own = self.targets is None
+        return image, self.source.targets(rows, draw) if own else self.targets[index], index
 
 
 def _unheard(line: str) -> None:
@@ -114,7 +116,7 @@ def _all(source: Source) -> Tensor:
     return torch.arange(len(source.labels))
 
 
-def _identity(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _identity(batch: tuple[Tensor, Any, Tensor]) -> tuple[Tensor, Any, Tensor]:
     return batch
 
 
@@ -321,6 +323,14 @@ class ImageData(ABC):
         source, rows = self._part(part)
         return source.labels[rows]
 
+    def targets(self, part: str, index: Tensor) -> Any:
+        """What a network is to answer to un-augmented images: (m, ...), by default their labels.
+
+        index: (m,) positions within the part.
+        """
+        source, rows = self._part(part)
+        return source.targets(rows[index], None)
+
     def absences(self) -> list[str]:
         """A line on classes of which the test or the validation part has no image, if there are."""
         found = []
@@ -374,7 +384,7 @@ class ImageData(ABC):
         """Batches of (image, target, index) of one part.
 
         seed: order and augmentation depend on (seed, epoch, index); the epoch is set through
-        `loader.sampler.set_epoch`. targets: (n, ...) replaces the clean labels of the whole part.
+        `loader.sampler.set_epoch`. targets: (n, ...) replaces the targets of the whole part.
         indices: (m,) positions within the part, visited instead of all. damage: (images, index,
         epoch) -> images, done to normalised images in the loader. groups: (n,) int64; every batch
         then holds `per_group` or more samples of each of some groups, see GroupedBatches. classes:
@@ -382,8 +392,8 @@ class ImageData(ABC):
         """
         source, rows = self._part(part)
         n = len(rows)
-        targets = source.labels[rows] if targets is None else torch.as_tensor(targets)
-        if len(targets) != n:
+        targets = None if targets is None else torch.as_tensor(targets)
+        if targets is not None and len(targets) != n:
             raise UsageError(
                 f"{len(targets)} targets for the {part} part of {self.name}: give {n}, one an image"
             )

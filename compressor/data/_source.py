@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,9 +38,10 @@ class Draw(NamedTuple):
 class Source(ABC):
     """A list of labelled images, fetched as uint8 batches.
 
-    places: (n,) int64, where the images stand in the data set's own list of `listed` ones, the one
-    that label files count in; None where all of it is here. contents: digest of each image, where
-    equal ones have to stay in one part of a split.
+    labels: a class an image, by which parts are split evenly; beside targets of another kind any
+    number will do, such as 0 for all. places: (n,) int64, where the images stand in the data set's
+    own list of `listed` ones, the one that label files count in; None where all of it is here.
+    contents: digest of each image, where equal ones have to stay in one part of a split.
     """
 
     labels: Tensor  # (n,) int64
@@ -65,6 +66,13 @@ class Source(ABC):
     @abstractmethod
     def images(self, rows: Tensor, draw: Draw | None) -> Tensor:
         """rows: (B,) int64. Returns (B, C, H, W) uint8, augmented when `draw` is given."""
+
+    def targets(self, rows: Tensor, draw: Draw | None) -> Any:
+        """What a network is to answer to these images, (B, ...): by default their labels.
+
+        rows, draw: those of `images`, so that a target may be cropped and flipped with its image.
+        """
+        return self.labels[rows]
 
 
 def absolute(root: str) -> Path:

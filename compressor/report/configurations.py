@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from compressor.report.headline import headline_of
 from compressor.report.latencies import is_steady, is_unsteady
 from compressor.report.members import is_seed, number
 from compressor.report.metrics import Metric
@@ -30,7 +31,7 @@ def configurations(
     An entry: {"fields", "members", "n": seeds that are done, "failed", "unfinished", "repeated":
     members beyond one a seed, "series": what its colour stands for, "problem", "values" and
     "dense_values": the metric by seed, estimates of "value", "change" (paired with each member's
-    own dense network), "accuracy", "balanced_accuracy", "macro_f1", "unequal": whether a class has
+    own dense network), "headline", "balanced_accuracy", "macro_f1", "unequal": whether a class has
     more than twice another's images, "loss", "macs", "params", "latency_ms", the three ratios and
     "unscaled_ratio" (MACs over those of the model before `scale`), "latency_span": the 95 %
     interval of the latency's ratio, "steady", "steady_ms": whether that and the milliseconds are so
@@ -227,7 +228,11 @@ def _configuration(
         "value": estimate(values.values()),
         # paired by member: seeds that make both networks good or bad cancel
         "change": estimate(paired(values, dense_values)),
-        "accuracy": over_seeds(at(place, "accuracy")),
+        "headline": over_seeds(
+            lambda member: _number(
+                _point(member["report"], place), headline_of(member["report"]).name
+            )
+        ),
         "balanced_accuracy": over_seeds(at(place, "balanced_accuracy")),
         "macro_f1": over_seeds(at(place, "macro_f1")),
         "unequal": any(map(unequal, reports)),
@@ -320,7 +325,7 @@ def _dense_key(report: Mapping[str, Any]) -> str:
         if stage["name"] == "train":
             return str(stage["key"])
     point = _point(report, "dense")
-    return f"{point.get('macs')}/{point.get('accuracy')}/{report.get('seed')}"
+    return f"{point.get('macs')}/{point.get(headline_of(report).name)}/{report.get('seed')}"
 
 
 # -- options that do nothing --------------------------------------------------------------------

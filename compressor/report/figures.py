@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.report.drawing import BLUE, ORANGE, PALE, drawing, no_tick_above_one, png, scale
 from compressor.report.files import publish
+from compressor.report.headline import Headline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,13 +45,18 @@ def channels(widths: Mapping[str, Sequence[int]], path: Path) -> None:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
-def points(accuracy: Mapping[str, float], macs: Mapping[str, float], path: Path) -> None:
-    """Test accuracy and MACs at each point of a run, in order. Both: {point: value}."""
-    crowded = max(len(accuracy), len(macs)) > 5
-    width = max(8.2, 1.6 + 1.1 * (len(accuracy) + len(macs)))
+def points(
+    headlines: Mapping[str, float], macs: Mapping[str, float], headline: Headline, path: Path
+) -> None:
+    """The headline on the test part and MACs at each point of a run, in order.
+
+    headlines, macs: {point: value}.
+    """
+    crowded = max(len(headlines), len(macs)) > 5
+    width = max(8.2, 1.6 + 1.1 * (len(headlines) + len(macs)))
     with _drawing(path, min(16.0, width), 4.2 if crowded else 3.5) as figure:
         left, right = figure.subplots(1, 2)
-        values = list(accuracy.values())
+        values = list(headlines.values())
         left.plot(range(len(values)), values, color=BLUE, marker="o", markersize=6)
         low, high = min(values), max(values)
         room = max(high - low, 0.01)
@@ -60,10 +66,11 @@ def points(accuracy: Mapping[str, float], macs: Mapping[str, float], path: Path)
             neighbours = values[max(place - 1, 0) : place] + values[place + 1 : place + 2]
             valley = bool(neighbours) and all(value < other for other in neighbours)
             _note(left, f"{value:.4f}", place, value, below=valley)
-        no_tick_above_one(left)
+        if high <= 1:
+            no_tick_above_one(left)
         left.set_xlim(-0.4, len(values) - 0.6)
-        left.set_title("Test accuracy")
-        left.set_ylabel("accuracy (fraction correct)")
+        left.set_title(f"Test {headline.words}")
+        left.set_ylabel(headline.axis)
         first = next(iter(macs.values()))
         factor, unit = scale(max(macs.values()))
         heights = [value / factor for value in macs.values()]
@@ -76,7 +83,7 @@ def points(accuracy: Mapping[str, float], macs: Mapping[str, float], path: Path)
         right.set_xlim(-0.6, len(heights) - 0.4)
         right.set_title("Multiply-accumulates of one image")
         right.set_ylabel(f"MACs ({unit})" if unit else "MACs")
-        for axes, series in ((left, accuracy), (right, macs)):
+        for axes, series in ((left, headlines), (right, macs)):
             axes.set_xticks(
                 range(len(series)),
                 list(series),
@@ -85,8 +92,12 @@ def points(accuracy: Mapping[str, float], macs: Mapping[str, float], path: Path)
             )
 
 
-def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """Loss and accuracy by epoch, a column for each training.
+def training(
+    histories: Mapping[str, Mapping[str, Sequence[float]]],
+    path: Path,
+    headline: Headline = Headline(),  # noqa: B008 (immutable)
+) -> None:
+    """Loss and headline by epoch, a column for each training.
 
     A loss that jumps does not flatten the others: the axis is then logarithmic and ends at
     `_FAR_MOST` times the median; what lies above is marked at its upper edge.
@@ -97,12 +108,14 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
     with _drawing(path, min(16.0, max(5.2, 4.1 * count)), 5.2) as figure:
         grid = figure.subplots(2, count, sharex="col", squeeze=False)
         for column, (name, history) in enumerate(histories.items()):
-            for row, figure_name in enumerate(("loss", "accuracy")):
+            for row, figure_name in enumerate(("loss", headline.name)):
                 axes = grid[row][column]
+                highest = 0.0
                 for part, drawn, colour, line, label in _curves(figure_name):
                     values = history.get(f"{part}_{drawn}", ())
                     if not any(math.isfinite(value) for value in values):
                         continue
+                    highest = max(highest, *(v for v in values if math.isfinite(v)))
                     # few epochs: a marker shows each, and a single epoch at all
                     marker = "o" if len(values) <= 30 else None
                     axes.plot(
@@ -114,15 +127,14 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
                         markersize=3.5,
                         label=label,
                     )
-                own = figure_name
-                if figure_name == "accuracy" and history.get("made_agreement"):
-                    own = "agreement with the teacher"
-                if column == 0 or own != figure_name:
-                    axes.set_ylabel(own)
-                if figure_name == "accuracy":
-                    no_tick_above_one(axes)
-                else:
+                own = bool(row and history.get("made_agreement"))
+                if column == 0 or own:
+                    words = figure_name.replace("_", " ")
+                    axes.set_ylabel("agreement with the teacher" if own else words)
+                if row == 0:
                     _tame(axes)
+                elif highest <= 1:
+                    no_tick_above_one(axes)
             grid[0][column].set_title(name)
             grid[1][column].set_xlabel("epoch")
             grid[1][column].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -141,7 +153,7 @@ def training(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
 
 def _curves(figure: str) -> tuple[tuple[str, str, str, str, str], ...]:
     """(part, name in its column, colour, line, label) of what may be drawn of a figure."""
-    made = "agreement" if figure == "accuracy" else figure
+    made = figure if figure == "loss" else "agreement"
     return (
         ("train", figure, ORANGE, "-", "training part"),
         ("val", figure, BLUE, "--", "validation part"),

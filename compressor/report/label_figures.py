@@ -9,12 +9,15 @@ from pathlib import Path
 
 from compressor.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, RED, drawing, png
 from compressor.report.files import publish
+from compressor.report.headline import Headline
 
 _SHEET = 5.0  # inches that a sheet is wide at least: its title must fit
 _MOST_CLASSES = 20  # beyond that cells hold no numbers
 
 
-def draw(run_dir: Path, history: Mapping[str, Sequence[float]], folder: Path) -> list[str]:
+def draw(
+    run_dir: Path, history: Mapping[str, Sequence[float]], headline: Headline, folder: Path
+) -> list[str]:
     """Draw what there are files for. history: the training's columns. Returns the files' names."""
     import numpy as np
 
@@ -24,7 +27,7 @@ def draw(run_dir: Path, history: Mapping[str, Sequence[float]], folder: Path) ->
             arrays = {name: file[name] for name in file.files}
         # without noise and without a remedy it says only which images had a label
         if "corrected" in arrays or (arrays.get("clean", -1) != arrays["given"]).any():
-            labels(arrays, history, folder / "labels.png")
+            labels(arrays, history, headline, folder / "labels.png")
             drawn.append("labels.png")
     if (run_dir / "changed.npz").is_file():
         with np.load(run_dir / "changed.npz", allow_pickle=False) as file:
@@ -45,7 +48,9 @@ def confusion(rows, columns):
     return np.bincount(rows * k + columns, minlength=k * k).reshape(k, k)
 
 
-def labels(arrays: Mapping, history: Mapping[str, Sequence[float]], path: Path) -> None:
+def labels(
+    arrays: Mapping, history: Mapping[str, Sequence[float]], headline: Headline, path: Path
+) -> None:
     """Confusion of true, given and corrected labels, and the curves of the training by epoch."""
     names = [name for name in ("clean", "given", "corrected", "kept") if name in arrays]
     read = {name: arrays[name][arrays.get("labelled", slice(None))] for name in names}
@@ -58,13 +63,13 @@ def labels(arrays: Mapping, history: Mapping[str, Sequence[float]], path: Path) 
         tables.append(("given label", "corrected label", now["given"], now["corrected"]))
     if "clean" in now and "corrected" in now:
         tables.append(("true label", "corrected label", now["clean"], now["corrected"]))
-    # the accuracy of a training is that on the images it sees
+    # the figure of a training is that on the images it sees
     part = "labelled images" if "labelled" in arrays else "training part"
     part = "images kept, labels left" if "kept" in arrays else f"{part}, given labels"
     curves = [
-        ("train_accuracy", part, ORANGE, "-"),
-        ("train_clean_accuracy", f"{part.split(',')[0]}, true labels", GREEN, "-"),
-        ("val_accuracy", "validation part", BLUE, "--"),
+        (f"train_{headline.name}", part, ORANGE, "-"),
+        (f"train_clean_{headline.name}", f"{part.split(',')[0]}, true labels", GREEN, "-"),
+        (f"val_{headline.name}", "validation part", BLUE, "--"),
         ("labels_right", "labels that are right now", PURPLE, "-."),
         ("labels_changed", "labels changed so far", RED, ":"),
     ]

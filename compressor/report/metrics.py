@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.errors import UsageError
-
-DEFAULT = "final.accuracy"
+from compressor.report.headline import Headline
 
 # Parts of a report that hold no figures, or figures that have a place of their own in the tables.
 _NOT_FIGURES = ("schema_version", "command", "config", "stages", "kept", "widths", "history")
@@ -28,6 +27,12 @@ class Metric:
 
     name: str
     fraction: bool = True  # its differences are told in points (hundredths)
+    headline: Headline = Headline()
+
+    @classmethod
+    def default(cls, headline: Headline = Headline()) -> "Metric":  # noqa: B008 (immutable)
+        """The headline of the final network."""
+        return cls(f"final.{headline.name}", headline=headline)
 
     @property
     def point(self) -> str | None:
@@ -47,6 +52,8 @@ class Metric:
     @property
     def higher(self) -> bool:
         """Whether more is better."""
+        if self.figure == self.headline.name:
+            return self.headline.higher
         return not set(self.name.split(".")) & set(_COSTS)
 
     @property
@@ -86,8 +93,12 @@ def _collect(place: str, value: Any, found: dict[str, float]) -> None:
         found[place] = value
 
 
-def choose(wish: str | None, members: Iterable[Mapping[str, float]]) -> Metric | None:
-    """The metric asked for, or the accuracy of the final network, or what stands in its place.
+def choose(
+    wish: str | None,
+    members: Iterable[Mapping[str, float]],
+    headline: Headline = Headline(),  # noqa: B008 (immutable)
+) -> Metric | None:
+    """The metric asked for, or the headline of the final network, or what stands in its place.
 
     members: the figures of each finished member. None where no member has finished.
     """
@@ -100,13 +111,15 @@ def choose(wish: str | None, members: Iterable[Mapping[str, float]]) -> Metric |
         return None
     name = wish
     if name is None:
-        # another task has another headline: its first figure that is no cost
+        # where the headline was not measured: the first figure that is no cost
         finals = [n for n in values if n.startswith("final.") and Metric(n).higher]
-        name = DEFAULT if DEFAULT in values else next(iter(finals), next(iter(values)))
+        name = Metric.default(headline).name
+        name = name if name in values else next(iter(finals), next(iter(values)))
     if name not in values:
         raise UsageError(_unknown(name, list(values)))
-    metric = Metric(name)
-    return Metric(name, metric.higher and all(0 <= value <= 1 for value in values[name]))
+    metric = Metric(name, headline=headline)
+    fraction = metric.higher and all(0 <= value <= 1 for value in values[name])
+    return Metric(name, fraction, headline)
 
 
 def _unknown(wish: str, names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from compressor.errors import RunError
 from compressor.report import feeding, figures, label_figures, latencies, sensitivity, sentences
 from compressor.report.drawing import scale
 from compressor.report.files import publish
+from compressor.report.headline import damage, headline_of, tells_classes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,13 +23,13 @@ SCHEMA_VERSION = 1
 
 _CLASSES = 20  # rows of the table of classes
 _CAPTIONS = {
-    "points.png": "Test accuracy and MACs at each point of the run",
+    "points.png": "Test {} and MACs at each point of the run",
     "channels.png": "Channels of each layer before and after",
-    "training.png": "Loss and accuracy of each training by epoch",
+    "training.png": "Loss and {} of each training by epoch",
     "labels.png": "Which labels were changed, and how the training met them",
     "changed.png": "Images whose labels were changed",
     "damaged.png": "Images with and without the noise that the training saw on them",
-    "sensitivity.png": "Accuracy when one layer alone is cut, without fine-tuning",
+    "sensitivity.png": "{} when one layer alone is cut, without fine-tuning",
 }
 
 
@@ -82,7 +83,7 @@ def _damage(report: Mapping[str, Any]) -> str:
             return f"the seconds of its stage {stage['name']} are no number"
     if not isinstance(report.get("seconds") or 0.0, (int, float)):
         return "its seconds are no number"
-    return ""
+    return damage(report)
 
 
 def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableType":
@@ -94,7 +95,8 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
     # narrow enough for 80 columns with the numbers of an ImageNet ResNet-50
     shown = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     shown.add_column("point", no_wrap=True)
-    for name in ("accuracy", "loss", "MACs", "params", "size", "latency ms"):
+    words = headline_of(report).words
+    for name in (words, "loss", "MACs", "params", "size", "latency ms"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in _rows(report, short=True):
         shown.add_row(*map(Text, row))
@@ -143,10 +145,10 @@ def _draw(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     """Draw what the report has numbers for. Returns the names of the files."""
     folder = run_dir / "figures"
     drawn = []
-    accuracy = _series(report, "accuracy")
-    macs = _series(report, "macs")
-    if accuracy and macs:
-        figures.points(accuracy, macs, folder / "points.png")
+    headline = headline_of(report)
+    headlines, macs = _series(report, headline.name), _series(report, "macs")
+    if headlines and macs:
+        figures.points(headlines, macs, headline, folder / "points.png")
         drawn.append("points.png")
     if report.get("widths"):
         figures.channels(report["widths"], folder / "channels.png")
@@ -159,11 +161,11 @@ def _draw(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
         if columns.get("epoch"):
             curves["train" if name == "dense" else name] = columns
     if curves:
-        figures.training(curves, folder / "training.png")
+        figures.training(curves, folder / "training.png", headline)
         drawn.append("training.png")
     if sensitivity.draw(run_dir, report, folder / "sensitivity.png"):
         drawn.append("sensitivity.png")
-    drawn += label_figures.draw(run_dir, curves.get("train", {}), folder)
+    drawn += label_figures.draw(run_dir, curves.get("train", {}), headline, folder)
     return drawn
 
 
@@ -178,14 +180,14 @@ def _series(report: Mapping[str, Any], figure: str) -> dict[str, float]:
 
 
 def _rows(report: Mapping[str, Any], short: bool) -> list[list[str]]:
-    """The cells of the points' table: point, accuracy, loss, MACs, params, size, latency.
+    """The cells of the points' table: point, headline, loss, MACs, params, size, latency.
 
     short: the latency's ratio stands beside its milliseconds, else in a cell of its own.
     """
-    dense = next(iter(report["points"].values()))
+    dense, headline = next(iter(report["points"].values())), headline_of(report)
     rows = []
     for name, point in report["points"].items():
-        cells = [name, _digits(point.get("accuracy")), _digits(point.get("loss"))]
+        cells = [name, _digits(point.get(headline.name)), _digits(point.get("loss"))]
         for figure in ("macs", "params"):
             value, first = point.get(figure), dense.get(figure)
             exact = si(value, 3) if short or value is None else f"{value:,}"
@@ -233,12 +235,13 @@ def _digits(value: float | None) -> str:
 
 def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) -> str:
     parts = ["# Run report", f"```\n{report.get('command', '')}\n```", sentences.conclusion(report)]
-    heads = ["point", "accuracy", "loss", "MACs", "parameters", "size"]
+    words = headline_of(report).words
+    heads = ["point", words, "loss", "MACs", "parameters", "size"]
     heads += ["latency ms (10th-90th percentile)", "latency ratio"]
     parts.append(markdown_table(heads, _rows(report, short=False)))
     notes = [
-        "Accuracy and loss are those of the test part, measured on the reloaded saved networks; "
-        "1.00x is the first row."
+        f"{words.capitalize()} and loss are those of the test part, measured on the reloaded saved "
+        "networks; 1.00x is the first row."
     ]
     notes += [sentences.skipped(report), sentences.balance(report), sentences.latency(report)]
     notes += [sentences.labels(report), sentences.baselines(report)]
@@ -247,8 +250,11 @@ def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) ->
     parts.append(" ".join(note for note in notes if note))
     for sheet in sorted(run_dir.glob("extras/*/generated.png")):
         parts.append(f"![Images that the generator made]({sheet.relative_to(run_dir)})")
+    for name, found in (report.get("explain") or {}).items():
+        parts += [f"![{name}]({place})" for place in found["pictures"]]
     for name in drawn:
-        parts.append(f"![{_CAPTIONS[name]}](figures/{name})")
+        caption = _CAPTIONS[name].format(words)
+        parts.append(f"![{caption[0].upper()}{caption[1:]}](figures/{name})")
     parts += _load_section(run_dir, report)
     parts += _resolved_section(report)
     parts += _class_section(report)
@@ -267,9 +273,11 @@ def _load_section(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     preprocess = report.get("preprocess")  # reports of before it was told lack it
     if preprocess is not None:
         code = code.replace("compressor\n", "compressor\nfrom PIL import Image\n", 1)
+        asked = 'net(net.preprocess(Image.open("photo.png"))[None])'
         code += (
-            '\nlogits = net(net.preprocess(Image.open("photo.png"))[None])'
-            "\nprint(net.classes[logits.argmax()])"
+            f"\nlogits = {asked}\nprint(net.classes[logits.argmax()])"
+            if tells_classes(report)
+            else f"\nanswer = {asked}"
         )
     parts = ["## How to load the network", f"```python\n{code}\n```"]
     if preprocess is not None:
@@ -282,7 +290,10 @@ def _load_section(run_dir: Path, report: Mapping[str, Any]) -> list[str]:
     normalized = bool(report["config"]["export"].get("normalize"))
     if normalized:
         words += " It takes bytes (uint8, 0 to 255) and normalises them itself."
-    words += " Its metadata hold `preprocess`, `classes` and `input`. It runs without compressor"
+    words += " Its metadata hold `preprocess`, `classes` and `input`."
+    if not tells_classes(report):
+        return [*parts, words]
+    words += " It runs without compressor"
     if preprocess["resize"] == "shorter_side":
         words += (
             ", whose own resizing may round a pixel one or two steps of 255 otherwise than Pillow"
@@ -368,11 +379,12 @@ def _stage_section(report: Mapping[str, Any]) -> list[str]:
         state = "skipped" if stage.get("skipped") else "reused" if stage["reused"] else "computed"
         rows.append([stage["name"], state, f"{stage['seconds']:.1f}", f"`{stage['key'][:12]}`"])
     parts = ["## Stages", markdown_table(["stage", "state", "seconds", "key"], rows)]
+    headline = headline_of(report)
     checks = {name: value for name, value in (report.get("parity") or {}).items()}
     names = {
         "surgery": "relative error of the small network against the masked dense one",
         "onnx": "relative error of model.onnx against the network",
-        "onnx_accuracy": "test accuracy of model.onnx",
+        f"onnx_{headline.name}": f"test {headline.words} of model.onnx",
     }
     lines = [
         f"- {names.get(name, name)}: {value:.4g}"

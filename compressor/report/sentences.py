@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compressor.report import latencies
+from compressor.report.headline import headline_of
 
 _MISSED = 0.1  # of the latency that was asked for: a final measurement further off is told
 
@@ -23,9 +24,10 @@ def conclusion(report: Mapping[str, Any]) -> str:
     if whole:
         shares = [final[figure] / whole[figure] for figure in ("macs", "params")]
         text += f" ({shares[0]:.3f} and {shares[1]:.3f} of the unscaled network's)"
-    if final.get("accuracy") is not None and dense.get("accuracy") is not None:
-        change = final["accuracy"] - dense["accuracy"]
-        text += f", test accuracy {final['accuracy']:.4f} ({change:+.4f} against dense)"
+    headline = headline_of(report)
+    ends, begins = final.get(headline.name), dense.get(headline.name)
+    if ends is not None and begins is not None:
+        text += f", test {headline.words} {ends:.4f} ({ends - begins:+.4f} against dense)"
     return text + "."
 
 
@@ -199,14 +201,15 @@ def baselines(report: Mapping[str, Any]) -> str:
     made = report.get("baselines") or {}
     if not made:
         return ""
-    found = {name: each["accuracy"] for name, each in made.items()}
+    headline = headline_of(report)
+    found = {name: each[headline.name] for name, each in made.items()}
     shown = ", ".join(
-        f"{name} {each['accuracy']:.4f}"
+        f"{name} {found[name]:.4f}"
         + (f" ({each['epochs']} epochs)" if "epochs" in each else "")  # not in earlier reports
         for name, each in made.items()
     )
-    best = max(found, key=found.get)
-    change = list(report["points"].values())[-1]["accuracy"] - found[best]
+    best = (max if headline.higher else min)(found, key=found.get)
+    change = list(report["points"].values())[-1][headline.name] - found[best]
     return (
         f"Baselines, one training each by the recipe of the first stage and without a remedy: "
         f"{shown}; the final network has {change:+.4f} against the best of them, {best}."
@@ -224,8 +227,8 @@ def picked(report: Mapping[str, Any]) -> str:
 
 
 def taught(report: Mapping[str, Any]) -> str:
-    """What distillation has to tell beside accuracies."""
-    parts = []
+    """What distillation has to tell beside the figures of the table."""
+    name, words, parts = headline_of(report).name, headline_of(report).words, []
     for notes in (report.get("training") or {}).values():
         for figure, value in (notes.get("teacher_val") or {}).items():
             parts.append(f"the teacher's validation {figure} is {value:.4f}")
@@ -242,11 +245,12 @@ def taught(report: Mapping[str, Any]) -> str:
                 "agreement with the teacher on made images"
             )
         heads = notes.get("heads")
-        if heads and "val_accuracy" in heads:
-            each = ", ".join(f"{value:.4f}" for value in heads["val_accuracy"])
+        if heads and f"val_{name}" in heads:
+            each = ", ".join(f"{value:.4f}" for value in heads[f"val_{name}"])
+            several = "accuracies" if words == "accuracy" else words
             parts.append(
-                f"the heads have validation accuracies {each}, together "
-                f"{heads['ensemble_val_accuracy']:.4f}, and the first is kept"
+                f"the heads have validation {several} {each}, together "
+                f"{heads[f'ensemble_val_{name}']:.4f}, and the first is kept"
             )
     return f"Distillation: {'; '.join(dict.fromkeys(parts))}." if parts else ""
 

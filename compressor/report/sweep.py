@@ -14,6 +14,7 @@ from compressor.errors import UsageError
 from compressor.report import comparisons, metrics, plots, reuse, tables
 from compressor.report.configurations import configurations, dense_networks, mark_fronts
 from compressor.report.files import publish
+from compressor.report.headline import Headline, headline_of
 from compressor.report.html import page
 from compressor.report.latencies import is_steady
 from compressor.report.markdown import markdown
@@ -31,7 +32,8 @@ def summarise(
     """Read every member of a multirun's folder and write its summary and its report.html.
 
     baseline: "dense", a swept option such as "random", or field=value; None: random, else none,
-    else dense. metric: the figure that is judged, such as final.loss; None: final.accuracy.
+    else dense. metric: the figure that is judged, such as final.loss; None: the
+    headline, such as final.accuracy.
     Returns {"folder", "fields": swept fields, "rows": all members, "members": the done ones,
     "failed", "unfinished", "not_started": their number, "metric", "configurations", "dense",
     "baseline", "comparisons", "times", "headline", "files": what was written}. Raises UsageError
@@ -40,15 +42,16 @@ def summarise(
     sweep_dir = Path(sweep_dir)
     rows, fields = members(sweep_dir)
     done = [row for row in rows if row["status"] == "done"]
-    judged = metrics.choose(metric, (row["figures"] for row in done))
+    headline = headline_of(done[0]["report"]) if done else Headline()
+    judged = metrics.choose(metric, (row["figures"] for row in done), headline)
     found = configurations(rows, fields, judged)
     dense = dense_networks(found, judged)
-    mark_fronts(found, dense, judged or metrics.Metric(metrics.DEFAULT))
+    mark_fronts(found, dense, judged or metrics.Metric.default())
     chosen = comparisons.choose(baseline, found)
     if baseline == comparisons.DENSE and judged and not dense:
         raise UsageError(
             f"the dense networks have no {judged.name} to compare with: choose a metric of a "
-            "point, such as final.accuracy, or another baseline"
+            f"point, such as final.{headline.name}, or another baseline"
         )
     compared = comparisons.compare(found, chosen, judged) if judged else []
     summary: dict[str, Any] = {

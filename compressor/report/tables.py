@@ -39,7 +39,7 @@ class Table:
 def configurations(summary: Mapping[str, Any], short: bool = False) -> Table:
     """A row a configuration; short: what 80 columns hold."""
     metric: Metric | None = summary["metric"]
-    title = metric.title if metric else "accuracy"
+    title = (metric or Metric.default()).title
     fields = configured(summary["fields"])
     change = "change" if short else _change_head("change", metric)
     heads = [*(fields or ["configuration"]), "n", title, change]
@@ -99,7 +99,7 @@ def comparisons(summary: Mapping[str, Any]) -> Table:
 
 def dense(summary: Mapping[str, Any]) -> Table:
     metric = summary["metric"]
-    heads = ["dense networks", "n", metric.figure if metric else "accuracy", "MACs", "params"]
+    heads = ["dense networks", "n", (metric or Metric.default()).figure, "MACs", "params"]
     rows = []
     for name, entry in summary["dense"].items():
         cells = [name, str(entry["value"]["n"]), estimate_text(entry["value"], metric)]
@@ -129,7 +129,7 @@ def times(summary: Mapping[str, Any]) -> Table:
 def members(summary: Mapping[str, Any]) -> Table:
     """A row a member: what it was asked, its figures, how many of its stages were reused."""
     metric, fields = summary["metric"], summary["fields"]
-    title = metric.title if metric else "accuracy"
+    title = (metric or Metric.default()).title
     costs = {
         "MACs": "final.macs",
         "params": "final.params",

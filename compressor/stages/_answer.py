@@ -9,7 +9,6 @@ from compressor.errors import UsageError, foreign
 from compressor.measure import evaluating
 from compressor.stages._blank import Blank
 from compressor.tasks import Task
-from compressor.tasks.classification import Classification
 
 
 def shown(answer: Any) -> str:
@@ -23,12 +22,7 @@ def shown(answer: Any) -> str:
 
 
 def check_network(dense: Blank, task: Task) -> None:
-    """Refuse a network whose answers are no logits of these classes.
-
-    What other tasks than classification make of an answer is their own affair.
-    """
-    if not isinstance(task, Classification):
-        return
+    """Refuse a network whose answers the task cannot read, where that shows before a training."""
     images = dense.inputs[0]
     like = next(dense.net.parameters(), images)
     images = images.to(like.device)
@@ -38,7 +32,7 @@ def check_network(dense: Blank, task: Task) -> None:
     except Exception as error:  # a user's own code; one image passed when its cost was counted
         reason = foreign((str(error) or type(error).__name__).splitlines()[0])
         raise UsageError(f"the network cannot take {_images(images)}: {reason}") from error
-    _check_logits(answer, dense, task)
+    _check_fits(answer, dense, task)
     if like.is_meta:
         try:  # the form that is trained may have auxiliary classifiers
             with torch.no_grad(), evaluating(dense.net):
@@ -46,22 +40,29 @@ def check_network(dense: Blank, task: Task) -> None:
                 answer = dense.net(images)
         except Exception:  # it may want values, which there are none of: the training will tell
             return
-        _check_logits(answer, dense, task)
+        _check_fits(answer, dense, task)
 
 
-def _check_logits(answer: Any, dense: Blank, task: Task) -> None:
-    expected = (len(dense.inputs[0]), dense.spec.num_classes)
-    try:
-        found = task.outputs(answer)
-        parts = [found["logits"], *(value for _, value in found["aux"])]
-    except (TypeError, ValueError):  # nothing that holds tensors
-        parts = [answer]
-    if all(isinstance(part, Tensor) and tuple(part.shape) == expected for part in parts):
+def check_teaches(dense: Blank, task: Task) -> None:
+    """Refuse distillation where a network's answer has nothing that could be handed on."""
+    images = dense.inputs[0]
+    like = next(dense.net.parameters(), images)
+    with torch.no_grad(), evaluating(dense.net):
+        answer = task.outputs(dense.net(images.to(like.device)))
+    if task.teacher_view(answer) is None:
+        raise UsageError(
+            f"task={task.name} does not say what a teacher hands on to a student: type "
+            "distill=none, or give the task a teacher_view"
+        )
+
+
+def _check_fits(answer: Any, dense: Blank, task: Task) -> None:
+    expected = task.misfit(answer, len(dense.inputs[0]), dense.spec.num_classes)
+    if expected is None:
         return
     raise UsageError(
         f"model._target_={foreign(dense.spec.factory)} answers {_images(dense.inputs[0])} with "
-        f"{shown(answer)}, and classification expects one tensor of logits {expected}, images x "
-        f"classes: num_classes={expected[1]} is passed to a constructor that takes it"
+        f"{shown(answer)}, and {task.name} expects {expected}"
     )
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from compressor.tasks.training import scalars
 
-COLUMNS = (
-    "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds",
-)  # fmt: skip
+
+def columns(headline: str) -> tuple[str, ...]:
+    """Those of every history.csv, in this order; others stand behind them."""
+    figures = [f"{part}_{figure}" for part in ("train", "val") for figure in ("loss", headline)]
+    return ("epoch", *figures, "lr", "seconds")
 
 
 def column(tag: str) -> str:
@@ -28,7 +30,8 @@ class History(Callback):
     """One row an epoch in history.csv, written as the epochs end; seconds: its training steps.
 
     train_*: measured while training, on the images that it visits (not on those that a remedy
-    dropped) against the labels that it trains on; train_clean_accuracy: against the true ones.
+    dropped) against the labels that it trains on; train_clean_accuracy, or another headline:
+    against the true ones.
     Figures of made images have names of their own (tasks/alternating.py).
     """
 
@@ -51,12 +54,13 @@ class History(Callback):
         parts = module.means()
         if not trainer.is_global_zero:
             return
+        headline = module.task.headline[0]
         values = {column(module.tag("train", name)): value for name, value in train.items()}
         for name in train:
             tag = module.tag("val", name)
             values[column(tag)] = trainer.callback_metrics.get(tag, "")
         if clean is not None:
-            values["train_clean_accuracy"] = clean
+            values[f"train_clean_{headline}"] = clean
         if module.remedy.store is not None:
             index = trainer.datamodule.training.index
             figures = module.remedy.figures(module.given, module.clean, index)
@@ -73,8 +77,8 @@ class History(Callback):
         }
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
-            usual = tuple(name for name in COLUMNS if name in row)
-            others = tuple(name for name in row if name not in COLUMNS)
+            usual = tuple(name for name in columns(headline) if name in row)
+            others = tuple(name for name in row if name not in usual)
             writer = csv.DictWriter(file, usual + others)
             if new:
                 writer.writeheader()

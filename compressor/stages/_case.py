@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from compressor.cache import key_of
 from compressor.instantiation import sources
 from compressor.prune import Ranking, Selector
-from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
 from compressor.stages import Context, Given
 from compressor.stages._classes import alike
@@ -80,9 +79,9 @@ class Case:
         return list(_batches(self.context, self.pruning.images, judging.index, judging.targets))
 
     def loss(self, answer: Any, targets: Tensor) -> Tensor:
-        """The sum over the images of each one's cross-entropy."""
-        outputs, index = self.context.task.outputs(answer), torch.arange(len(targets))
-        return len(targets) * CrossEntropy().loss(outputs, targets, index)
+        """The sum over the images of each one's loss, the task's own."""
+        task = self.context.task
+        return len(targets) * task.loss(task.outputs(answer), targets)
 
     @cached_property
     def statistics(self) -> dict[str, Tensor]:

@@ -1,7 +1,5 @@
 """Classes that are not equally frequent: their weights in the loss, and who may be drawn alike."""
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
@@ -12,10 +10,9 @@ from compressor.seeding import generator
 from compressor.stages._distill.options import Teaching
 from compressor.stages._recipe import Recipes, one_of
 from compressor.tasks import Task
+from compressor.tasks.classification import Classification
 
 WAYS = ("none", "balanced")
-# Figures by which an epoch can be picked, and their directions.
-SELECT_BY = {"accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max", "loss": "min"}
 # Largest class / smallest, from which on images for statistics are drawn class by class: below, a
 # draw without labels is as good, and the figures of even data sets stay what they are.
 UNEQUAL = 2.0
@@ -72,25 +69,21 @@ def alike(classes: Tensor, seed: int) -> Tensor:
     return spread_over_classes(classes, generator(seed, "calibration"))
 
 
-def decisive(select_by: str | None, figures: Collection[str], headline: str) -> str:
-    """The figure that picks the epoch. Where a task has no accuracy its headline takes that place.
-
-    figures: names of the task's.
-    """
-    other = select_by is None or (select_by == "accuracy" and select_by not in figures)
-    return headline if other else select_by
+def decisive(select_by: str | None, task: Task) -> str:
+    """The figure that picks the epoch; accuracy stands for the headline of a task without one."""
+    other = select_by is None or (select_by == "accuracy" and select_by not in task.figures)
+    return task.headline[0] if other else select_by
 
 
-def check_figures(recipes: Recipes, task: Task, num_classes: int) -> None:
+def check_figures(recipes: Recipes, task: Task) -> None:
     """Refuse a select_by that another task than classification does not measure."""
-    figures, (headline, _) = tuple(task.metrics(num_classes).keys()), task.headline
     for stage in ("pretrain", "train", "finetune"):
         asked = recipes.of(stage).select_by
-        if decisive(asked, figures, headline) not in figures:
+        if decisive(asked, task) not in task.figures:
             raise UsageError(
                 f"{stage}.select_by={asked} is no figure of this task, which has "
-                f"{', '.join(figures)}: type {stage}.select_by=accuracy, which stands for its "
-                f"headline, {headline}"
+                f"{', '.join(task.figures)}: type {stage}.select_by=accuracy, which stands for its "
+                f"headline, {task.headline[0]}"
             )
 
 
@@ -102,7 +95,7 @@ def check(recipes: Recipes, remedy: Remedy, teaching: Teaching) -> None:
     for stage in ("pretrain", "train", "finetune"):
         own = recipes.of(stage)
         one_of(f"{stage}.class_weights", own.class_weights, WAYS)
-        one_of(f"{stage}.select_by", own.select_by, tuple(SELECT_BY))
+        one_of(f"{stage}.select_by", own.select_by, tuple(Classification.figures))
     if recipes.pretrain.recipe.class_weights != "none":
         raise UsageError(
             "pretrain.class_weights=balanced has no meaning: a task without labels has as many "

@@ -129,8 +129,9 @@ def _predict(net: torch.nn.Module, context: Context, index: Tensor) -> Tensor:
         workers=context.machine.workers,
     )
     with torch.no_grad():
+        task = context.task
         answers = [
-            context.task.outputs(net(images.to(device)))["logits"].float().softmax(dim=1).cpu()
+            task.teacher_view(task.outputs(net(images.to(device)))).float().softmax(dim=1).cpu()
             for images, _, _ in loader
         ]
     return torch.cat(answers)

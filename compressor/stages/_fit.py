@@ -37,7 +37,7 @@ from compressor.stages._callbacks import (
     column,
     quiet,
 )
-from compressor.stages._classes import SELECT_BY, balanced_weights, counts, decisive, hard
+from compressor.stages._classes import balanced_weights, counts, decisive, hard
 from compressor.stages._recipe import Recipe
 from compressor.stages._resume import Progress, Resume
 from compressor.tasks import Task
@@ -179,6 +179,8 @@ def fit(net: nn.Module, job: Job, context: Context) -> Fitted:
         context.note(f"{job.name}: goes on after epoch {progress.epochs} of {job.recipe.epochs}")
     job.remedy.open(progress.folder, progress.state(progress.first))
     metrics: dict[str, Any] = {}
+    if not context.task.labelled:  # those of the data, whatever they are
+        job = replace(job, training=replace(job.training, targets=None))
     for leg in legs(job):
         if leg.first >= progress.first:  # else it is a finished phase of a killed fit
             net.train()  # loaded networks are in eval mode, and batch norms that rested before
@@ -271,12 +273,11 @@ class _Pick:
 
     @classmethod
     def of(cls, module: Training, job: Job, leg: Leg, task: Task) -> "_Pick":
-        headline, direction = task.headline
-        by = decisive(job.recipe.select_by, module.val_metrics.keys(), headline)
+        headline = task.headline[0]
+        by = decisive(job.recipe.select_by, task)
         peak = leg.last and job.recipe.select == "clean_peak" and job.training.clean is not None
         tag = f"train/clean_{headline}" if peak else module.tag("val", by)
-        if not peak and by != headline:
-            direction = SELECT_BY[by]
+        direction = task.figures[headline if peak else by]
         told = tuple(dict.fromkeys(column(module.tag("val", name)) for name in (headline, by)))
         best = leg.last and job.recipe.select != "last"
         return cls(tag, direction, best, peak, told)

@@ -1,5 +1,6 @@
 """A start without labels: train the trunk on a pretext task, hand it on under a fresh head."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,18 +19,25 @@ from compressor.tasks import Task
 VERSION = 3
 
 
-class Pretexts:
+class Pretexts(Task):
     """The task that a network is pretrained on: what the pretext makes of an image batch.
 
     Everything else is the real task's. index: that of the original image, once for each copy.
     """
 
+    name = "pretext"
+    labelled = True
+
     def __init__(self, task: Task, pretext: Pretext) -> None:
         self.task = task
         self.pretext = pretext
-        self.headline = task.headline
-        self.outputs = task.outputs
-        self.example_inputs = task.example_inputs
+        self.figures = task.figures
+
+    def outputs(self, net_out: Any) -> dict[str, Any]:
+        return self.task.outputs(net_out)
+
+    def loss(self, outputs: Mapping[str, Any], targets: Tensor) -> Tensor:
+        return self.task.loss(outputs, targets)
 
     def metrics(self, num_classes: int) -> Any:
         return self.task.metrics(self.pretext.classes)

@@ -56,7 +56,7 @@ class Alternating(Loop):
             others[0].step()
         for name, part in parts.items():
             training.note_part(f"{self.name}/{name}", part)
-        logits = answer["logits"].detach()
+        logits = training.task.teacher_view(answer).detach()
         if learns:
             outputs = self._learn(training, own, images.detach(), logits, (batch, number))
         else:

@@ -1,11 +1,16 @@
 """Image classification: logits (N, K), accuracy, its likes for unequal classes, cross-entropy."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
+
+from compressor.robust import with_auxiliary
+from compressor.tasks import Task
 
 # Weight of an auxiliary classifier's loss: 0.3 in GoogLeNet (Szegedy et al. 2015, section 5).
 AUXILIARY_WEIGHT = 0.3
@@ -104,14 +109,14 @@ class MacroF1(_Counts):
         return (2 * self.right.double() / (self.support + self.answers)).nanmean()
 
 
-class Classification:
+class Classification(Task):
     """Task object of `task=classification`."""
 
-    headline = ("accuracy", "max")
-
-    def loss_inputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        images, targets, index = batch
-        return images, targets, index
+    name = "classification"
+    figures = MappingProxyType(
+        {"accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max", "loss": "min"}
+    )
+    labelled = True
 
     def outputs(self, net_out: Any) -> dict[str, Any]:
         """Networks with auxiliary classifiers answer a named tuple (logits, aux...) in training."""
@@ -121,6 +126,9 @@ class Classification:
         aux = tuple((AUXILIARY_WEIGHT, value) for value in others if value is not None)
         return {"logits": logits, "aux": aux}
 
+    def loss(self, outputs: Mapping[str, Any], targets: Tensor) -> Tensor:
+        return with_auxiliary(outputs, lambda logits: F.cross_entropy(logits, targets))
+
     def metrics(self, num_classes: int) -> MetricCollection:
         counted = {
             "balanced_accuracy": BalancedAccuracy(num_classes),
@@ -129,6 +137,19 @@ class Classification:
         }
         return MetricCollection({"accuracy": Accuracy(), "loss": CrossEntropy(), **counted})
 
-    def example_inputs(self, input_size: tuple[int, ...], batch: int) -> tuple[Tensor, ...]:
-        generator = torch.Generator().manual_seed(0)
-        return (torch.randn(batch, *input_size, generator=generator),)
+    def teacher_view(self, outputs: Mapping[str, Any]) -> Tensor:
+        return outputs["logits"]
+
+    def misfit(self, answer: Any, images: int, num_classes: int) -> str | None:
+        expected = (images, num_classes)
+        try:
+            found = self.outputs(answer)
+            parts = [found["logits"], *(value for _, value in found["aux"])]
+        except (TypeError, ValueError):  # nothing that holds tensors
+            parts = [answer]
+        if all(isinstance(part, Tensor) and tuple(part.shape) == expected for part in parts):
+            return None
+        return (
+            f"one tensor of logits {expected}, images x classes: num_classes={num_classes} is "
+            "passed to a constructor that takes it"
+        )

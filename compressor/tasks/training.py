@@ -242,11 +242,14 @@ class Training(LightningModule):
         return inputs
 
     def label_loss(self, outputs: dict[str, Any], targets: Tensor, index: Tensor) -> Tensor:
-        """Scalar: the remedy's, or the mean over the batch of weight x loss.
+        """Scalar: the remedy's, or the mean over the batch of weight x loss. Of a task whose
+        targets are no labels its own.
 
         Of distributions for targets the weight is their mean. Not divided by the batch's weights,
         as torch's losses do: a batch of a rare class alone counts as much as it should.
         """
+        if not self.task.labelled:
+            return self.task.loss(outputs, targets)
         if self.class_weights is None:
             return self.remedy.loss(outputs, targets, index)
         soft = targets.is_floating_point()

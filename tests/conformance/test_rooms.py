@@ -24,6 +24,8 @@ ALLOWED = {
     "pretrain": set(),
     "scale": {"models"},
     "tasks": {"taps", "loop", "distill", "regularize", "robust"},
+    "export": {"artefact", "manifest", "surgery", "data", "tasks"},
+    "explain": {"artefact", "cache", "manifest", "instantiation", "data", "tasks"},
     "automatic": {"data"},
     "report": {"automatic"},
     "manifest": set(),
@@ -46,6 +48,7 @@ ALLOWED = {
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data", "noise", "robust"),
         *("regularize", "artefact", "automatic", "brought", "cache", "changed_code", "manifest"),
+        *("export", "explain"),
     },
     "plan": {
         "experiment",

@@ -40,9 +40,9 @@ def test_members_that_differ_in_seeds_are_one_configuration(a_sweep, drawn):
     apoz, thinet = summary["configurations"]
     assert (apoz["fields"], apoz["n"], apoz["failed"]) == ({"prune": "apoz"}, 1, 1)
     assert (thinet["fields"], thinet["n"], thinet["failed"]) == ({"prune": "thinet"}, 2, 0)
-    assert apoz["accuracy"] == {"mean": 0.90, "interval": None, "n": 1}
-    assert thinet["accuracy"]["mean"] == pytest.approx(0.96)
-    assert thinet["accuracy"]["interval"] == pytest.approx(12.706205 * 0.01, rel=1e-5)
+    assert apoz["headline"] == {"mean": 0.90, "interval": None, "n": 1}
+    assert thinet["headline"]["mean"] == pytest.approx(0.96)
+    assert thinet["headline"]["interval"] == pytest.approx(12.706205 * 0.01, rel=1e-5)
     # the change is paired with each member's own dense network: no spread is left
     assert thinet["change"]["mean"] == pytest.approx(-0.01)
     assert thinet["change"]["interval"] == pytest.approx(0, abs=1e-9)

@@ -15,27 +15,30 @@ _IMAGES = 64  # on the sheet of made images
 
 
 def heads(net: nn.Module, term: Term, context: Context) -> dict[str, Any]:
-    """Validation accuracy of each head and of all of them together; one is kept."""
+    """Validation headline of each head and of all of them together; one is kept."""
     from compressor.distill._fork import all_heads
 
-    correct = torch.zeros(net.heads, dtype=torch.long)
-    together = total = 0
+    task, name = context.task, context.task.headline[0]
+    fresh = task.metrics(context.data.num_classes)[name]
+    each, together = [fresh.clone() for _ in range(net.heads)], fresh.clone()
+    seen = False
     device = context.machine.device
     net.to(device)
     loader = context.data.loader("val", context.machine.eval_batch_size)
     for batch in loader:
-        images, targets, _ = context.task.loss_inputs(batch)
+        images, targets, _ = task.loss_inputs(batch)
         answers = [z.cpu() for z in all_heads(net, images.to(device))]
-        correct += torch.stack([(z.argmax(dim=1) == targets).sum() for z in answers])
-        together += int((term.ensemble(answers).argmax(dim=1) == targets).sum())
-        total += len(targets)
+        for meter, answer in zip(each, answers, strict=True):
+            meter.update(task.outputs(answer), targets)
+        together.update(task.outputs(term.ensemble(answers)), targets)
+        seen = True
     net.to("cpu")
-    if not total:
+    if not seen:
         return {"count": net.heads}
     return {
         "count": net.heads,
-        "val_accuracy": [int(c) / total for c in correct],
-        "ensemble_val_accuracy": together / total,
+        f"val_{name}": [float(meter.compute()) for meter in each],
+        f"ensemble_val_{name}": float(together.compute()),
         "kept": 0,
     }
 
@@ -45,11 +48,12 @@ def made_images(
 ) -> dict[str, float]:
     """A sheet of made images, and how teacher and student see fresh ones."""
     maker, teacher = distillation.adapters[name].cpu().eval(), distillation.teacher.cpu()
+    task = context.task
     rng = torch.Generator().manual_seed(derive(context.seed, "sheet"))
     with torch.no_grad():
         images = term.draw(maker, max(_IMAGES, term.count), torch.device("cpu"), rng)
-        answer = context.task.outputs(teacher(images))["logits"].softmax(dim=1)
-        own = context.task.outputs(net.cpu().eval()(images))["logits"]
+        answer = task.teacher_view(task.outputs(teacher(images))).softmax(dim=1)
+        own = task.teacher_view(task.outputs(net.cpu().eval()(images)))
     _sheet(images[:_IMAGES], context)
     mean = answer.mean(dim=0)
     return {

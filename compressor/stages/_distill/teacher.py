@@ -80,7 +80,7 @@ def check_answer(teacher: nn.Module, spec: Spec, task: Task) -> str:
     size = "x".join(map(str, spec.input_size))
     try:
         with torch.no_grad():
-            logits = task.outputs(teacher(images))["logits"]
+            logits = task.teacher_view(task.outputs(teacher(images)))
     except UsageError:
         raise
     except Exception as error:
@@ -121,8 +121,9 @@ class Logits:
         return load_file(self.context.cache.folder(self.key) / "logits.safetensors")["logits"]
 
     def _answers(self) -> Tensor:
+        task = self.context.task
         parts = [
-            self.context.task.outputs(out)["logits"].float().cpu()
+            task.teacher_view(task.outputs(out)).float().cpu()
             for out in over_train(self.teacher, self.context, lambda images: self.teacher(images))
         ]
         return torch.cat(parts)

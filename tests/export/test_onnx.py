@@ -8,7 +8,8 @@ from torch import nn
 
 from compressor.data import Preprocess
 from compressor.errors import RunError
-from compressor.stages._onnx import accuracy_onnx, export_onnx
+from compressor.export.onnx import export_onnx, judge
+from compressor.tasks.classification import Classification
 
 SIZE = (3, 8, 8)
 PREPROCESS = Preprocess(SIZE, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "RGB", "both_sides", 8)
@@ -65,6 +66,10 @@ def loader(images, targets, batch=5):
     return [(images[cut], targets[cut], index[cut]) for cut in cuts]
 
 
+def accuracy(path, batches):
+    return judge(path, batches, Classification(), 4)
+
+
 def test_onnxruntime_agrees_with_the_network_to_float_precision(exported):
     path, error = exported
     assert 0 <= error < 1e-5
@@ -87,9 +92,9 @@ def test_accuracy_of_the_file_is_that_of_the_network(net, exported):
     images = torch.randn(23, *SIZE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         targets = net(images).argmax(1)
-    assert accuracy_onnx(exported[0], loader(images, targets)) == 1.0
+    assert accuracy(exported[0], loader(images, targets)) == 1.0
     targets[:6] = (targets[:6] + 1) % 4
-    assert accuracy_onnx(exported[0], loader(images, targets)) == 17 / 23
+    assert accuracy(exported[0], loader(images, targets)) == 17 / 23
 
 
 def test_a_file_that_normalises_takes_bytes_and_answers_as_the_network(net, of_bytes):
@@ -106,7 +111,7 @@ def test_a_file_that_normalises_takes_bytes_and_answers_as_the_network(net, of_b
         expected = net(PREPROCESS(pixels))
     (logits,) = session.run(None, {taken.name: pixels.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
-    assert accuracy_onnx(path, [(pixels, expected.argmax(1))]) == 1.0
+    assert accuracy(path, loader(pixels, expected.argmax(1))) == 1.0
 
 
 def test_the_metadata_of_the_file_are_what_was_given(exported, of_bytes):
@@ -122,7 +127,7 @@ def test_the_metadata_of_the_file_are_what_was_given(exported, of_bytes):
 
 def test_accuracy_of_no_images_is_refused(exported):
     with pytest.raises(RunError, match="at least one image"):
-        accuracy_onnx(exported[0], [])
+        accuracy(exported[0], [])
 
 
 def test_export_leaves_the_network_and_the_global_state_as_they_were(tmp_path):
@@ -182,5 +187,5 @@ def test_a_damaged_file_is_one_line(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a network")
     with pytest.raises(RunError, match="onnxruntime cannot open it") as caught:
-        accuracy_onnx(path, [])
+        accuracy(path, [])
     assert "\n" not in str(caught.value)

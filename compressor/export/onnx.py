@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import logging
 import os
 import warnings
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from compressor.data import ImageData
 from compressor.errors import RunError
+from compressor.export import Exporter, Finished
 from compressor.seeding import generator
 from compressor.surgery import duplicate
+from compressor.tasks import Task
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -22,6 +26,45 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # relative to the largest output; float32 kernels differ by about 1e-6
 TRACED_BATCH = 2  # torch.export takes a size of 1 for a constant
 UNSEEN_BATCH = 3
+
+
+class Onnx(Exporter):
+    """normalize: whether the file takes bytes (uint8, 0 to 255) and normalises them itself."""
+
+    name = "onnx"
+    files = ("model.onnx",)
+
+    def __init__(self, normalize: bool = False) -> None:
+        self.normalize = normalize
+
+    def write(self, finished: Finished, run_dir: Path) -> Mapping[str, float]:
+        preprocess, inside = finished.data.preprocess, self.normalize
+        about = {
+            "preprocess": preprocess.to_json(),
+            "classes": list(finished.data.classes),
+            "input": {
+                "layout": "NCHW",
+                "dtype": "uint8" if inside else "float32",
+                "value_range": [0, 255] if inside else "as after mean and std",
+                "normalized_in_graph": inside,
+            },
+        }
+        error = export_onnx(
+            finished.network(),
+            finished.made.spec.input_size,
+            run_dir / "model.onnx",
+            first=preprocess.normalisation() if inside else None,
+            about={key: json.dumps(value, ensure_ascii=False) for key, value in about.items()},
+        )
+        return {"onnx": error}
+
+    def check(self, finished: Finished, run_dir: Path) -> Mapping[str, float]:
+        data, task, size = finished.data, finished.task, finished.eval_batch_size
+        batches = _bytes_of(data, size) if self.normalize else data.loader("test", size)
+        with torch.inference_mode():
+            like = finished.network()(*task.example_inputs(finished.made.spec.input_size, 1))
+        found = judge(run_dir / "model.onnx", batches, task, data.num_classes, like)
+        return {f"onnx_{task.headline[0]}": found}
 
 
 def export_onnx(
@@ -63,22 +106,45 @@ def export_onnx(
     return error
 
 
-def accuracy_onnx(path: Path, loader: Iterable[Any]) -> float:
-    """Accuracy of the file at `path` in onnxruntime over every batch (images, targets, ...).
+def judge(
+    path: Path, loader: Iterable[Any], task: Task, num_classes: int, like: Any = None
+) -> float:
+    """The task's headline of the file at `path` in onnxruntime, over every batch of `loader`.
 
-    images: (B, C, H, W) of the type that the file takes.
+    loader: batches of the task, whose inputs are of the type that the file takes. like: an answer
+    of the network itself, whose form the file's outputs are put into; None for one tensor.
     """
     path = Path(path)
     _require("onnxruntime")
     session = _session(path)
-    correct = images = 0
-    for inputs, targets, *_ in loader:
-        logits = _run(session, inputs)[0]
-        correct += int((logits.argmax(dim=1) == targets.cpu()).sum())
-        images += len(targets)
+    name = task.headline[0]
+    meter, images = task.metrics(num_classes)[name], 0
+    for batch in loader:
+        inputs, targets, _ = task.loss_inputs(batch)
+        outputs = iter(_run(session, inputs))
+        meter.update(task.outputs(_in_form(like, outputs)), targets)
+        images += len(inputs)
     if images == 0:
-        raise RunError(f"{path}: its accuracy needs at least one image, the loader gave none")
-    return correct / images
+        words = name.replace("_", " ")
+        raise RunError(f"{path}: its {words} needs at least one image, the loader gave none")
+    return float(meter.compute())
+
+
+def _in_form(like: Any, outputs: Iterator[Tensor]) -> Any:
+    """The exporter's list of tensors in the form of a network's answer; `_tensors` goes back."""
+    if like is None or isinstance(like, Tensor):
+        return next(outputs)
+    if isinstance(like, Mapping):
+        return {name: _in_form(part, outputs) for name, part in like.items()}
+    return tuple(_in_form(part, outputs) for part in like)
+
+
+def _bytes_of(data: ImageData, batch_size: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
+    """Batches of the test part whose images are uint8 (B, C, H, W), not normalised."""
+    for index in torch.arange(data.size("test")).split(batch_size):
+        # grey images are stored once
+        images = data.pixels("test", index).expand(-1, data.channels, -1, -1)
+        yield images, data.targets("test", index), index
 
 
 def _require(*names: str) -> None:
