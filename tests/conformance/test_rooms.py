@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "compressor"
 METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale", "pretrain")
 # What a room may import of this package, beside itself, errors and seeding.
 ALLOWED = {
+    "durations": set(),
     "surgery": set(),
     "taps": set(),
     "measure": set(),
@@ -54,7 +55,7 @@ ALLOWED = {
         "changed_code",
     },
 }
-EVERYONE = {"errors", "seeding"}
+EVERYONE = {"errors", "seeding", "durations"}
 
 
 def files(room):
