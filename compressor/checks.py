@@ -8,47 +8,19 @@ exclude each other.
 from collections.abc import Mapping
 from typing import Any
 
-from compressor import _ranges
 from compressor.errors import UsageError
 from compressor.instantiation import make
+from compressor.options import hold
+from compressor.schema import Run
 from compressor.stages import compress, finetune, recalibrate
 from compressor.stages._distill import options as distill_options
-from compressor.stages._fit import SELECT, plain
-from compressor.stages._labels import LABELS
 from compressor.stages._schedule import Schedule
-
-# Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse what no run can do, whatever its data."""
-    if str(config["precision"]) not in PRECISIONS:
-        raise UsageError(
-            f"precision={config['precision']} is not known: choose one of {', '.join(PRECISIONS)}"
-        )
-    for stage in ("pretrain", "train", "finetune"):
-        try:
-            plain(config[stage])
-        except UsageError as error:
-            raise UsageError(f"{stage}.{error}") from None  # it begins with the key
-        select = config[stage]["select"]
-        if select not in SELECT:
-            raise UsageError(
-                f"{stage}.select={select} is not known: choose one of {', '.join(SELECT)}"
-            )
-        patience = config[stage]["patience"]
-        if patience is not None and patience < 1:
-            raise UsageError(f"{stage}.patience={patience} must be at least 1, or null")
-    if config["finetune"]["labels"] not in LABELS:
-        raise UsageError(
-            f"finetune.labels={config['finetune']['labels']} is not known: "
-            f"choose one of {', '.join(LABELS)}"
-        )
-    if config["finetune"]["robust"] not in ("none", "same"):
-        raise UsageError(
-            f"finetune.robust={config['finetune']['robust']} is not known: none or same"
-        )
+    none = compress.is_none(config["prune"])  # what it does not read may be anything
+    hold(Run, "", {key: value for key, value in config.items() if key != "prune" or not none})
     distill_options.check(config["distill"])
     _check_groups(config)
     make(config["regularize"])
@@ -56,7 +28,7 @@ def check(config: Mapping[str, Any]) -> None:
     make(config["scale"])
     compress.check(config["prune"])
     once, between = True, {}
-    if not compress.is_none(config["prune"]):
+    if not none:
         schedule, _ = Schedule.split(config["prune"])
         once = schedule.one_shot
         between = {} if once else schedule.between
@@ -71,7 +43,6 @@ def check(config: Mapping[str, Any]) -> None:
             "export.normalize=true is of model.onnx, which export.onnx=false leaves out: type one "
             "of the two"
         )
-    _ranges.RANGES["stages"].check("stages", list(config["stages"]))
 
 
 def _check_groups(config: Mapping[str, Any]) -> None:

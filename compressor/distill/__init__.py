@@ -18,8 +18,6 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from compressor.errors import UsageError
-
 Layers = tuple[tuple[str, ...], tuple[str, ...]]
 NO_LAYERS: Layers = ((), ())
 
@@ -55,12 +53,3 @@ class Term(Protocol):
 
         A name is a module's path (its output), or a word of distill/_layers.py.
         """
-
-
-def checked_weight(name: str, weight: float) -> float:
-    """A weight of at least 0, or a usage error that names its key."""
-    if not weight >= 0:
-        raise UsageError(
-            f"distill.terms.{name}.weight={weight} is out of range: give a number of at least 0"
-        )
-    return weight

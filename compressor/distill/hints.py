@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Layers, checked_weight
+from compressor.distill import Batch, Layers
 from compressor.errors import UsageError
+from compressor.options import NotNegative, checked
 
 
 class Hints:
@@ -21,13 +22,14 @@ class Hints:
 
     needs_teacher, alone, only_at = True, False, None
 
+    @checked("distill.terms.hints")
     def __init__(
         self,
-        weight: float = 100.0,
+        weight: NotNegative = 100.0,
         student_layer: str = "middle",
         teacher_layer: str = "middle",
     ) -> None:
-        self.weight = checked_weight("hints", weight)
+        self.weight = weight
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self.regressor: nn.Module | None = None
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from compressor.errors import UsageError, foreign
 from compressor.noise import Part
+from compressor.options import checked
 
 # What a damaged archive raises beside the usual: at its table, in an entry, in an entry's head.
 _BROKEN = (BadZipFile, zlib.error, NotImplementedError, RuntimeError)
@@ -38,6 +39,7 @@ class File:
     reads_images = False
     injects = True
 
+    @checked("noise")
     def __init__(
         self,
         file: str | None = None,

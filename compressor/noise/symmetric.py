@@ -11,13 +11,12 @@ from torch import Tensor
 from compressor.errors import UsageError
 from compressor.noise import Part
 from compressor.noise._drawing import (
+    Mode,
     choose,
     choose_in_classes,
-    fraction,
-    one_mode,
     warn_if_drowned,
-    whole_seed,
 )
+from compressor.options import Fraction, Seed, checked
 
 _TAG = 1  # this kind's stream under the noise seed
 
@@ -33,16 +32,17 @@ class Symmetric:
     injects = True
     known = True
 
+    @checked("noise")
     def __init__(
         self,
-        rate: float = 0.4,
-        mode: str = "exact",
+        rate: Fraction = 0.4,
+        mode: Mode = "exact",
         include_true: bool = False,
         stratified: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
-        self.rate = fraction(rate)
-        self.mode = one_mode(mode)
+        self.rate = float(rate)
+        self.mode = mode
         if stratified and mode == "bernoulli":
             raise UsageError(
                 "noise.stratified=true fixes the count in every class, which noise.mode=bernoulli "
@@ -50,7 +50,7 @@ class Symmetric:
             )
         self.include_true = include_true
         self.stratified = stratified
-        self.seed = whole_seed(seed)
+        self.seed = int(seed)
 
     def flip_rate(self, num_classes: int) -> float:
         """Expected share of labels that change."""

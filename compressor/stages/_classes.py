@@ -8,10 +8,11 @@ from torch import Tensor
 
 from compressor.data import spread_over_classes
 from compressor.errors import UsageError
+from compressor.options import hold
 from compressor.robust import Remedy
+from compressor.schema import Data, Training
 from compressor.seeding import generator
 
-WAYS = ("none", "balanced")
 # Figures by which an epoch can be picked, and their directions.
 SELECT_BY = {"accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max", "loss": "min"}
 # Largest class / smallest, from which on images for statistics are drawn class by class: below, a
@@ -70,11 +71,10 @@ def check(config: Mapping[str, Any], robust: Remedy) -> None:
     robust: the training's remedy; the fine-tuning has it where finetune.robust=same.
     """
     sampler = config["dataset"]["sampler"]
-    _one_of("dataset.sampler", sampler, WAYS)
+    hold(Data, "dataset", {"sampler": sampler})
     for stage in ("pretrain", "train", "finetune"):
-        own = config[stage]
-        _one_of(f"{stage}.class_weights", own["class_weights"], WAYS)
-        _one_of(f"{stage}.select_by", own["select_by"], tuple(SELECT_BY))
+        own = {name: config[stage][name] for name in ("class_weights", "select_by")}
+        hold(Training, stage, own)
     if config["pretrain"]["class_weights"] != "none":
         raise UsageError(
             "pretrain.class_weights=balanced has no meaning: a task without labels has as many "
@@ -107,8 +107,3 @@ def check(config: Mapping[str, Any], robust: Remedy) -> None:
             f"dataset.sampler=balanced and distill.sampler={config['distill']['sampler']} both "
             "choose the images of a batch: give one of them"
         )
-
-
-def _one_of(key: str, value: Any, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise UsageError(f"{key}={value} is not known: choose one of {', '.join(options)}")

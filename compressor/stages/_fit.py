@@ -43,7 +43,6 @@ from compressor.tasks.optimization import OptimizerOptions
 from compressor.tasks.training import Distillation, Training
 
 # How an epoch is picked: the figure and its direction, None for the task's headline.
-SELECT = ("best", "last", "clean_peak")
 _FRESH = 4  # batches of made images that stand for the validation part where none may be read
 
 

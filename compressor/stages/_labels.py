@@ -9,13 +9,14 @@ from torch import Tensor
 
 from compressor.data import stratified_split
 from compressor.errors import UsageError
+from compressor.options import hold
 from compressor.robust import DROPPED
+from compressor.schema import Finetuning
 from compressor.stages import Context
 from compressor.stages._classes import hard
 from compressor.stages._fit import TrainingSet
 from compressor.stages.train import CORRECTED
 
-LABELS = ("auto", "clean", "given", "corrected_soft", "corrected_hard")
 _FEW = 1000  # clean samples below which the batch norms keep the statistics of the training
 
 
@@ -84,12 +85,7 @@ def check_labels(
     options: finetune's, its labels resolved; trained: whether the training has an epoch.
     """
     labels, fraction = options["labels"], options["clean_fraction"]
-    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    if not number or not 0 < fraction <= 1:
-        raise UsageError(
-            f"finetune.clean_fraction={fraction} is out of range: give the fraction of the train "
-            "part whose labels are trusted, in (0, 1]"
-        )
+    hold(Finetuning, "finetune", options)
     if not truth_known and (labels == "clean" or fraction < 1):
         asked = f"clean_fraction={fraction}" if fraction < 1 else "labels=clean"
         raise UsageError(

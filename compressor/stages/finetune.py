@@ -18,6 +18,8 @@ from compressor import surgery
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.measure import count_macs
+from compressor.options import hold
+from compressor.schema import Finetuning
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._distill.taught import distillation
 from compressor.stages._fit import fit, plain, rebalanced
@@ -26,7 +28,6 @@ from compressor.stages._scratch import fresh
 from compressor.tasks.optimization import OptimizerOptions
 
 VERSION = 5
-MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
 # Keys that one mode alone reads.
 _OWN = {"epoch_cap": "scratch_b", "rewind_epoch": "rewind"}
 
@@ -43,14 +44,8 @@ def check(
     one_shot: whether the network is compressed once; between: what of `options` is otherwise in
     rounds before the last, by the key that says so.
     """
+    hold(Finetuning, "finetune", options)
     mode, epochs, epoch = options["mode"], options["epochs"], options["rewind_epoch"]
-    if mode not in MODES:
-        raise UsageError(f"finetune.mode={mode} is not known: choose one of {', '.join(MODES)}")
-    cap = options["epoch_cap"]
-    if cap is not None and not cap >= 1:
-        raise UsageError(f"finetune.epoch_cap={cap} must be 1 or more, or null")
-    if epoch < 0:
-        raise UsageError(f"finetune.rewind_epoch={epoch} must be 0 or more")
     if mode.startswith("scratch") and epochs == 0:
         raise UsageError(
             f"finetune={mode} with finetune.epochs=0 hands on an untrained network: its epochs are "

@@ -7,8 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "compressor"
 METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale", "pretrain")
-# What a room may import of this package, beside itself, errors and seeding.
+# What a room may import of this package, beside itself and what everyone may.
 ALLOWED = {
+    "options": set(),
+    "schema": set(),
     "durations": set(),
     "surgery": set(),
     "taps": set(),
@@ -40,7 +42,7 @@ ALLOWED = {
         *("surgery", "timing", "experiment", "stages"),  # the last two for their types alone
     },
     "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
-    "checks": {"_ranges", "instantiation", "stages"},
+    "checks": {"instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
         *("artefact", "automatic", "cache", "changed_code", "manifest"),
@@ -55,7 +57,7 @@ ALLOWED = {
         "changed_code",
     },
 }
-EVERYONE = {"errors", "seeding", "durations"}
+EVERYONE = {"errors", "seeding", "options", "schema", "durations"}
 
 
 def files(room):

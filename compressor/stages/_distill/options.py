@@ -3,7 +3,7 @@
 All of it is known before anything is trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,26 +12,19 @@ from torch import Tensor, nn
 from compressor.artefact import Spec
 from compressor.errors import UsageError
 from compressor.instantiation import make
+from compressor.options import hold
+from compressor.schema import Distillation
 from compressor.stages._distill.features import shapes_of, taps_of
-
-SOURCES = ("dense", "artefact", "model", "callable")
-SAMPLERS = ("none", "class_uniform", "superclass_uniform")
 
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse what no run can do, before any data is read. options: the distill group."""
-    at, teacher = options["at"], options["teacher"]
-    _one_of("at", at, ("train", "finetune"))
-    _one_of("sampler", options["sampler"], SAMPLERS)
-    _one_of("teacher.source", teacher["source"], SOURCES)
-    if options["per_group"] < 2:
+    at = options["at"]
+    hold(Distillation, "distill", options)
+    if options["superclasses"] == 1:
         raise UsageError(
-            f"distill.per_group={options['per_group']} leaves no pair of a group: give 2 or more"
-        )
-    if options["superclasses"] < 0 or options["superclasses"] == 1:
-        raise UsageError(
-            f"distill.superclasses={options['superclasses']} is out of range: give 2 or more, or 0 "
-            "for the data set's own"
+            "distill.superclasses=1 leaves nothing to tell apart: give 2 or more, or 0 for the "
+            "data set's own"
         )
     terms = {name: make(term) for name, term in options["terms"].items()}
     for name, term in terms.items():
@@ -199,8 +192,3 @@ def check_fits(teacher: Spec, student: Spec, where: str) -> None:
             f"the teacher {where} takes images of {sizes[0]}, the student of {sizes[1]}: set "
             "dataset.image_size and dataset.channels to the teacher's"
         )
-
-
-def _one_of(key: str, value: str, options: Sequence[str]) -> None:
-    if value not in options:
-        raise UsageError(f"distill.{key}={value} is not known: choose one of {', '.join(options)}")
