@@ -19,7 +19,7 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.explain import entries
 from compressor.export.formats import Export
-from compressor.instantiation import builders, made, make, sources
+from compressor.instantiation import Chosen, builders, made, make, sources
 from compressor.manifest import digest
 from compressor.noise import Noise
 from compressor.regularize import Regularizer
@@ -120,7 +120,7 @@ class Experiment:
             return _unlabelled.no_labels(self.data)
         dataset = self.config["dataset"]
         return noise_stage.labels(
-            self.config["noise"],
+            Chosen(self.noise, self.config["noise"]),
             self.data,
             self.data_key,
             self.cache,
