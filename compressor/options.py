@@ -49,7 +49,8 @@ class Range:
                 self.check(key, entry)
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return  # of another type than the key's: that is told elsewhere
-        remedy = f": {self.remedy}" if self.remedy else ""
+        joint = ", " if self.remedy.startswith("or ") else ": "
+        remedy = f"{joint}{self.remedy}" if self.remedy else ""
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key}={value} is out of range: give a finite number")
         if value < self.low or (self.above and value == self.low):

@@ -13,6 +13,9 @@ from compressor._signatures import constructor
 from compressor.configuration import Menu, check, config_dir, read_command
 from compressor.errors import UsageError
 from compressor.options import declarations
+from compressor.stages._options import RepairOptions, WidthOptions
+from compressor.stages._pruning import Pruning
+from compressor.stages._schedule import Schedule
 
 # What the pipeline hands to a network's builder, and the stages to a file-less noise.
 GIVEN = {"num_classes", "input_size"}
@@ -131,6 +134,18 @@ def test_a_file_is_read_as_its_class_declares_it_once_imported(group, option):
 )
 def test_the_fields_of_the_schema_and_their_defaults_are_those_of_the_yaml(group, file, kind):
     compare(group, merged(config_dir() / group / f"{file}.yaml"), kind())
+
+
+def test_the_options_of_the_prune_stage_are_the_keys_of_the_schema_with_their_defaults():
+    keys = vars(schema.PruningKeys())
+    parts = [Schedule(), WidthOptions(), RepairOptions()]
+    found = {name: value for part in parts for name, value in vars(part).items()}
+    own = {f.name: f.default for f in dataclasses.fields(Pruning) if f.name in keys}
+    found |= {**own, "sensitivity": vars(own["sensitivity"])}
+    assert found.keys() == keys.keys()
+    assert found.pop("budget") is None and not any(vars(keys["budget"]).values())
+    for name, value in found.items():
+        assert (normal(value) or None) == (normal(keys[name]) or None), f"the defaults of {name}"
 
 
 def test_pretraining_adds_to_a_training_what_its_yaml_adds():
