@@ -186,17 +186,19 @@ class Menu:
         return parse(f"{override.get_key_element()}=choice({','.join(names)})")
 
     def compose(self, selection: Iterable[str]) -> DictConfig:
-        """The configuration of these choices, before any value is overridden."""
-        overrides = [*self.searchpath, *(o for o in selection if o not in self.searchpath)]
-        known = self._composed.get(tuple(overrides))
-        if known is not None:
-            return copy.deepcopy(known)
-        try:
-            config = self.loader.load_configuration(self.name, overrides, RunMode.RUN)
-            self._composed[tuple(overrides)] = copy.deepcopy(config)
-            return config
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(_missing_package(one_line(error)) or one_line(error)) from None
+        """The configuration of these choices, before any value is overridden; the caller's own."""
+        return copy.deepcopy(self.composed(selection))
+
+    def composed(self, selection: Iterable[str]) -> DictConfig:
+        """The same to be read alone: it is made once, and shared."""
+        overrides = (*self.searchpath, *(o for o in selection if o not in self.searchpath))
+        if overrides not in self._composed:
+            try:
+                made = self.loader.load_configuration(self.name, [*overrides], RunMode.RUN)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UsageError(_missing_package(one_line(error)) or one_line(error)) from None
+            self._composed[overrides] = made
+        return self._composed[overrides]
 
     def apply(self, overrides: list[Override], config: DictConfig) -> None:
         """Set values in a composed configuration, in place, as Hydra does."""
@@ -276,26 +278,6 @@ class Menu:
                             f"{mine} would lose to the built-in {name}; give it another name, "
                             f"such as {override.key_or_group}/my_{choice}.yaml"
                         )
-
-    def mentions(self, key: str, word: str) -> bool:
-        """Whether the key's line, in any file of its group or in the group's part of a file of
-        all, speaks of `null` or of a `list`.
-        """
-        group, _, _ = key.partition(".")
-        name = re.escape(key.rsplit(".", 1)[-1])
-        line = re.compile(rf"^\s*{name}:.*\b{re.escape(word)}\b", re.MULTILINE)
-        # a key of all groups is a group's part of itself
-        block = re.compile(rf"^{re.escape(group)}:.*\n(?:[ #].*\n|\n)*", re.MULTILINE)
-        for source in self.files.get_sources():
-            folder = Path(source.path)
-            if source.scheme() != "file" or not folder.is_dir():
-                continue
-            own = (path.read_text(encoding="utf-8") for path in (folder / group).rglob("*.yaml"))
-            common = (path.read_text(encoding="utf-8") for path in folder.glob("*.yaml"))
-            parts = (part for text in common for part in block.findall(text))
-            if any(line.search(text) for text in itertools.chain(own, parts)):
-                return True
-        return False
 
     def sets(self, group: str, option: str, key: str) -> bool:
         """Whether the option's own file has the key, not one that it inherits from."""

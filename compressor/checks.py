@@ -7,26 +7,22 @@ stands what none of them knows alone, such as two groups that exclude each other
 from collections.abc import Mapping
 from typing import Any
 
-from compressor import _ranges
 from compressor.errors import UsageError
 from compressor.instantiation import make
+from compressor.options import hold
+from compressor.schema import RunKeys
 from compressor.stages import finetune, recalibrate
 from compressor.stages._distill.options import Teaching
 from compressor.stages._pruning import Pruning
 from compressor.stages._recipe import Recipes
-
-# Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def check(
     config: Mapping[str, Any], recipes: Recipes, teaching: Teaching, pruning: Pruning
 ) -> None:
     """Refuse what no run can do, whatever its data. All are those of the config."""
-    if str(config["precision"]) not in PRECISIONS:
-        raise UsageError(
-            f"precision={config['precision']} is not known: choose one of {', '.join(PRECISIONS)}"
-        )
+    none = not pruning.cuts  # what it does not read may be anything
+    hold(RunKeys, "", {key: value for key, value in config.items() if key != "prune" or not none})
     _check_groups(recipes, teaching)
     make(config["scale"])
     finetune.check(
@@ -38,7 +34,6 @@ def check(
             "finetune=rewind goes back into a training from initial weights: type pretrain=none"
         )
     recalibrate.check(config["recalibrate"])
-    _ranges.RANGES["stages"].check("stages", list(config["stages"]))
 
 
 def _check_groups(recipes: Recipes, teaching: Teaching) -> None:

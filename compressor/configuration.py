@@ -26,8 +26,9 @@ from compressor._menu import (
     parse,
     read_command,
 )
-from compressor.automatic import AUTO
+from compressor.automatic import AUTO, STAGES
 from compressor.errors import UsageError
+from compressor.options import Declared, shown
 from compressor.verdicts import one_line
 
 __all__ = [
@@ -60,7 +61,7 @@ def check(command: Command, menu: Menu) -> list[str]:
     _check_hydra([o for o in overrides if o.is_hydra_override() and o not in groups], groups, menu)
     handed = {override.input_line: override.input_line for override in overrides}
     for selection in _selections(groups) if values else ():
-        base = menu.compose(selection)
+        base = menu.composed(selection)
         _check_one_target(values, base)
         for override in values:
             handed[override.input_line] = _checked_value(override, base, menu)
@@ -74,15 +75,29 @@ def compose(overrides: Iterable[str], menu: Menu) -> DictConfig:
     config = menu.compose(next(_selections(groups)))
     values = [o for o in parsed if o not in groups and not o.is_sweep_override()]
     menu.apply(values, config)
-    for key in _ranges.KEYS:
-        above, _, name = key.rpartition(".")
-        node = OmegaConf.select(config, above) if above else config
-        # a folder's name may hold a time, which is not to be read off before the run starts
-        there = isinstance(node, DictConfig) and name in node
-        if there and not OmegaConf.is_interpolation(node, name):
-            _ranges.check(key, _plain_value(node, name), _group(config, key))
+    for key, value in _written(config):
+        _ranges.hold(key, value, config)
     _ranges.check_needs(config, _swept(parsed, config, menu))
     return config
+
+
+def _written(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key with its value, dictionaries included, but for values that are made of others.
+
+    Of Hydra's own keys folders alone: their names may hold a time, which is not to be read off
+    before the run starts.
+    """
+    for name in node:
+        key = f"{prefix}{name}"
+        if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        hydras = key.partition(".")[0] == "hydra"
+        if key in _ranges.FOLDERS or not hydras:
+            yield key, list(value) if isinstance(value, ListConfig) else value
+        above = not hydras or any(each.startswith(f"{key}.") for each in _ranges.FOLDERS)
+        if above and isinstance(value, DictConfig):
+            yield from _written(value, f"{key}.")
 
 
 def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> None:
@@ -107,7 +122,7 @@ def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> 
         _ranges.check_needs(base, open_keys)
     values = [override for override in searched if override not in groups]
     for selection in _selections(groups) if values else ():
-        base = menu.compose(selection)
+        base = menu.composed(selection)
         for override in values:
             _checked_value(override, base, menu)
     for override in typed:
@@ -252,7 +267,7 @@ def _alone(text: str) -> list[str]:
                 f"{text}: a sweep in braces needs quotes, "
                 f'{{{key}:"interval(0.2,0.8)"}}, or stands alone: {key}=interval(0.2,0.8)'
             )
-    return [f"{key}={_shown(value)}" for key, value in params.items()]
+    return [f"{key}={shown(value)}" for key, value in params.items()]
 
 
 def _selections(groups: list[Override]) -> Iterator[list[str]]:
@@ -294,17 +309,18 @@ def _checked_value(override: Override, base: DictConfig, menu: Menu) -> str:
     if override.is_delete():
         raise UsageError(f"{text} takes away what a run needs; give {key} a value")
     for value in _raw_values(override):
-        whole = type(node) is int or (node == AUTO and _beside_auto(key, menu) is int)
+        declared = _ranges.declared(key, base)
+        whole = type(node) is int if declared is None else declared.kinds == {int}
         if whole and type(value) is float and override.is_interval_sweep():
             raise UsageError(f"{text} draws fractions: write {key}=int({text.partition('=')[2]})")
-        _check_type(key, value, node, menu)
-        _ranges.check(key, value, _group(base, key))
+        _check_type(key, value, node, base)
+        _ranges.check(key, value, base)
     return text
 
 
 def _check_hydra(overrides: list[Override], groups: list[Override], menu: Menu) -> None:
     """Keys of Hydra's own that are not there; `+` and `++` add some that a plugin may know."""
-    base = menu.compose(next(_selections(groups))) if overrides else OmegaConf.create()
+    base = menu.composed(next(_selections(groups))) if overrides else OmegaConf.create()
     for override in overrides:
         node: Any = base
         adds = override.is_add() or override.is_force_add()
@@ -359,69 +375,61 @@ def _value(node: DictConfig, key: str) -> Any:
         return None
 
 
-def _plain_value(node: DictConfig, key: str) -> Any:
-    value = _value(node, key)
-    return list(value) if isinstance(value, ListConfig) else value
+def _check_type(key: str, value: Any, default: Any, base: DictConfig) -> None:
+    """Refuse a value of another type than the key's.
+
+    default: the key's value in `base`, the composed configuration; it says the type of what nothing
+    declares.
+    """
+    if (isinstance(value, str) and "${" in value) or value == "???":
+        return
+    declared = _ranges.declared(key, base)
+    if isinstance(default, DictConfig) and isinstance(value, dict):
+        return _check_entries(key, value, default, base)
+    if declared is None or not declared.kinds:
+        if default is None or _alike(value, default):
+            return
+    elif value == AUTO and default != AUTO and key.partition(".")[0] in STAGES:
+        pass  # the numbers of a recipe that has some are not made from the data
+    elif declared.fits(value) or (value is None and default is None):
+        return
+    if default is None:
+        _ranges.check(key, value, base)  # it may know what to type instead
+    raise UsageError(_other_type(key, value, default, declared))
 
 
-def _group(config: DictConfig, key: str) -> Any:
-    """The group of a key in a composed configuration; a key at the top has none."""
-    name, dot, _ = key.partition(".")
-    return config.get(name) if dot else None
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default that says alone what is meant."""
+    if isinstance(default, ListConfig):
+        return isinstance(value, list)
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
 
 
-def _check_type(key: str, value: Any, default: Any, menu: Menu) -> None:
-    if default is None or (isinstance(value, str) and "${" in value) or value == "???":
-        return
-    beside = _beside_auto(key, menu) if default == AUTO else None
-    if value is None:
-        if menu.mentions(key, "null"):
-            return
-    elif isinstance(default, DictConfig):
-        if isinstance(value, dict):
-            _check_entries(key, value, default, menu)
-            return
-    elif isinstance(value, list | str) and menu.mentions(key, "or a list"):
-        return
-    elif isinstance(value, dict) and menu.mentions(key, "or {"):
-        return
-    elif isinstance(default, ListConfig):
-        if isinstance(value, list):
-            return
-    elif beside is not None:
-        if value == AUTO or type(value) in (int, beside):
-            return
-    elif type(value) is type(default) or (type(value) is int and type(default) is float):
-        return
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    if beside is not None:
-        raise UsageError(f"{key}={_shown(value)}: {names[beside]} is expected, or {key}=auto")
+def _other_type(key: str, value: Any, default: Any, declared: Declared | None) -> str:
+    text = f"{key}={shown(value)}"
     if isinstance(default, DictConfig):
-        raise UsageError(
-            f"{key}={_shown(value)}: {key} is not a value but has {listed(_visible(default))} "
+        return (
+            f"{text}: {key} is not a value but has {listed(_visible(default))} "
             f"below it; write {key}.NAME=VALUE"
         )
     if isinstance(default, ListConfig):
-        example = f"{key}='[{_shown(value)}]'"
-        raise UsageError(
-            f"{key}={_shown(value)}: a list is expected, as in {example}; "
-            f"the default is {_shown(OmegaConf.to_container(default))}"
+        return (
+            f"{text}: a list is expected, as in {key}='[{shown(value)}]'; "
+            f"the default is {shown(OmegaConf.to_container(default))}"
         )
+    if declared is not None and (default is None or default in declared.words):
+        written = f"[{shown(value)}]" if declared.kinds == {list} else "{NAME: VALUE}"
+        example = f", as in {key}='{written}'" if declared.kinds <= {list, dict} else ""
+        return f"{text}: {declared.kind} is expected{example}{declared.others(key)}"
+    if declared is None or type(default) in declared.kinds:
+        declared = Declared.of(type(default))
     quoted = "" if not isinstance(default, str) or value is None else f""" or {key}='"{value}"'"""
-    raise UsageError(
-        f"{key}={_shown(value)}: {names[type(default)]} is expected, such as the default "
-        f"{key}={_shown(default)}{quoted}"
+    return (
+        f"{text}: {declared.kind} is expected, such as the default {key}={shown(default)}{quoted}"
     )
 
 
-def _beside_auto(key: str, menu: Menu) -> type | None:
-    """The kind of number that can stand where a default is `auto`; None where `auto` is a word."""
-    if menu.mentions(key, "auto or a whole number"):
-        return int
-    return float if menu.mentions(key, "auto or a number") else None
-
-
-def _check_entries(key: str, value: dict[Any, Any], default: DictConfig, menu: Menu) -> None:
+def _check_entries(key: str, value: dict[Any, Any], default: DictConfig, base: DictConfig) -> None:
     if OPEN in key.split("."):
         return
     for name, entry in value.items():
@@ -429,7 +437,7 @@ def _check_entries(key: str, value: dict[Any, Any], default: DictConfig, menu: M
             near = difflib.get_close_matches(str(name), _visible(default), n=3)
             hint = f"; did you mean {either(near)}?" if near else ""
             raise UsageError(f"{key} has no key '{name}', it has {listed(_visible(default))}{hint}")
-        _check_type(f"{key}.{name}", entry, _value(default, str(name)), menu)
+        _check_type(f"{key}.{name}", entry, _value(default, str(name)), base)
 
 
 def _unknown_key(override: Override, base: DictConfig, above: list[str], part: str) -> str:
@@ -437,7 +445,7 @@ def _unknown_key(override: Override, base: DictConfig, above: list[str], part: s
     node = OmegaConf.select(base, path) if path else base
     text = override.input_line or ""
     if path and not isinstance(node, DictConfig):
-        return f"{text}: {path} is a single value ({_shown(node)}) and has nothing below it"
+        return f"{text}: {path} is a single value ({shown(node)}) and has nothing below it"
     here = [name for name in _visible(node) if name != "hydra"]
     prefix = f"{path}." if path else ""
     everywhere = [name for name in _paths(base) if not name.startswith("hydra.")]
@@ -468,10 +476,3 @@ def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
         child = _value(node, key)
         if isinstance(child, DictConfig):
             yield from _paths(child, f"{prefix}{key}.")
-
-
-def _shown(value: Any) -> str:
-    """A value as it would be typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value).replace("'", "")

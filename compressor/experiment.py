@@ -113,10 +113,6 @@ class Experiment:
 
     def _start_machine(self) -> None:
         if self.machine.threads is not None:
-            if self.machine.threads < 1:
-                raise UsageError(
-                    f"machine.threads={self.machine.threads} must be at least 1, or null"
-                )
             torch.set_num_threads(self.machine.threads)
 
     def _read_labels(self) -> noise_stage.Labels:

@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from compressor.errors import RunError, UsageError
+from compressor.errors import RunError
+from compressor.options import hold
+from compressor.schema import CacheKeys, Lock
 
-KINDS = ("auto", "lock", "lease")
+KINDS = get_args(Lock)
 # Type names of /proc/self/mountinfo whose locks may outlive a dead holder.
 _NETWORK = frozenset(
     "nfs nfs4 cifs smb3 smbfs afs 9p ceph lustre gpfs beegfs glusterfs orangefs pvfs2 wekafs "
@@ -41,10 +43,7 @@ class Locks:
         *,
         remedy: str = "set cache.dir= or paths.outputs= to a folder that can be written",
     ) -> None:
-        if kind not in KINDS:
-            raise UsageError(f"cache.lock={kind} is not known: choose one of {', '.join(KINDS)}")
-        if not lease_seconds > 0:
-            raise UsageError(f"cache.lease_seconds={lease_seconds} must be above 0")
+        hold(CacheKeys, "cache", {"lock": kind, "lease_seconds": lease_seconds})
         self.folder = folder
         self.remedy = remedy
         self.lease_seconds = float(lease_seconds)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from compressor.durations import duration
+
 STATUS = "status.json"
 SWEEP = "sweep.json"
 # Groups and keys that change no figure of a member's report.
@@ -229,15 +231,9 @@ class Tally:
         fresh = self.finished - self.kept
         if self.total is not None and fresh and self.total > self.finished:
             # those that run are counted whole: rather too long than too short
-            text += f"; about {duration((self.total - self.finished) * elapsed / fresh)} left"
+            left = (self.total - self.finished) * elapsed / fresh
+            text += f"; about {duration(left, rough=True)} left"
         return text
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Progress:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from compressor import models
 from compressor.automatic import told
+from compressor.durations import duration
 from compressor.errors import UsageError
 from compressor.measure import forward_ms
 from compressor.notices import collapsed, notices
@@ -190,7 +191,7 @@ def line(coming: Mapping[str, Any]) -> str:
     if coming["flip_rate"]:
         parts.append(f"{coming['flip_rate']:.1%} of the train labels changed")
     if coming["seconds"]:
-        parts.append(f"training takes about {_duration(coming['seconds'])}")
+        parts.append(f"training takes about {duration(coming['seconds'], rough=True)}")
     return "; ".join(parts)
 
 
@@ -231,7 +232,7 @@ def show(coming: Mapping[str, Any]) -> None:
         if stage["rehearsals"][0] and not (stage["reused"] or stage["skipped"]):
             say(f"{stage['title']}{_before(stage)} that its remedy learns from")
     if coming["seconds"]:
-        say(f"training takes about {_duration(coming['seconds'])} on this machine")
+        say(f"training takes about {duration(coming['seconds'], rough=True)} on this machine")
     for notice in coming["notices"]:
         say(f"note: {notice}", markup=False)
 
@@ -292,11 +293,3 @@ def _cut_table(cut: Mapping[str, Any]) -> Table:
         label = names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]} ({len(names)})"
         table.add_row(label, str(size), str(keep))
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

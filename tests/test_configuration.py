@@ -373,6 +373,55 @@ def test_a_users_folder_adds_an_option_whose_keys_are_checked(user_folder):
     assert "whole number" in refusal(*flags, "prune.knob=x")
 
 
+def test_a_users_own_class_is_checked_by_its_annotations_without_importing_it(tmp_path):
+    (tmp_path / "prune").mkdir()
+    (tmp_path / "prune" / "mine.yaml").write_text(
+        "defaults: [_base]\n_target_: own_room.mine.Mine\nshare: 0.5\nkind: near\n"
+        "limit: null\nplain: 3   # null: none is needed, or a list\nmaybe: 3\nfree: null\n"
+    )
+    (tmp_path / "own_room").mkdir()
+    (tmp_path / "own_room" / "__init__.py").write_text("raise RuntimeError('was imported')\n")
+    (tmp_path / "own_room" / "base.py").write_text(
+        "import typing as t\nfrom compressor import options\n"
+        "MOST = 1 - 0.25\nKind = t.Literal['near', 'far']\n"
+        "class Base:\n"
+        "    def __init__(self, share: t.Annotated[float, options.Range(0, MOST)] = 0.5, *,\n"
+        "                 kind: Kind = 'near', limit: 'int | None' = None, plain: int = 3,\n"
+        "                 maybe: int | None = 3, free: Tensor = None): ...\n"
+    )
+    (tmp_path / "own_room" / "mine.py").write_text(
+        "import torch\nfrom .base import Base\nclass Mine(Base): ...\n"
+    )
+    script = (
+        "import sys; from compressor.configuration import *\n"
+        "from compressor.errors import UsageError\n"
+        f"flags = ['--config-dir', {str(tmp_path)!r}, 'prune=mine']\n"
+        "menu = Menu(read_command(flags))\n"
+        "for word in sys.argv[1:]:\n"
+        "    try: print(check(read_command([*flags, word]), menu)[1], 'passes')\n"
+        "    except UsageError as error: print(error)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    expected = {
+        "prune.share=0.8": "prune.share=0.8 must be at most 0.75",
+        "prune.kind=off": "prune.kind=off is not known: choose one of near, far",
+        "prune.limit=x": "prune.limit=x: a whole number is expected, or prune.limit=null",
+        "prune.limit=4": "prune.limit=4 passes",
+        "prune.plain=null": "prune.plain=null: a whole number is expected, such as the default "
+        "prune.plain=3",
+        "prune.plain=[1]": "prune.plain=[1]: a whole number is expected, such as the default "
+        "prune.plain=3",
+        "prune.maybe=null": "prune.maybe=null passes",
+        "prune.free=whatever": "prune.free=whatever passes",
+        "prune.ratio=2": "prune.ratio=2 must be below 1: it is the fraction of channels removed; "
+        "to remove nothing type prune=none",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script, *expected], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [*expected.values(), "False"], done.stderr
+
+
 def test_a_searchpath_adds_an_option(user_folder):
     words = [f"hydra.searchpath=[{user_folder}]", "prune=mine", "prune.knob=4"]
     assert checked(*words) == words
@@ -621,7 +670,7 @@ def test_members_may_not_share_one_folder():
     check_multirun(compose(words, menu_of()), words, menu_of())
 
 
-def test_a_value_may_be_a_mapping_where_its_comment_says_so():
+def test_a_value_may_be_a_mapping_where_it_is_declared_so():
     words = ["noise=asymmetric", "noise.map={3: 5, 5: 3}"]
     assert compose(checked(*words), menu_of()).noise.map == {3: 5, 5: 3}
     assert "a number is expected" in refusal("noise=asymmetric", "noise.rate={3: 5}")

@@ -91,13 +91,6 @@ def test_the_line_of_progress_counts_and_estimates():
     )
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "1 s"), (89, "89 s"), (600, "10 min"), (12_000, "3 h 20 min")]
-)
-def test_a_duration_is_read_at_a_glance(seconds, text):
-    assert members.duration(seconds) == text
-
-
 def test_progress_counts_this_commands_members_and_tells_a_failure_once(tmp_path, capsys):
     write_status(tmp_path / "0", {"state": "done", "sweep": "one"})
     write_status(tmp_path / "1", {"state": "failed", "sweep": "one", "error": "broke"})

@@ -3,12 +3,11 @@
 import copy
 import hashlib
 import json
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from compressor.data._preprocess import Preprocess, normalise
 from compressor.data._reading import some
 from compressor.data._source import Augment, Draw, Source, split_by_content
 from compressor.errors import UsageError
+from compressor.options import BelowOne, Count, Fields, Range, Seed, checked, held
 from compressor.seeding import generator
 
 PARTS = ("train", "val", "test")
@@ -30,21 +30,14 @@ _FORMAT = 1  # part of every fingerprint: raise it when the same options give ot
 
 MOST_SIDE = 8192  # pixels: one image of three channels is then 800 MB as float32
 
+# Options that all data sets take; what is fixed by the data has no other number of classes.
+Side = Annotated[int, Range(1, MOST_SIDE, remedy="give pixels, height = width")]
+Classes = Annotated[int, Range(2)]
+Channels = Literal[1, 3]
+HeldOut = BelowOne
+Transforms = Annotated[Mapping, Fields(Augment)]
+
 Damage = Callable[[Tensor, Tensor, int], Tensor]  # images, positions, epoch -> images
-
-
-def whole(key: str, value: int, least: int) -> int:
-    """`value` as an int of at least `least`, or a usage error that names the key."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise UsageError(f"{key}={value} is out of range: give a whole number of at least {least}")
-    return int(value)
-
-
-def _side(key: str, value: int) -> int:
-    side = whole(key, value, 1)
-    if side > MOST_SIDE:
-        raise UsageError(f"{key}={side} pixels is out of range: give at most {MOST_SIDE}")
-    return side
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -136,31 +129,23 @@ class ImageData(ABC):
     # key -> (value, why) of what was `auto`; known once prepared
     resolved: Mapping[str, tuple[int | float, str]] = MappingProxyType({})
 
+    @checked("dataset")
     def __init__(
         self,
         *,
-        image_size: int | str,
-        num_classes: int | None,
-        channels: int,
-        validation: float,
-        split_seed: int,
-        augment: Mapping,
+        image_size: Side | Literal["auto"],
+        num_classes: Classes | None,
+        channels: Channels,
+        validation: HeldOut,
+        split_seed: Seed,
+        augment: Transforms,
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
-        self._image_size = image_size
-        if image_size != AUTO:
-            self._image_size = _side("dataset.image_size", image_size)
-        if channels not in (1, 3):
-            raise UsageError(f"dataset.channels={channels} is not supported: give 1 or 3")
+        self._image_size = image_size if image_size == AUTO else int(image_size)
         self.channels = int(channels)
-        if not isinstance(validation, numbers.Real) or not 0 <= validation < 1:
-            raise UsageError(
-                f"dataset.validation={validation} is out of range: give the fraction of the train "
-                "part to hold out, in [0, 1)"
-            )
         self.validation = float(validation)
-        self.split_seed = whole("dataset.split_seed", split_seed, 0)
+        self.split_seed = int(split_seed)
         self._augment = _augment(augment)
         if AUTO in (image_size, self._augment.scale) and not self.measures:
             raise UsageError(
@@ -169,9 +154,7 @@ class ImageData(ABC):
             )
         if image_size != AUTO:
             self._check_crop()
-        if num_classes is not None:
-            num_classes = whole("dataset.num_classes", num_classes, 2)
-        self._asked_classes = num_classes
+        self._asked_classes = None if num_classes is None else int(num_classes)
         self._mean, self._std = mean, std
         self._note: Callable[[str], None] = _unheard
         self._raw: dict[str, Source] | None = None
@@ -289,7 +272,7 @@ class ImageData(ABC):
     def resized(self, image_size: int) -> "ImageData":
         """A copy that gives the same images at another size; what was read is shared."""
         new = copy.copy(self)
-        new._image_size = _side("image_size", image_size)
+        new._image_size = int(held(Side, "image_size", image_size))
         if new.image_size != self.image_size:
             new._parts = None
         return new
@@ -437,7 +420,7 @@ class ImageData(ABC):
         )
         return DataLoader(
             data,
-            batch_size=whole("batch_size", batch_size, 1),
+            batch_size=int(held(Count, "batch_size", batch_size)),
             sampler=sampler,
             drop_last=drop_last,
             collate_fn=_identity,
@@ -460,15 +443,4 @@ def _augment(options: Mapping) -> Augment:
     for key in options:
         if key not in known:
             raise UsageError(f"dataset.augment.{key} is unknown: give {', '.join(known)}")
-    made = Augment(**options)
-    whole("dataset.augment.crop", made.crop, 0)
-    if not isinstance(made.flip, bool):
-        raise UsageError(f"dataset.augment.flip={made.flip} is no switch: give true or false")
-    if made.scale == AUTO:
-        return made
-    if not isinstance(made.scale, numbers.Real) or not 0 < made.scale <= 1:
-        raise UsageError(
-            f"dataset.augment.scale={made.scale} is out of range: give the smallest share of the "
-            "area, in (0, 1]"
-        )
-    return made
+    return Augment(**options)

@@ -5,16 +5,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from compressor.data import _decode
-from compressor.data._decode import Refused, shown
+from compressor.data._decode import MOST_PIXELS, Refused, shown
 from compressor.data._headers import Facts
 from compressor.data._preprocess import LARGEST, Preprocess
 from compressor.data._source import Augment, Draw, Source
 from compressor.errors import RunError, UsageError
+from compressor.options import Range
 from compressor.seeding import derive
 
 _DECODING = 2  # part of every digest: raise it when the same files give other pixels
@@ -32,6 +34,10 @@ class ImageError(RunError):
         super().__init__(line.removeprefix(f"{__name__}.ImageError: "))
 
 
+MaxPixels = Annotated[int, Range(1, MOST_PIXELS, remedy="give width x height")]
+Unreadable = Literal["refuse", "skip"]
+
+
 @dataclass(frozen=True)
 class Rules:
     """How files are read; the options of the same names.
@@ -44,19 +50,6 @@ class Rules:
     unreadable: str
     cache: str | None
     single: bool = False
-
-    def __post_init__(self) -> None:
-        most = _decode.MOST_PIXELS
-        whole = isinstance(self.max_pixels, int) and not isinstance(self.max_pixels, bool)
-        if not whole or not 0 < self.max_pixels <= most:
-            raise UsageError(
-                f"dataset.max_pixels={self.max_pixels} is out of range: give a whole number of "
-                f"pixels in 1..{most}"
-            )
-        if self.unreadable not in ("refuse", "skip"):
-            raise UsageError(
-                f"dataset.unreadable={self.unreadable} is unknown: give refuse or skip"
-            )
 
 
 class FolderImages(Source):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from compressor.data._preprocess import Preprocess
 from compressor.errors import UsageError
+from compressor.options import Range, Share
 from compressor.seeding import uniforms
 
 
@@ -21,10 +22,11 @@ from compressor.seeding import uniforms
 class Augment:
     """Training transforms. `scale` acts on folder sets only: in-memory images have one size."""
 
-    crop: int = 0  # pixels of zero padding before a random crop back to the image size
+    # pixels of zero padding before a random crop back to the image size
+    crop: Annotated[int, Range(0)] = 0
     flip: bool = False  # horizontal flip of half of the images
     # smallest share of the area kept by a random resized crop; 1 = off; "auto" until data are read
-    scale: float | str = 1.0
+    scale: Share | Literal["auto"] = 1.0
 
 
 class Draw(NamedTuple):

@@ -4,14 +4,14 @@ Krizhevsky. Learning Multiple Layers of Features from Tiny Images, 2009.
 Run: compress-run dataset=cifar10 dataset.download=true
 """
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
 from compressor.data._memory import MemoryImages, read_torchvision
 from compressor.data._source import Source
+from compressor.options import Seed
 
 # of the training images
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -30,12 +30,12 @@ class CIFAR10(ImageData):
         root: str,
         *,
         download: bool = False,
-        image_size: int = 32,
-        num_classes: int = 10,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        augment: Mapping = MappingProxyType({"crop": 4, "flip": True}),
+        image_size: Side = 32,
+        num_classes: Classes | None = 10,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        augment: Transforms = MappingProxyType({"crop": 4, "flip": True}),
     ) -> None:
         super().__init__(
             image_size=image_size,

@@ -4,14 +4,14 @@ Krizhevsky. Learning Multiple Layers of Features from Tiny Images, 2009.
 Run: compress-run dataset=cifar100 dataset.download=true
 """
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
 from compressor.data._memory import MemoryImages, read_torchvision
 from compressor.data._source import Source
+from compressor.options import Seed
 
 # of the training images
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -52,12 +52,12 @@ class CIFAR100(ImageData):
         root: str,
         *,
         download: bool = False,
-        image_size: int = 32,
-        num_classes: int = 100,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        augment: Mapping = MappingProxyType({"crop": 4, "flip": True}),
+        image_size: Side = 32,
+        num_classes: Classes | None = 100,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        augment: Transforms = MappingProxyType({"crop": 4, "flip": True}),
     ) -> None:
         super().__init__(
             image_size=image_size,

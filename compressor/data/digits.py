@@ -6,15 +6,15 @@ Parts: test is a stratified quarter, fixed (450 images); of the other 1,347 the 
 of 0.1 takes 135 and leaves 1,212 for training.
 """
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from compressor.data._base import ImageData
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
 from compressor.data._memory import MemoryImages
 from compressor.data._source import Source
+from compressor.options import Seed
 
 # of the 1,347 train and validation images at 8x8, grey values 0..16 mapped to 0..1
 MEAN, STD = (0.3053,), (0.3758,)
@@ -28,12 +28,12 @@ class Digits(ImageData):
     def __init__(
         self,
         *,
-        image_size: int = 12,
-        num_classes: int = 10,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        augment: Mapping = MappingProxyType({"crop": 1, "flip": False}),
+        image_size: Side = 12,
+        num_classes: Classes | None = 10,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        augment: Transforms = MappingProxyType({"crop": 1, "flip": False}),
     ) -> None:
         super().__init__(
             image_size=image_size,

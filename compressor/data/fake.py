@@ -7,16 +7,17 @@ thousand classes at 224 pixels cost no memory.
 """
 
 import hashlib
-from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.data._base import ImageData, whole
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
 from compressor.data._preprocess import Preprocess
 from compressor.data._source import Augment, Draw, Source, crop_and_flip
+from compressor.options import Range, Seed, checked
 from compressor.seeding import derive, uniforms
 
 _PATTERN = 4  # cells a side of a class's pattern
@@ -82,17 +83,18 @@ class Fake(ImageData):
 
     name = "fake"
 
+    @checked("dataset")
     def __init__(
         self,
         *,
-        samples: int = 256,
-        seed: int = 0,
-        image_size: int = 32,
-        num_classes: int = 10,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        augment: Mapping = MappingProxyType({"crop": 0, "flip": False}),
+        samples: Annotated[int, Range(4)] = 256,
+        seed: Seed = 0,
+        image_size: Side = 32,
+        num_classes: Classes = 10,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        augment: Transforms = MappingProxyType({"crop": 0, "flip": False}),
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -104,8 +106,7 @@ class Fake(ImageData):
             mean=MEAN,
             std=STD,
         )
-        self.samples = whole("dataset.samples", samples, 4)
-        self.seed = whole("dataset.seed", seed, 0)
+        self.samples, self.seed = int(samples), int(seed)
 
     def _read(self) -> tuple[int, dict[str, Source]]:
         k = self.num_classes

@@ -5,16 +5,16 @@ Run: compress-run dataset=fashion_mnist      (sudo apt install dataset-fashion-m
 Read from Debian's package where it is installed, else from torchvision's folder under `root`.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
 from compressor.data._memory import MemoryImages, read_idx, read_torchvision
 from compressor.data._source import Source
 from compressor.errors import RunError
+from compressor.options import Seed
 
 # of the 60,000 training images
 MEAN, STD = (0.2860,), (0.3530,)
@@ -40,12 +40,12 @@ class FashionMNIST(ImageData):
         *,
         debian_root: str = "/usr/share/datasets/fashion-mnist",
         download: bool = False,
-        image_size: int = 28,
-        num_classes: int = 10,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        augment: Mapping = MappingProxyType({"crop": 2, "flip": True}),
+        image_size: Side = 28,
+        num_classes: Classes | None = 10,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        augment: Transforms = MappingProxyType({"crop": 2, "flip": True}),
     ) -> None:
         super().__init__(
             image_size=image_size,

@@ -8,18 +8,17 @@ Classes are numbered in the order of their sorted names. Label files (noise=file
 of train/, or of the whole of such a root, by class and then by path.
 """
 
-import numbers
-from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Literal
 
 from compressor.data import _auto
 from compressor.data._auto import AUTO
-from compressor.data._base import ImageData
-from compressor.data._folder import FolderImages, Rules
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
+from compressor.data._folder import FolderImages, MaxPixels, Rules, Unreadable
 from compressor.data._layout import is_flat, read_classes, read_parts
 from compressor.data._source import Source
-from compressor.errors import UsageError
+from compressor.options import Inside, Seed, Share, checked
 
 # ImageNet's, which pretrained networks expect
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,20 +34,21 @@ class ImageFolder(ImageData):
     name = "imagefolder"
     measures = True
 
+    @checked("dataset")
     def __init__(
         self,
         root: str,
         *,
-        image_size: int | str = AUTO,
-        num_classes: int | None = None,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        test: float = TEST,
-        crop_fraction: float = 0.875,
-        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": AUTO}),
-        unreadable: str = "refuse",
-        max_pixels: int = 65_000_000,
+        image_size: Side | Literal["auto"] = AUTO,
+        num_classes: Classes | None = None,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        test: Inside = TEST,
+        crop_fraction: Share = 0.875,
+        augment: Transforms = MappingProxyType({"crop": 0, "flip": True, "scale": AUTO}),
+        unreadable: Unreadable = "refuse",
+        max_pixels: MaxPixels = 65_000_000,
         fingerprint_cache: str | None = None,
     ) -> None:
         super().__init__(
@@ -61,16 +61,7 @@ class ImageFolder(ImageData):
             mean=MEAN,
             std=STD,
         )
-        if not isinstance(crop_fraction, numbers.Real) or not 0 < crop_fraction <= 1:
-            raise UsageError(
-                f"dataset.crop_fraction={crop_fraction} is out of range: give a number in (0, 1]"
-            )
         self.root = root
-        if isinstance(test, bool) or not isinstance(test, numbers.Real) or not 0 < test < 1:
-            raise UsageError(
-                f"dataset.test={test} is out of range: give the fraction of a folder without test/ "
-                "that is its test part, in (0, 1)"
-            )
         self.test = float(test)
         self.rules = Rules(crop_fraction, max_pixels, unreadable, fingerprint_cache)
         self._class_names: tuple[str, ...] = ()

@@ -7,15 +7,13 @@ test part here and the validation part is split off train. Test images: shorter 
 crop of 224; training images: random resized crop (Szegedy et al. arXiv:1409.4842) and flip.
 """
 
-import numbers
-from collections.abc import Mapping
 from types import MappingProxyType
 
-from compressor.data._base import ImageData
-from compressor.data._folder import Rules
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
+from compressor.data._folder import MaxPixels, Rules, Unreadable
 from compressor.data._layout import read_parts
 from compressor.data._source import Source
-from compressor.errors import UsageError
+from compressor.options import Seed, Share, checked
 
 # of the training images, as torchvision's pretrained networks expect them
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,19 +24,20 @@ class ImageNet(ImageData):
 
     name = "imagenet"
 
+    @checked("dataset")
     def __init__(
         self,
         root: str,
         *,
-        image_size: int = 224,
-        num_classes: int = 1000,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        crop_fraction: float = 0.875,
-        augment: Mapping = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
-        unreadable: str = "refuse",
-        max_pixels: int = 65_000_000,
+        image_size: Side = 224,
+        num_classes: Classes | None = 1000,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        crop_fraction: Share = 0.875,
+        augment: Transforms = MappingProxyType({"crop": 0, "flip": True, "scale": 0.08}),
+        unreadable: Unreadable = "refuse",
+        max_pixels: MaxPixels = 65_000_000,
         fingerprint_cache: str | None = None,
     ) -> None:
         super().__init__(
@@ -51,10 +50,6 @@ class ImageNet(ImageData):
             mean=MEAN,
             std=STD,
         )
-        if not isinstance(crop_fraction, numbers.Real) or not 0 < crop_fraction <= 1:
-            raise UsageError(
-                f"dataset.crop_fraction={crop_fraction} is out of range: give a number in (0, 1]"
-            )
         self.root = root
         self.rules = Rules(crop_fraction, max_pixels, unreadable, fingerprint_cache, single=True)
         self._class_names: tuple[str, ...] = ()

@@ -4,14 +4,14 @@ LeCun, Bottou, Bengio, Haffner. Proceedings of the IEEE 1998.
 Run: compress-run dataset=mnist dataset.download=true
 """
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 
-from compressor.data._base import ImageData
+from compressor.data._base import Channels, Classes, HeldOut, ImageData, Side, Transforms
 from compressor.data._memory import MemoryImages, read_torchvision
 from compressor.data._source import Source
+from compressor.options import Seed
 
 # of the training images
 MEAN, STD = (0.1307,), (0.3081,)
@@ -27,12 +27,12 @@ class MNIST(ImageData):
         root: str,
         *,
         download: bool = False,
-        image_size: int = 28,
-        num_classes: int = 10,
-        channels: int = 3,
-        validation: float = 0.1,
-        split_seed: int = 0,
-        augment: Mapping = MappingProxyType({"crop": 2, "flip": False}),
+        image_size: Side = 28,
+        num_classes: Classes | None = 10,
+        channels: Channels = 3,
+        validation: HeldOut = 0.1,
+        split_seed: Seed = 0,
+        augment: Transforms = MappingProxyType({"crop": 2, "flip": False}),
     ) -> None:
         super().__init__(
             image_size=image_size,

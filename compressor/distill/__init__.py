@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import UsageError
 from compressor.loop import Loop
 
 Layers = tuple[tuple[str, ...], tuple[str, ...]]
@@ -132,12 +131,3 @@ class Maker(Term):
     def maker_optimizer(self, maker: nn.Module) -> torch.optim.Optimizer | None:
         """None for a maker that does not learn."""
         raise NotImplementedError
-
-
-def checked_weight(name: str, weight: float) -> float:
-    """A weight of at least 0, or a usage error that names its key."""
-    if not weight >= 0:
-        raise UsageError(
-            f"distill.terms.{name}.weight={weight} is out of range: give a number of at least 0"
-        )
-    return weight

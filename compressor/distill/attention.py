@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Layers, Shapes, Term, checked_weight
+from compressor.distill import Batch, Layers, Shapes, Term
 from compressor.distill._layers import unit
 from compressor.errors import UsageError
+from compressor.options import NotNegative, checked
 
 
 def attention_map(features: Tensor) -> Tensor:
@@ -41,13 +42,14 @@ def attention_gap(student: Tensor, teacher: Tensor) -> Tensor:
 class Attention(Term):
     """Sums over pairs of layers, the ends of the networks' stages unless told otherwise."""
 
+    @checked("distill.terms.attention")
     def __init__(
         self,
-        weight: float = 1000.0,
+        weight: NotNegative = 1000.0,
         student_layers: str | Sequence[str] = ("stages",),
         teacher_layers: str | Sequence[str] = ("stages",),
     ) -> None:
-        self.weight = checked_weight("attention", weight)
+        self.weight = weight
         self.student_layers, self.teacher_layers = (
             (layers,) if isinstance(layers, str) else tuple(layers)
             for layers in (student_layers, teacher_layers)

@@ -7,16 +7,14 @@ Run: compress-run distill=cckd distill.sampler=class_uniform
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Batch, Layers, Shapes, Term, checked_weight
+from compressor.distill import Batch, Layers, Shapes, Term
 from compressor.distill._layers import pooled, unit
-from compressor.errors import UsageError
-
-KERNELS = ("gaussian", "bilinear")
+from compressor.options import Count, NotNegative, Positive, Range, checked
 
 
 def correlation(features: Tensor, kernel: str, gamma: float, order: int) -> Tensor:
@@ -46,31 +44,18 @@ def congruence(
 class CCKD(Term):
     """The correlation term alone; needs no adapter, since only (B, B) matrices meet."""
 
+    @checked("distill.terms.cckd")
     def __init__(
         self,
-        weight: float = 10.0,
-        kernel: str = "gaussian",
-        gamma: float = 0.4,
-        order: int = 2,
-        embed_dim: int | None = None,
+        weight: NotNegative = 10.0,
+        kernel: Literal["gaussian", "bilinear"] = "gaussian",
+        gamma: Positive = 0.4,
+        order: Count = 2,
+        embed_dim: Annotated[int | None, Range(1, remedy="or null")] = None,
         student_layer: str = "penultimate",
         teacher_layer: str = "penultimate",
     ) -> None:
-        if kernel not in KERNELS:
-            raise UsageError(
-                f"distill.terms.cckd.kernel={kernel} is not known: choose {' or '.join(KERNELS)}"
-            )
-        if not gamma > 0:
-            raise UsageError(
-                f"distill.terms.cckd.gamma={gamma} is out of range: give a number over 0"
-            )
-        if order < 1:
-            raise UsageError(f"distill.terms.cckd.order={order} is out of range: give 1 or more")
-        if embed_dim is not None and embed_dim < 1:
-            raise UsageError(
-                f"distill.terms.cckd.embed_dim={embed_dim} is out of range: give 1 or more, or null"
-            )
-        self.weight = checked_weight("cckd", weight)
+        self.weight = weight
         self.kernel, self.gamma, self.order = kernel, gamma, order
         self.embed_dim = embed_dim
         self.student_layer, self.teacher_layer = student_layer, teacher_layer

@@ -6,16 +6,15 @@ Run: compress-run distill=collaborative distill.terms.collaborative.pattern=hier
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Batch, Layers, Term, checked_weight
+from compressor.distill import Batch, Layers, Term
 from compressor.distill._fork import Forked, alike, split_stages
 from compressor.errors import UsageError
-
-PATTERNS = ("multi_instance", "simple", "hierarchical")
+from compressor.options import Fraction, NotNegative, Positive, Range, checked
 
 
 def consensus(heads: Sequence[Tensor], head: int, temperature: float) -> Tensor:
@@ -50,34 +49,23 @@ class Collaborative(Term):
 
     needs_teacher, owns_training, only_at = False, True, "train"
 
+    @checked("distill.terms.collaborative")
     def __init__(
         self,
-        weight: float = 1.0,
-        heads: int = 4,
-        beta: float = 0.5,
-        temperature: float = 2.0,
+        weight: NotNegative = 1.0,
+        heads: Annotated[int, Range(2)] = 4,
+        beta: Fraction = 0.5,
+        temperature: Positive = 2.0,
         soft_t2: bool = False,
-        pattern: str = "simple",
+        pattern: Literal["multi_instance", "simple", "hierarchical"] = "simple",
         split_at: Sequence[str] = (),
         rescale: bool = True,
     ) -> None:
-        if heads < 2:
-            raise UsageError(f"distill.terms.collaborative.heads={heads}: give 2 or more")
-        if not temperature > 0 or not 0 <= beta <= 1:
-            raise UsageError(
-                f"distill.terms.collaborative: temperature={temperature} must be over 0, "
-                f"beta={beta} in [0, 1]"
-            )
-        if pattern not in PATTERNS:
-            raise UsageError(
-                f"distill.terms.collaborative.pattern={pattern} is not known: choose one of "
-                f"{', '.join(PATTERNS)}"
-            )
         if pattern == "hierarchical" and heads & (heads - 1):
             raise UsageError(
                 f"distill.terms.collaborative.heads={heads}: a tree of twofold forks has 2, 4 or 8"
             )
-        self.weight = checked_weight("collaborative", weight)
+        self.weight = weight
         self.heads, self.beta, self.temperature = heads, beta, temperature
         self.soft_t2, self.pattern, self.rescale = soft_t2, pattern, rescale
         self.split_at = tuple(split_at)

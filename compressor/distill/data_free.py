@@ -7,19 +7,17 @@ Without it, for comparison: distill.terms.data_free.images=untrained, or noise
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Layers, Maker, Shapes, checked_weight
+from compressor.distill import Batch, Layers, Maker, Shapes
 from compressor.distill._layers import pooled
 from compressor.distill.kd import soft_divergence
 from compressor.errors import UsageError
-
-IMAGES = ("learned", "untrained", "noise")
-SCHEDULES = ("joint", "two_stage")
+from compressor.options import Count, NotNegative, Positive, Range, checked
 
 
 def one_hot(logits: Tensor) -> Tensor:
@@ -108,36 +106,24 @@ class DataFree(Maker):
 
     owns_training = True
 
+    @checked("distill.terms.data_free")
     def __init__(
         self,
-        weight: float = 1.0,
-        images: str = "learned",
+        weight: NotNegative = 1.0,
+        images: Literal["learned", "untrained", "noise"] = "learned",
         one_hot: float = 1.0,
         activation: float = 0.1,
         entropy: float = 5.0,
-        entropy_base: float = 10.0,
-        latent: int = 100,
-        count: int = 512,
-        steps: int = 120,
-        generator_lr: float = 0.2,
-        schedule: str = "joint",
-        norm_eps: float = 0.8,
+        entropy_base: Annotated[float, Range(1, above=True)] = 10.0,
+        latent: Count = 100,
+        count: Annotated[int, Range(2)] = 512,
+        steps: Count = 120,
+        generator_lr: Positive = 0.2,
+        schedule: Literal["joint", "two_stage"] = "joint",
+        norm_eps: Positive = 0.8,
         beside: bool = False,
     ) -> None:
-        _one_of("images", images, IMAGES)
-        _one_of("schedule", schedule, SCHEDULES)
-        whole = {"latent": (latent, 1), "count": (count, 2), "steps": (steps, 1)}
-        for key, (value, least) in whole.items():
-            if value < least:
-                raise UsageError(
-                    f"distill.terms.data_free.{key}={value} is out of range: give {least} or more"
-                )
-        if not generator_lr > 0 or not norm_eps > 0 or not entropy_base > 1:
-            raise UsageError(
-                f"distill.terms.data_free: generator_lr={generator_lr} and norm_eps={norm_eps} "
-                f"must be over 0, entropy_base={entropy_base} over 1"
-            )
-        self.weight = checked_weight("data_free", weight)
+        self.weight = weight
         self.images = images
         self.weights = {"one_hot": one_hot, "activation": activation, "entropy": entropy}
         self.entropy_base = entropy_base
@@ -193,11 +179,3 @@ class DataFree(Maker):
         if self.images != "learned":
             return None
         return torch.optim.Adam(maker.parameters(), lr=self.generator_lr)
-
-
-def _one_of(key: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise UsageError(
-            f"distill.terms.data_free.{key}={value} is not known: choose one of "
-            f"{', '.join(options)}"
-        )

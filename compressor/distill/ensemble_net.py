@@ -6,16 +6,15 @@ Run: compress-run distill=ensemble_net distill.terms.ensemble_net.lam=-1.5
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from compressor.distill import Batch, Layers, Term, checked_weight
+from compressor.distill import Batch, Layers, Term
 from compressor.distill._fork import Forked, alike, split_stages
 from compressor.errors import UsageError
-
-COMBINE = ("logits", "probs")
+from compressor.options import NotNegative, Range, checked
 
 
 def combined(heads: Sequence[Tensor], combine: str = "logits") -> Tensor:
@@ -49,27 +48,16 @@ class EnsembleNet(Term):
 
     needs_teacher, owns_training, only_at = False, True, "train"
 
+    @checked("distill.terms.ensemble_net")
     def __init__(
         self,
-        weight: float = 1.0,
-        heads: int = 2,
-        lam: float = -1.0,
-        combine: str = "logits",
+        weight: NotNegative = 1.0,
+        heads: Annotated[int, Range(2)] = 2,
+        lam: Annotated[float, Range(high=1)] = -1.0,  # above, heads are rewarded for being wrong
+        combine: Literal["logits", "probs"] = "logits",
         split_at: str | None = None,
     ) -> None:
-        if heads < 2:
-            raise UsageError(f"distill.terms.ensemble_net.heads={heads}: give 2 or more")
-        if not lam <= 1:
-            raise UsageError(
-                f"distill.terms.ensemble_net.lam={lam} is out of range: give 1 or less; more would "
-                "reward heads for being wrong"
-            )
-        if combine not in COMBINE:
-            raise UsageError(
-                f"distill.terms.ensemble_net.combine={combine} is not known: choose "
-                f"{' or '.join(COMBINE)}"
-            )
-        self.weight = checked_weight("ensemble_net", weight)
+        self.weight = weight
         self.heads, self.lam, self.combine, self.split_at = heads, lam, combine, split_at
 
     def layers(self) -> Layers:

@@ -12,20 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Layers, Shapes, Term, checked_weight
+from compressor.distill import Batch, Layers, Shapes, Term
 from compressor.errors import UsageError
+from compressor.options import NotNegative, checked
 
 
 class Hints(Term):
     """The regressor is a 1x1 convolution, or a linear layer where the features are vectors."""
 
+    @checked("distill.terms.hints")
     def __init__(
         self,
-        weight: float = 100.0,
+        weight: NotNegative = 100.0,
         student_layer: str = "middle",
         teacher_layer: str = "middle",
     ) -> None:
-        self.weight = checked_weight("hints", weight)
+        self.weight = weight
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self.regressor: nn.Module | None = None
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.distill import Batch, Term, checked_weight
-from compressor.errors import UsageError
+from compressor.distill import Batch, Term
+from compressor.options import NotNegative, Positive, checked
 
 
 def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -30,12 +30,9 @@ def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 class KD(Term):
     """Reads the logits only."""
 
-    def __init__(self, weight: float = 0.9, temperature: float = 4.0) -> None:
-        if not temperature > 0:
-            raise UsageError(
-                f"distill.terms.kd.temperature={temperature} is out of range: give a number over 0"
-            )
-        self.weight = checked_weight("kd", weight)
+    @checked("distill.terms.kd")
+    def __init__(self, weight: NotNegative = 0.9, temperature: Positive = 4.0) -> None:
+        self.weight = weight
         self.temperature = temperature
 
     def loss(self, student: Mapping[str, Any], teacher: Mapping[str, Any], batch: Batch) -> Tensor:

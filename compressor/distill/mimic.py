@@ -5,14 +5,13 @@ Run: compress-run model=shallow_mimic distill=mimic distill.at=train distill.tea
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from compressor.distill import Batch, Term, checked_weight
-from compressor.errors import UsageError
+from compressor.distill import Batch, Term
+from compressor.options import NotNegative, checked
 
-STANDARDIZE = ("none", "per_class")
 _LEAST = 0.01  # of the classes' usual deviation: what moves less is taken to move so much
 
 
@@ -52,13 +51,11 @@ class Mimic(Term):
     last layer needs no undoing (its gradient is smaller by the deviation).
     """
 
-    def __init__(self, weight: float = 1.0, standardize: str = "none") -> None:
-        if standardize not in STANDARDIZE:
-            raise UsageError(
-                f"distill.terms.mimic.standardize={standardize} is not known: choose one of "
-                f"{', '.join(STANDARDIZE)}"
-            )
-        self.weight = checked_weight("mimic", weight)
+    @checked("distill.terms.mimic")
+    def __init__(
+        self, weight: NotNegative = 1.0, standardize: Literal["none", "per_class"] = "none"
+    ) -> None:
+        self.weight = weight
         self.standardize = standardize
         self.reads_logits = standardize == "per_class"
         self.std: Tensor | None = None

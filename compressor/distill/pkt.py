@@ -5,18 +5,17 @@ Run: compress-run distill=pkt
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from compressor.distill import Batch, Layers, Term, checked_weight
+from compressor.distill import Batch, Layers, Term
 from compressor.distill._layers import pooled
-from compressor.errors import UsageError
+from compressor.options import NotNegative, checked
 
 # The authors' code keeps the diagonal and averages over all pairs; the paper's formula leaves it
 # out and sums. A weight belongs to its form: at 64 samples the first is 4096 times smaller.
-FORMS = ("reference", "paper", "row_mean")
 _EPS = 1e-7  # the authors'
 
 
@@ -47,18 +46,15 @@ def transfer(student: Tensor, teacher: Tensor, form: str = "reference") -> Tenso
 class PKT(Term):
     """Reads the penultimate features unless told otherwise; needs no adapter."""
 
+    @checked("distill.terms.pkt")
     def __init__(
         self,
-        weight: float = 30000.0,
-        form: str = "reference",
+        weight: NotNegative = 30000.0,
+        form: Literal["reference", "paper", "row_mean"] = "reference",
         student_layer: str = "penultimate",
         teacher_layer: str = "penultimate",
     ) -> None:
-        if form not in FORMS:
-            raise UsageError(
-                f"distill.terms.pkt.form={form} is not known: choose one of {', '.join(FORMS)}"
-            )
-        self.weight = checked_weight("pkt", weight)
+        self.weight = weight
         self.form = form
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
 

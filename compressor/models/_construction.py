@@ -1,40 +1,24 @@
 """What the builders share: checked options, the rounding rule, the stem rule, a network's facts."""
 
 import math
-from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from torch import nn
 
-from compressor.errors import UsageError, foreign
+from compressor.errors import UsageError
+from compressor.options import LARGEST_FACTOR, Range
 
 # CIFAR's 32 and the 64 of the down-sampled ImageNet are the sizes for which papers drop the
 # stride-4 stem; on larger images it costs little accuracy and saves most of the arithmetic.
 LARGEST_CIFAR_STEM = 64
-LARGEST_FACTOR = 64  # of a width or depth: a network's parameters go as the square of its width
 
 
-def require_positive(option: str, value: object) -> float:
-    """`value` as a float; UsageError unless it is a positive number that a network can have."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise UsageError(
-            f"{option}={foreign(repr(value))} is not a positive number; 1.0 leaves things unscaled"
-        )
-    if value > LARGEST_FACTOR:
-        scaled = option.replace("model.", "scale.")
-        raise UsageError(
-            f"{option}={value:g} must be at most {LARGEST_FACTOR}, {scaled} multiplied in; 1.0 "
-            "leaves things unscaled"
-        )
-    return float(value)
-
-
-def require_choice(option: str, value: object, choices: Sequence[str]) -> None:
-    """UsageError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise UsageError(
-            f"{option}={foreign(repr(value))} is unknown; choose one of {', '.join(choices)}"
-        )
+# A width or depth as the builders get it, that of the group `scale` multiplied in.
+Scaled = Annotated[
+    float,
+    Range(0, LARGEST_FACTOR, above=True, remedy="scale multiplied in; 1.0 leaves it unscaled"),
+]
+Stem = Literal["auto", "cifar", "imagenet"]
 
 
 def scaled_width(channels: int, width: float) -> int:
@@ -55,7 +39,6 @@ def scaled_depth(blocks: int, depth: float) -> int:
 
 def choose_stem(stem: str, input_size: tuple[int, int, int]) -> str:
     """The stem that `auto` stands for at this input size: "cifar" or "imagenet"."""
-    require_choice("model.stem", stem, ("auto", "cifar", "imagenet"))
     if stem != "auto":
         return stem
     return "cifar" if max(input_size[1:]) <= LARGEST_CIFAR_STEM else "imagenet"

@@ -6,16 +6,17 @@ Run: compress-run model=mobilenet_v2 model.width=0.5
 
 from torch import nn
 
-from compressor.errors import UsageError, foreign
 from compressor.models._construction import (
+    Scaled,
+    Stem,
     choose_stem,
     describe,
     initialise,
-    require_positive,
     require_unscaled,
     scaled_depth,
 )
 from compressor.models._published import load_published
+from compressor.options import BelowOne, checked
 
 # Table 2 of the paper: expansion t, channels c, repeats n, stride s of the first repeat.
 _SETTING = (
@@ -29,14 +30,15 @@ _SETTING = (
 )
 
 
+@checked("model")
 def mobilenet_v2(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    stem: str = "auto",
-    dropout: float = 0.2,
+    width: Scaled = 1.0,
+    depth: Scaled = 1.0,
+    stem: Stem = "auto",
+    dropout: BelowOne = 0.2,
     pretrained: bool = False,
 ) -> nn.Module:
     """MobileNetV2: 3,504,872 parameters at 1000 classes. (B, C, H, W) -> (B, num_classes).
@@ -47,16 +49,11 @@ def mobilenet_v2(
     """
     from torchvision.models import MobileNetV2
 
-    width = require_positive("model.width", width)
-    depth = require_positive("model.depth", depth)
+    width = float(width)
+    depth = float(depth)
     small = choose_stem(stem, input_size) == "cifar"
     if pretrained:
         require_unscaled("mobilenet_v2", width=width, depth=depth)
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise UsageError(
-            f"model.dropout={foreign(repr(dropout))} is not a fraction in [0, 1); the default is "
-            "0.2"
-        )
     setting = [[t, c, scaled_depth(n, depth), s] for t, c, n, s in _SETTING]
     if small:
         setting[1][3] = 1

@@ -8,27 +8,30 @@ Run: compress-run model=resnet50 model.width=0.5
 from torch import nn
 
 from compressor.models._construction import (
+    Scaled,
+    Stem,
     choose_stem,
     describe,
     initialise,
-    require_positive,
     require_unscaled,
     scaled_depth,
     scaled_width,
 )
 from compressor.models._published import load_published
+from compressor.options import checked
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _PLANES = (64, 128, 256, 512)
 
 
+@checked("model")
 def resnet18(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    stem: str = "auto",
+    width: Scaled = 1.0,
+    depth: Scaled = 1.0,
+    stem: Stem = "auto",
     zero_init_residual: bool = False,
     pretrained: bool = False,
 ) -> nn.Module:
@@ -37,13 +40,14 @@ def resnet18(
     return _build("resnet18", "BasicBlock", (2, 2, 2, 2), num_classes, input_size, *options)
 
 
+@checked("model")
 def resnet34(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    stem: str = "auto",
+    width: Scaled = 1.0,
+    depth: Scaled = 1.0,
+    stem: Stem = "auto",
     zero_init_residual: bool = False,
     pretrained: bool = False,
 ) -> nn.Module:
@@ -52,13 +56,14 @@ def resnet34(
     return _build("resnet34", "BasicBlock", (3, 4, 6, 3), num_classes, input_size, *options)
 
 
+@checked("model")
 def resnet50(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    stem: str = "auto",
+    width: Scaled = 1.0,
+    depth: Scaled = 1.0,
+    stem: Stem = "auto",
     zero_init_residual: bool = True,
     pretrained: bool = False,
 ) -> nn.Module:
@@ -85,8 +90,8 @@ def _build(
 ) -> nn.Module:
     from torchvision.models import resnet
 
-    width = require_positive("model.width", width)
-    depth = require_positive("model.depth", depth)
+    width = float(width)
+    depth = float(depth)
     small = choose_stem(stem, input_size) == "cifar"
     if pretrained:
         require_unscaled(name, width=width, depth=depth)

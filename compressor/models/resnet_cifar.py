@@ -5,17 +5,19 @@ CIFAR-10: 91.25 (20 layers), 93.03 (56 layers), with shortcut A.
 Run: compress-run model=resnet20 dataset=cifar10
 """
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressor.models._construction import (
+    Scaled,
     describe,
     initialise,
-    require_choice,
-    require_positive,
     scaled_depth,
     scaled_width,
 )
+from compressor.options import checked
 
 
 class Subsample(nn.Module):
@@ -96,25 +98,27 @@ class CifarResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
+@checked("model")
 def resnet20(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    shortcut: str = "B",
+    width: Scaled = 1.0,
+    depth: Scaled = 1.0,
+    shortcut: Literal["A", "B"] = "B",
 ) -> nn.Module:
     """ResNet-20, 3 blocks a stage: 272,474 parameters at 10 classes (shortcut A: 269,722)."""
     return _build(3, num_classes, input_size, width, depth, shortcut)
 
 
+@checked("model")
 def resnet56(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    shortcut: str = "B",
+    width: Scaled = 1.0,
+    depth: Scaled = 1.0,
+    shortcut: Literal["A", "B"] = "B",
 ) -> nn.Module:
     """ResNet-56, 9 blocks a stage: 855,770 parameters at 10 classes (shortcut A: 853,018)."""
     return _build(9, num_classes, input_size, width, depth, shortcut)
@@ -128,9 +132,8 @@ def _build(
     depth: float,
     shortcut: str,
 ) -> nn.Module:
-    width = require_positive("model.width", width)
-    depth = require_positive("model.depth", depth)
-    require_choice("model.shortcut", shortcut, ("A", "B"))
+    width = float(width)
+    depth = float(depth)
     widths = (scaled_width(16, width), scaled_width(32, width), scaled_width(64, width))
     net = CifarResNet(num_classes, input_size[0], widths, scaled_depth(blocks, depth), shortcut)
     return describe(net, num_classes, input_size, "fc", ("layer1", "layer2", "layer3"))

@@ -5,11 +5,16 @@ linear units and 30,000 hidden ones. The defaults here are a size for small imag
 Run: compress-run model=shallow_mimic distill=mimic distill.at=train distill.teacher.source=model
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import UsageError, foreign
+from compressor.errors import UsageError
 from compressor.models._construction import describe
+from compressor.options import Count, Range, checked
+
+Bottleneck = Annotated[int, Range(0)]
 
 
 class ShallowMimic(nn.Module):
@@ -59,36 +64,38 @@ class ShallowMimic(nn.Module):
         self.hidden = folded
 
 
+@checked("model")
 def shallow_mimic(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    filters: int = 64,
-    pool: int = 4,
-    bottleneck: int = 100,
-    hidden: int = 1200,
+    filters: Count = 64,
+    pool: Count = 4,
+    bottleneck: Bottleneck = 100,
+    hidden: Count = 1200,
     fold: bool = True,
 ) -> nn.Module:
     """fold: whether the bottleneck is multiplied out once the network is trained."""
-    _check(input_size, filters=filters, pool=pool, bottleneck=bottleneck, hidden=hidden)
+    _check_pool(pool, input_size)
     net = ShallowMimic(num_classes, input_size, filters, pool, bottleneck, hidden)
     return describe(net, num_classes, input_size, "fc")
 
 
+@checked("model")
 def check_bottleneck(
     input_size: tuple[int, int, int],
     *,
-    filters: int,
-    pool: int,
-    bottleneck: int,
-    hidden: int,
+    filters: Count,
+    pool: Count,
+    bottleneck: Bottleneck,
+    hidden: Count,
     fold: bool,
 ) -> None:
     """Refuse a bottleneck k with k (H + D) >= H D: it would be more to learn, not less.
 
     Not the builder's business: a network that was once saved in this form is loaded all the same.
     """
-    _check(input_size, filters=filters, pool=pool, bottleneck=bottleneck, hidden=hidden)
+    _check_pool(pool, input_size)
     inputs = filters * (input_size[1] // pool) * (input_size[2] // pool)
     with_it, without = bottleneck * (hidden + inputs), hidden * inputs
     if bottleneck and with_it >= without:
@@ -99,15 +106,8 @@ def check_bottleneck(
         )
 
 
-def _check(input_size: tuple[int, int, int], **given: int) -> None:
-    least = {"filters": 1, "pool": 1, "bottleneck": 0, "hidden": 1}
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
-            raise UsageError(
-                f"model.{name}={foreign(repr(value))} is no whole number of {least[name]} or more"
-            )
-    if given["pool"] > min(input_size[1:]):
+def _check_pool(pool: int, input_size: tuple[int, int, int]) -> None:
+    if pool > min(input_size[1:]):
         raise UsageError(
-            f"model.pool={given['pool']} is more than the image, {input_size[1]}x{input_size[2]}: "
-            "lower it"
+            f"model.pool={pool} is more than the image, {input_size[1]}x{input_size[2]}: lower it"
         )

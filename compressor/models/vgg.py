@@ -9,25 +9,28 @@ from torch import nn
 
 from compressor.errors import UsageError
 from compressor.models._construction import (
+    Scaled,
+    Stem,
     choose_stem,
     describe,
     initialise,
-    require_positive,
     require_unscaled,
     scaled_width,
 )
 from compressor.models._published import load_published
+from compressor.options import checked
 
 _CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _POOLS = ("features.6", "features.13", "features.23", "features.33", "features.43")
 
 
+@checked("model")
 def vgg16_bn(
     num_classes: int,
     input_size: tuple[int, int, int],
     *,
-    width: float = 1.0,
-    stem: str = "auto",
+    width: Scaled = 1.0,
+    stem: Stem = "auto",
     pretrained: bool = False,
 ) -> nn.Module:
     """VGG-16-BN, 13 convolutions. (B, C, H, W) -> (B, num_classes).
@@ -40,7 +43,7 @@ def vgg16_bn(
     """
     from torchvision.models import vgg
 
-    width = require_positive("model.width", width)
+    width = float(width)
     small = choose_stem(stem, input_size) == "cifar"
     if pretrained:
         require_unscaled("vgg16_bn", width=width)

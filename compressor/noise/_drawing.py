@@ -1,32 +1,11 @@
 """What the kinds of label noise share: checked options, the choice of samples, one warning."""
 
-import numbers
 import warnings
+from typing import Literal
 
 import numpy as np
 
-from compressor.errors import UsageError
-
-
-def fraction(rate: float) -> float:
-    """`rate` as a float in [0, 1], or a usage error."""
-    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate <= 1:
-        raise UsageError(
-            f"noise.rate={rate} is out of range: give the fraction of samples, in [0, 1]"
-        )
-    return float(rate)
-
-
-def one_mode(mode: str) -> str:
-    if mode not in ("exact", "bernoulli"):
-        raise UsageError(f"noise.mode={mode} is unknown: give exact or bernoulli")
-    return mode
-
-
-def whole_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise UsageError(f"noise.seed={seed} is no seed: give a whole number of at least 0")
-    return int(seed)
+Mode = Literal["exact", "bernoulli"]
 
 
 def choose(rng: np.random.Generator, n: int, rate: float, mode: str) -> np.ndarray:

@@ -15,12 +15,11 @@ from torch import Tensor
 from compressor.errors import UsageError
 from compressor.noise import Noise, Part
 from compressor.noise._drawing import (
+    Mode,
     choose_in_classes,
-    fraction,
-    one_mode,
     warn_if_drowned,
-    whole_seed,
 )
+from compressor.options import Fraction, Seed, checked
 
 _TAG = 3  # this kind's stream under the noise seed
 _DIGITS = {7: 1, 2: 7, 5: 6, 6: 5, 3: 8}
@@ -56,12 +55,13 @@ class Asymmetric(Noise):
 
     injects = True
 
+    @checked("noise")
     def __init__(
         self,
         map: str | Mapping[object, object] = "auto",
-        rate: float = 0.4,
-        mode: str = "exact",
-        seed: int = 0,
+        rate: Fraction = 0.4,
+        mode: Mode = "exact",
+        seed: Seed = 0,
         **shared: object,
     ) -> None:
         if isinstance(map, str) and map != "auto":
@@ -69,9 +69,9 @@ class Asymmetric(Noise):
                 f"noise.map={map} is no map: give noise.map=auto or noise.map='{{3: 5, 5: 3}}', say"
             )
         self.map = map
-        self.rate = fraction(rate)
-        self.mode = one_mode(mode)
-        self.seed = whole_seed(seed)
+        self.rate = float(rate)
+        self.mode = mode
+        self.seed = int(seed)
 
     def corrupt(self, part: Part) -> Tensor:
         mapped = self._mapped(part)

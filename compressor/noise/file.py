@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compressor.errors import UsageError, foreign
 from compressor.noise import Noise, Part
+from compressor.options import checked
 
 # What a damaged archive raises beside the usual: at its table, in an entry, in an entry's head.
 _BROKEN = (BadZipFile, zlib.error, NotImplementedError, RuntimeError)
@@ -36,6 +37,7 @@ class File(Noise):
 
     injects = True
 
+    @checked("noise")
     def __init__(
         self,
         file: str | None = None,

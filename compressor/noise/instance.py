@@ -4,16 +4,14 @@ Xia et al. Part-dependent label noise. NeurIPS 2020, arXiv:2006.07836, algorithm
 Run: compress-run noise=instance noise.rate=0.3
 """
 
-import numbers
-
 import numpy as np
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from compressor.errors import UsageError
 from compressor.noise import Noise, Part
-from compressor.noise._drawing import fraction, warn_if_drowned, whole_seed
+from compressor.noise._drawing import warn_if_drowned
+from compressor.options import Fraction, Positive, Seed, checked
 
 _TAG = 4  # this kind's stream under the noise seed
 
@@ -47,14 +45,13 @@ class Instance(Noise):
     reads_images = True
     injects = True
 
+    @checked("noise")
     def __init__(
-        self, rate: float = 0.4, deviation: float = 0.1, seed: int = 0, **shared: object
+        self, rate: Fraction = 0.4, deviation: Positive = 0.1, seed: Seed = 0, **shared: object
     ) -> None:
-        self.rate = fraction(rate)
-        if not isinstance(deviation, numbers.Real) or not 0 < deviation < float("inf"):
-            raise UsageError(f"noise.deviation={deviation} must be a number above 0")
+        self.rate = float(rate)
         self.deviation = float(deviation)
-        self.seed = whole_seed(seed)
+        self.seed = int(seed)
 
     def corrupt(self, part: Part) -> Tensor:
         if self.rate == 0:

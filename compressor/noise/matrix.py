@@ -14,7 +14,8 @@ from torch import Tensor
 
 from compressor.errors import UsageError
 from compressor.noise import Noise, Part
-from compressor.noise._drawing import one_mode, whole_seed
+from compressor.noise._drawing import Mode
+from compressor.options import Seed, checked
 
 _TAG = 5  # this kind's stream under the noise seed
 
@@ -61,12 +62,13 @@ class Matrix(Noise):
 
     injects = True
 
+    @checked("noise")
     def __init__(
         self,
         matrix: Sequence[Sequence[float]] | None = None,
         file: str | None = None,
-        mode: str = "exact",
-        seed: int = 0,
+        mode: Mode = "exact",
+        seed: Seed = 0,
         **shared: object,
     ) -> None:
         if (matrix is None) == (file is None):
@@ -79,8 +81,8 @@ class Matrix(Noise):
             if matrix is None
             else stochastic(matrix, "noise.matrix", "[[...]]")
         )
-        self.mode = one_mode(mode)
-        self.seed = whole_seed(seed)
+        self.mode = mode
+        self.seed = int(seed)
 
     def corrupt(self, part: Part) -> Tensor:
         k = part.num_classes

@@ -11,12 +11,11 @@ from torch import Tensor
 from compressor.errors import UsageError
 from compressor.noise import Noise, Part
 from compressor.noise._drawing import (
+    Mode,
     choose_in_classes,
-    fraction,
-    one_mode,
     warn_if_drowned,
-    whole_seed,
 )
+from compressor.options import Fraction, Seed, checked
 
 _TAG = 2  # this kind's stream under the noise seed
 
@@ -26,12 +25,13 @@ class Pair(Noise):
 
     injects = True
 
+    @checked("noise")
     def __init__(
-        self, rate: float = 0.4, mode: str = "exact", seed: int = 0, **shared: object
+        self, rate: Fraction = 0.4, mode: Mode = "exact", seed: Seed = 0, **shared: object
     ) -> None:
-        self.rate = fraction(rate)
-        self.mode = one_mode(mode)
-        self.seed = whole_seed(seed)
+        self.rate = float(rate)
+        self.mode = mode
+        self.seed = int(seed)
 
     def corrupt(self, part: Part) -> Tensor:
         if part.num_classes < 2:

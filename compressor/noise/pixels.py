@@ -6,14 +6,12 @@ Run: compress-run noise=pixels noise.sigma=0.5
 """
 
 import math
-import numbers
 
 import torch
 from torch import Tensor
 
-from compressor.errors import UsageError
 from compressor.noise import Noise
-from compressor.noise._drawing import whole_seed
+from compressor.options import NotNegative, Seed, checked
 from compressor.seeding import derive, uniforms
 
 
@@ -34,14 +32,13 @@ class Pixels(Noise):
 
     damages = True
 
+    @checked("noise")
     def __init__(
-        self, sigma: float = 0.5, fresh: bool = False, seed: int = 0, **shared: object
+        self, sigma: NotNegative = 0.5, fresh: bool = False, seed: Seed = 0, **shared: object
     ) -> None:
-        if not isinstance(sigma, numbers.Real) or not 0 <= sigma < float("inf"):
-            raise UsageError(f"noise.sigma={sigma} must be a number of at least 0")
         self.sigma = float(sigma)
         self.fresh = fresh
-        self.seed = derive(whole_seed(seed), "pixels")
+        self.seed = derive(int(seed), "pixels")
 
     def damage(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         noise = normals(self.seed, epoch if self.fresh else 0, index, images[0].numel())

@@ -11,13 +11,12 @@ from torch import Tensor
 from compressor.errors import UsageError
 from compressor.noise import Noise, Part
 from compressor.noise._drawing import (
+    Mode,
     choose,
     choose_in_classes,
-    fraction,
-    one_mode,
     warn_if_drowned,
-    whole_seed,
 )
+from compressor.options import Fraction, Seed, checked
 
 _TAG = 1  # this kind's stream under the noise seed
 
@@ -31,16 +30,17 @@ class Symmetric(Noise):
 
     injects = True
 
+    @checked("noise")
     def __init__(
         self,
-        rate: float = 0.4,
-        mode: str = "exact",
+        rate: Fraction = 0.4,
+        mode: Mode = "exact",
         include_true: bool = False,
         stratified: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
-        self.rate = fraction(rate)
-        self.mode = one_mode(mode)
+        self.rate = float(rate)
+        self.mode = mode
         if stratified and mode == "bernoulli":
             raise UsageError(
                 "noise.stratified=true fixes the count in every class, which noise.mode=bernoulli "
@@ -48,7 +48,7 @@ class Symmetric(Noise):
             )
         self.include_true = include_true
         self.stratified = stratified
-        self.seed = whole_seed(seed)
+        self.seed = int(seed)
 
     def flip_rate(self, num_classes: int) -> float:
         """Expected share of labels that change."""

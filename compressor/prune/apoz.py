@@ -6,12 +6,14 @@ Run: compress-run prune=apoz prune.ratio=0.5
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compressor.errors import RunError, UsageError
+from compressor.options import Range, checked
 from compressor.prune import Observer, Ranking, Selector, by_score
 from compressor.surgery import Activation, Group
 from compressor.taps import Tap
@@ -33,9 +35,10 @@ def apoz(activations: Tensor, eps: float | None = None, dim: int = 1) -> Tensor:
 class APoZ(Selector):
     """Ranks by APoZ. eps: threshold for activations that are never exactly 0; None refuses them."""
 
-    def __init__(self, eps: float | None = None) -> None:
-        if eps is not None and not eps > 0:
-            raise UsageError(f"prune.eps={eps} counts nothing; give a positive number or null")
+    @checked("prune")
+    def __init__(
+        self, eps: Annotated[float | None, Range(0, above=True, remedy="or null")] = None
+    ) -> None:
         self.eps = eps
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:

@@ -7,12 +7,14 @@ Run: compress-run prune=thinet prune.ratio=0.5
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
+from compressor.options import Count, checked
 from compressor.prune import Observer, Ranking, Selector, part
 from compressor.prune._eliminate import Problem, eliminate, problem
 from compressor.prune._factor import LEAST, solve
@@ -26,7 +28,7 @@ __all__ = [
     "select_backward", "select_forward",
 ]  # fmt: skip
 
-VARIANTS = ("backward", "forward", "rescale_aware")
+Variant = Literal["backward", "forward", "rescale_aware"]
 # Of every channel's own square: keeps the least squares stable where channels repeat each other.
 # Rounding can do less to float64 sums over ten million rows of 2,048 channels.
 _RIDGE = 1e-6
@@ -130,14 +132,8 @@ class ThiNet(Selector):
     the channels that are left, the one goes whose loss the others' factors make up for best.
     """
 
-    def __init__(self, variant: str = "backward", *, samples: int = 10) -> None:
-        if variant not in VARIANTS:
-            raise UsageError(
-                f"prune.variant='{variant}' is unknown; type {', '.join(VARIANTS[:-1])} or "
-                f"{VARIANTS[-1]}"
-            )
-        if samples < 1:
-            raise UsageError(f"prune.samples={samples} draws no row; use 1 or more (paper: 10)")
+    @checked("prune")
+    def __init__(self, variant: Variant = "backward", *, samples: Count = 10) -> None:
         self.variant, self.samples = variant, samples
 
     def observers(self, group: Group, net: nn.Module) -> tuple[Observer, ...]:

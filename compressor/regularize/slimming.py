@@ -5,12 +5,14 @@ Run: compress-run regularize=slimming regularize.weight=1e-4 prune=bn_scale
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.errors import UsageError
+from compressor.options import Range, checked
 from compressor.regularize import Regularizer
 
 
@@ -31,12 +33,13 @@ class Slimming(Regularizer):
     The optimizer decays no norm's scale unless train.decay_norm_and_bias is set, as the authors do.
     """
 
-    def __init__(self, weight: float = 1e-4) -> None:
-        if not 0 < weight < float("inf"):
-            raise UsageError(
-                f"regularize.weight={weight} is out of range: give a number above 0, or type "
-                "regularize=none"
-            )
+    @checked("regularize")
+    def __init__(
+        self,
+        weight: Annotated[
+            float, Range(0, above=True, remedy="regularize=none leaves it out")
+        ] = 1e-4,
+    ) -> None:
         self.weight = weight
 
     def penalties(self, net: nn.Module) -> Mapping[str, Tensor]:

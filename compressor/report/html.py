@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from compressor.durations import duration
 from compressor.report import drawing, setting, tables
 from compressor.report.comparisons import caution
 from compressor.report.configurations import describe
-from compressor.report.sentences import duration
 
 # Colours of the figures that follow the page's light or dark scheme, by their name in the style
 _COLOURS = {

@@ -6,6 +6,7 @@ Each takes the report and returns a sentence, or "" where there is nothing to sa
 from collections.abc import Mapping
 from typing import Any
 
+from compressor.durations import duration
 from compressor.report import latencies
 from compressor.report.headline import headline_of
 
@@ -265,12 +266,3 @@ def times(report: Mapping[str, Any]) -> str:
             parts[-1] = f"{stage['name']} reused"
     total = f", {duration(report['seconds'])} in all" if report.get("seconds") is not None else ""
     return f"Time: {', '.join(parts) or 'no stage ran'}{total}."
-
-
-def duration(seconds: float) -> str:
-    """ "12.3 s", "2 min 5 s", "3 h 7 min"."""
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from compressor.durations import duration
 from compressor.report import latencies
 from compressor.report.configurations import configured
 from compressor.report.latencies import AGAIN
 from compressor.report.members import DEFAULT, STATES
 from compressor.report.metrics import Metric
 from compressor.report.run import si, significant
-from compressor.report.sentences import duration
 from compressor.report.statistics import decimals
 
 FRONT = "*"  # marks a cost at which nothing in the sweep is better

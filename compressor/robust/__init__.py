@@ -8,14 +8,19 @@ something for every sample, change the training set, or train a second network.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from torch import Tensor, nn
 
 from compressor.errors import UsageError
+from compressor.options import Range
 
 if TYPE_CHECKING:
     from compressor.robust._store import LabelStore
+
+# Of out-of-sample predictions: trainings, and epochs of each; null: as many as the training has.
+Folds = Annotated[int, Range(2)]
+EstimateEpochs = Annotated[int | None, Range(1, remedy="or null")]
 
 
 @dataclass(frozen=True)
@@ -183,14 +188,3 @@ def with_auxiliary(outputs: Mapping[str, object], loss: Callable[[Tensor], Tenso
     for weight, logits in outputs.get("aux", ()):
         total = total + weight * loss(logits.float())
     return total
-
-
-def within(key: str, value: float, low: float, high: float, meaning: str) -> float:
-    """`value` as a number of at least `low` and at most `high`, or a usage error."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
-        upper = f" and at most {high:g}" if high != float("inf") else ""
-        raise UsageError(
-            f"robust.{key}={value} is out of range: give {meaning}, at least {low:g}{upper}"
-        )
-    return value

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.robust import Samples, folds_within
+from compressor.robust import EstimateEpochs, Folds, Samples, folds_within
 from compressor.robust.confident import confident_joint, estimated_joint
 
 SOURCES = ("known", "anchor", "confident")
@@ -79,7 +79,7 @@ def read(path: str) -> Tensor:
 class Source:
     """known: the realised matrix of injected noise; anchor, confident: estimated; or a file."""
 
-    def __init__(self, transition: str, folds: int, epochs: int | None) -> None:
+    def __init__(self, transition: str, folds: Folds, epochs: EstimateEpochs) -> None:
         self.name = str(transition)
         self.folds = folds
         self.epochs = epochs
@@ -87,10 +87,6 @@ class Source:
         self.content = ""
         if self.read is not None:
             self.content = hashlib.sha256(self.read.numpy().tobytes()).hexdigest()
-        if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-            raise UsageError(f"robust.folds={folds} must be a whole number of at least 2")
-        if epochs is not None and epochs < 1:
-            raise UsageError(f"robust.estimate_epochs={epochs} must be at least 1, or null")
 
     def rehearsals(self, images: int, epochs: int) -> tuple[int, float]:
         epochs = self.epochs or epochs

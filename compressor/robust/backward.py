@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UsageError
-from compressor.robust import Change, Remedy, Samples, listed, with_auxiliary
+from compressor.options import checked
+from compressor.robust import Change, EstimateEpochs, Folds, Remedy, Samples, listed, with_auxiliary
 from compressor.robust._transition import FOLDS, Source
 
 _WORST = 1e3  # condition number of T from which on its inverse is refused
@@ -29,8 +30,12 @@ def backward(logits: Tensor, targets: Tensor, inverse: Tensor) -> Tensor:
 class Backward(Remedy):
     """Unbiased, of large variance where T is near a singular matrix: forward is the safer one."""
 
+    @checked("robust")
     def __init__(
-        self, transition: str = "known", folds: int = FOLDS, estimate_epochs: int | None = None
+        self,
+        transition: str = "known",
+        folds: Folds = FOLDS,
+        estimate_epochs: EstimateEpochs = None,
     ) -> None:
         self.source = Source(transition, folds, estimate_epochs)
         self.shares = True  # T holds for the labels as they were given

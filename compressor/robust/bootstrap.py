@@ -5,12 +5,13 @@ Run: compress-run robust=boot_soft noise=symmetric      (or robust=boot_hard)
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
-from compressor.robust import Remedy, with_auxiliary, within
+from compressor.options import Fraction, checked
+from compressor.robust import Remedy, with_auxiliary
 
 
 def soft(logits: Tensor, targets: Tensor, b: float, reduction: str = "mean") -> Tensor:
@@ -38,11 +39,9 @@ class Bootstrap(Remedy):
 
     per_sample = True
 
-    def __init__(self, b: float = 0.95, form: str = "soft") -> None:
-        self.b = within("b", b, 0, 1, "the weight of the given label")
-        if form not in ("soft", "hard"):
-            raise UsageError(f"robust.form={form} is unknown: give soft or hard")
-        self.form = form
+    @checked("robust")
+    def __init__(self, b: Fraction = 0.95, form: Literal["soft", "hard"] = "soft") -> None:
+        self.b, self.form = b, form
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
         return self._of(outputs, targets, "mean")

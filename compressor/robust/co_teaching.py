@@ -6,13 +6,14 @@ With robust.forget=null the share that is left out follows the noise, where it w
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.robust import Change, Phase, Remedy, Samples, within
+from compressor.options import Fraction, Range, checked
+from compressor.robust import Change, Phase, Remedy, Samples
 
 UNKNOWN = 0.4  # forget where nobody knows how many labels are wrong
 _MOST = 0.99
@@ -55,12 +56,17 @@ class CoTeaching(Remedy):
     train_only = True
     twofold = True
 
-    def __init__(self, forget: float | None = None, ramp: float = 0.05) -> None:
-        if forget is not None:
-            within("forget", forget, 0, _MOST, "the share of wrong labels, or null")
+    @checked("robust")
+    def __init__(
+        self,
+        forget: Annotated[
+            float | None, Range(0, _MOST, remedy="give the share of wrong labels, or null")
+        ] = None,
+        ramp: Fraction = 0.05,
+    ) -> None:
         self.asked = forget
         self.forget = UNKNOWN if forget is None else forget
-        self.ramp = within("ramp", ramp, 0, 1, "a fraction of the epochs")
+        self.ramp = ramp
         self._ramp_epochs = 1.0
         self._keep = 1.0
 

@@ -8,22 +8,24 @@ Run: compress-run robust=confident noise=symmetric noise.rate=0.2
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
+from compressor.options import Fraction, Range, checked
 from compressor.robust import (
     DROPPED,
     Change,
+    EstimateEpochs,
+    Folds,
     Remedy,
     Samples,
     folds_within,
     listed,
     with_auxiliary,
-    within,
 )
 
 
@@ -110,28 +112,20 @@ class Confident(Remedy):
     train_only = True
     per_sample = True
 
+    @checked("robust")
     def __init__(
         self,
-        action: str = "drop",
-        folds: int = 4,
-        estimate_epochs: int | None = None,
-        margin: float = 0.5,
-        min_per_class: int = 5,
+        action: Literal["drop", "relabel", "weight"] = "drop",
+        folds: Folds = 4,
+        estimate_epochs: EstimateEpochs = None,
+        margin: Fraction = 0.5,
+        min_per_class: Annotated[int, Range(0, 10**9)] = 5,
     ) -> None:
-        if action not in ("drop", "relabel", "weight"):
-            raise UsageError(f"robust.action={action} is unknown: give drop, relabel or weight")
-        if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-            raise UsageError(f"robust.folds={folds} must be a whole number of at least 2")
-        if estimate_epochs is not None and estimate_epochs < 1:
-            raise UsageError(
-                f"robust.estimate_epochs={estimate_epochs} must be at least 1, or null"
-            )
         self.action = action
         self.corrects = () if action == "weight" else ("hard",)
         self.folds = folds
         self.estimate_epochs = estimate_epochs
-        self.margin = within("margin", margin, 0, 1, "a difference of probabilities")
-        self.min_per_class = within("min_per_class", min_per_class, 0, 10**9, "a number of samples")
+        self.margin, self.min_per_class = margin, min_per_class
         self._labels: Tensor | None = None
         self._weights: Tensor | None = None
 

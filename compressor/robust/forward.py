@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from compressor.robust import Change, Remedy, Samples, listed, with_auxiliary
+from compressor.options import checked
+from compressor.robust import Change, EstimateEpochs, Folds, Remedy, Samples, listed, with_auxiliary
 from compressor.robust._transition import FOLDS, Source
 
 
@@ -24,8 +25,12 @@ def forward(logits: Tensor, targets: Tensor, T: Tensor) -> Tensor:
 class Forward(Remedy):
     """The minimiser is that of cross-entropy on clean labels."""
 
+    @checked("robust")
     def __init__(
-        self, transition: str = "known", folds: int = FOLDS, estimate_epochs: int | None = None
+        self,
+        transition: str = "known",
+        folds: Folds = FOLDS,
+        estimate_epochs: EstimateEpochs = None,
     ) -> None:
         self.source = Source(transition, folds, estimate_epochs)
         self.shares = True  # T holds for the labels as they were given

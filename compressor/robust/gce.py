@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
-from compressor.robust import Phase, Remedy, with_auxiliary, within
+from compressor.options import Fraction, Inside, Share, checked
+from compressor.robust import Phase, Remedy, with_auxiliary
 
 K, WARMUP = 0.5, 0.33  # of the truncated form
 
@@ -44,17 +44,14 @@ class GCE(Remedy):
 
     per_sample = True
 
+    @checked("robust")
     def __init__(
-        self, q: float = 0.7, truncated: bool = False, k: float = K, warmup: float = WARMUP
+        self, q: Share = 0.7, truncated: bool = False, k: Inside = K, warmup: Fraction = WARMUP
     ) -> None:
-        if not 0 < q <= 1:
-            raise UsageError(f"robust.q={q} is out of range: give an exponent in (0, 1]")
-        if not 0 < k < 1:
-            raise UsageError(f"robust.k={k} is out of range: give a probability in (0, 1)")
         self.q = q
         self.truncated = truncated
         self.k = k
-        self.warmup = within("warmup", warmup, 0, 1, "a fraction of the epochs")
+        self.warmup = warmup
         self._from_epoch = self._epoch = 0
 
     def cautions(self, epochs: int, schedule: str, num_classes: int) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
+from compressor.options import BelowOne, checked
 from compressor.robust import Remedy, with_auxiliary
 
 
@@ -18,12 +18,8 @@ class CrossEntropy(Remedy):
 
     per_sample = True
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise UsageError(
-                f"robust.label_smoothing={label_smoothing} is out of range: give a probability "
-                "mass in [0, 1)"
-            )
+    @checked("robust")
+    def __init__(self, label_smoothing: BelowOne = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:

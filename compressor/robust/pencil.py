@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.errors import UsageError
-from compressor.robust import Change, Phase, Remedy, Samples, with_auxiliary, within
+from compressor.options import Fraction, NotNegative, Positive, Range, checked
+from compressor.robust import Change, Phase, Remedy, Samples, with_auxiliary
 from compressor.robust._store import LabelStore, exchange
 
 INIT = 10.0  # of the given label's logit; the paper's K_init
@@ -82,34 +83,25 @@ class Pencil(Remedy):
     train_only = True
     optimizer = "sgd"
 
+    @checked("robust")
     def __init__(
         self,
-        warmup: float = 0.22,
-        correct: float = 0.41,
-        alpha: float = 0.1,
-        beta: float = 0.8,
-        label_lr: float | None = None,
-        compat: str = "released",
-        refine_lr_scale: float = 1.0,
+        warmup: Fraction = 0.22,
+        correct: Fraction = 0.41,
+        alpha: NotNegative = 0.1,
+        beta: NotNegative = 0.8,
+        label_lr: Annotated[float | None, Range(0, above=True, remedy="or null")] = None,
+        compat: Literal["released", "literal"] = "released",
+        refine_lr_scale: Positive = 1.0,
     ) -> None:
-        self.warmup = within("warmup", warmup, 0, 1, "a fraction of the epochs")
-        self.correct = within("correct", correct, 0, 1, "a fraction of the epochs")
         if warmup + correct > 1:
             raise UsageError(
                 f"robust.warmup={warmup} and robust.correct={correct} are more than all epochs: "
                 "their sum may be 1 at most"
             )
-        self.alpha = within("alpha", alpha, 0, float("inf"), "a weight")
-        self.beta = within("beta", beta, 0, float("inf"), "a weight")
-        if label_lr is not None and not label_lr > 0:
-            raise UsageError(f"robust.label_lr={label_lr} must be above 0, or null")
-        self.label_lr = label_lr
-        if compat not in ("released", "literal"):
-            raise UsageError(f"robust.compat={compat} is unknown: give released or literal")
-        self.compat = compat
-        if not 0 < refine_lr_scale < float("inf"):
-            raise UsageError(f"robust.refine_lr_scale={refine_lr_scale} must be above 0")
-        self.refine_lr_scale = refine_lr_scale
+        self.warmup, self.correct = warmup, correct
+        self.alpha, self.beta = alpha, beta
+        self.label_lr, self.compat, self.refine_lr_scale = label_lr, compat, refine_lr_scale
         self._shape = (0, 0)
         self._targets = torch.empty(0, dtype=torch.int64)
 

@@ -5,12 +5,13 @@ Run: compress-run robust=sce noise=symmetric
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.errors import UsageError
-from compressor.robust import Remedy, with_auxiliary, within
+from compressor.options import NotNegative, Range, checked
+from compressor.robust import Remedy, with_auxiliary
 
 
 def sce(logits: Tensor, targets: Tensor, alpha: float, beta: float, A: float) -> Tensor:
@@ -34,12 +35,14 @@ class SCE(Remedy):
 
     per_sample = True
 
-    def __init__(self, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0) -> None:
-        self.alpha = within("alpha", alpha, 0, float("inf"), "a weight")
-        self.beta = within("beta", beta, 0, float("inf"), "a weight")
-        if not A < 0:
-            raise UsageError(f"robust.A={A} stands for log 0: give a number below 0")
-        self.A = A
+    @checked("robust")
+    def __init__(
+        self,
+        alpha: NotNegative = 0.1,
+        beta: NotNegative = 1.0,
+        A: Annotated[float, Range(high=0, below=True, remedy="it stands for log 0")] = -4.0,
+    ) -> None:
+        self.alpha, self.beta, self.A = alpha, beta, A
 
     def loss(self, outputs: Mapping[str, object], targets: Tensor, index: Tensor) -> Tensor:
         return with_auxiliary(

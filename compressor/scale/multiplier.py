@@ -5,12 +5,10 @@ depth as in EfficientNet (Tan, Le. ICML 2019, arXiv:1905.11946).
 Run: compress-run model=mobilenet_v2 scale=multiplier scale.width=0.5 scale.resolution=0.571
 """
 
-import math
 from collections.abc import Mapping
 
 from compressor.errors import UsageError
-
-_LARGEST = 64  # cost goes as the square of a width, and of an image's side
+from compressor.options import Factor, checked
 
 
 class Multiplier:
@@ -20,19 +18,12 @@ class Multiplier:
     multiples of 8, blocks to whole ones, and depthwise layers and the classifier go as width.
     """
 
-    def __init__(self, width: float = 1.0, *, depth: float = 1.0, resolution: float = 1.0) -> None:
+    @checked("scale")
+    def __init__(
+        self, width: Factor = 1.0, *, depth: Factor = 1.0, resolution: Factor = 1.0
+    ) -> None:
         self.factors = {"width": width, "depth": depth}
         self.resolution = resolution
-        for name, factor in {**self.factors, "resolution": resolution}.items():
-            number = isinstance(factor, int | float) and not isinstance(factor, bool)
-            if not number or not math.isfinite(factor) or factor <= 0:
-                raise UsageError(
-                    f"scale.{name}={factor!r} is not a positive number; 1.0 leaves it unscaled"
-                )
-            if factor > _LARGEST:
-                raise UsageError(
-                    f"scale.{name}={factor} must be at most {_LARGEST}; 1.0 leaves it unscaled"
-                )
 
     def scale(
         self, arguments: Mapping, input_size: tuple[int, int, int]

@@ -13,12 +13,10 @@ from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache
 from compressor.data import ImageData
 from compressor.errors import UsageError
+from compressor.options import hold
+from compressor.schema import MachineKeys
 from compressor.surgery import Plan
 from compressor.tasks import Task
-
-# How several devices share a training. Others of Lightning's run the whole command once more for
-# every device, and each of these would wait for the others' entries of the cache.
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +37,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         """Refuse what Lightning would refuse when the first training starts, after the plan."""
-        from pytorch_lightning.accelerators import AcceleratorRegistry
-
-        accelerators = ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())]
-        if self.accelerator not in accelerators:
-            raise UsageError(
-                f"machine.accelerator={self.accelerator} is not known: choose one of "
-                f"{', '.join(accelerators)}"
-            )
-        if self.strategy not in STRATEGIES:
-            raise UsageError(
-                f"machine.strategy={self.strategy} is not known: choose one of "
-                f"{', '.join(STRATEGIES)}"
-            )
+        hold(MachineKeys, "machine", vars(self))
         gpus = torch.cuda.device_count()
         here = {"auto", "cpu", *(["cuda", "gpu"] if gpus else [])}
         if torch.backends.mps.is_available():
@@ -75,7 +61,7 @@ class Machine:
         """Whether a training runs in more than one process."""
         if self.devices == "auto":
             return self.device.type == "cuda" and torch.cuda.device_count() > 1
-        return self.devices not in (1, "1")
+        return self.devices != 1
 
     @property
     def device(self) -> torch.device:

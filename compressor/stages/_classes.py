@@ -8,11 +8,9 @@ from compressor.errors import UsageError
 from compressor.robust import Remedy
 from compressor.seeding import generator
 from compressor.stages._distill.options import Teaching
-from compressor.stages._recipe import Recipes, one_of
+from compressor.stages._recipe import Recipes
 from compressor.tasks import Task
-from compressor.tasks.classification import Classification
 
-WAYS = ("none", "balanced")
 # Largest class / smallest, from which on images for statistics are drawn class by class: below, a
 # draw without labels is as good, and the figures of even data sets stay what they are.
 UNEQUAL = 2.0
@@ -92,10 +90,6 @@ def check(recipes: Recipes, remedy: Remedy, teaching: Teaching) -> None:
 
     remedy: the training's; the fine-tuning has it where finetune.robust=same.
     """
-    for stage in ("pretrain", "train", "finetune"):
-        own = recipes.of(stage)
-        one_of(f"{stage}.class_weights", own.class_weights, WAYS)
-        one_of(f"{stage}.select_by", own.select_by, tuple(Classification.figures))
     if recipes.pretrain.recipe.class_weights != "none":
         raise UsageError(
             "pretrain.class_weights=balanced has no meaning: a task without labels has as many "

@@ -81,12 +81,6 @@ def check_labels(
     recovery: its labels are resolved. remedy: the training's; trained: whether that has an epoch.
     """
     labels, fraction = recovery.labels, recovery.clean_fraction
-    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    if not number or not 0 < fraction <= 1:
-        raise UsageError(
-            f"finetune.clean_fraction={fraction} is out of range: give the fraction of the train "
-            "part whose labels are trusted, in (0, 1]"
-        )
     if not truth_known and (labels == "clean" or fraction < 1):
         asked = f"clean_fraction={fraction}" if fraction < 1 else "labels=clean"
         raise UsageError(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from compressor.errors import UsageError
+from compressor.options import hold
+from compressor.schema import PruningKeys, SensitivityKeys
 from compressor.surgery import Group
 
 BUDGETS = ("macs", "params", "latency")
@@ -22,15 +24,8 @@ class SensitivityOptions:
     images: int = 512
 
     def __post_init__(self) -> None:
-        ratios = tuple(self.ratios)
-        object.__setattr__(self, "ratios", ratios)
-        numbers = all(isinstance(ratio, int | float) and 0 < ratio < 1 for ratio in ratios)
-        if not ratios or not numbers or list(ratios) != sorted(set(ratios)):
-            raise UsageError(
-                f"prune.sensitivity.ratios={list(ratios)} must rise, each above 0 and below 1"
-            )
-        if self.images < 1:
-            raise UsageError(f"prune.sensitivity.images={self.images} must be 1 or more")
+        hold(SensitivityKeys, "prune.sensitivity", vars(self))
+        object.__setattr__(self, "ratios", tuple(self.ratios))
 
     def in_key(self) -> dict[str, Any]:
         """What a table's figures depend on, whether it is shown or not."""
@@ -54,32 +49,9 @@ class WidthOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skip", tuple(self.skip))
-        for name in self.skip:
-            if not isinstance(name, str):
-                raise UsageError(f"prune.skip names '{name}': give paths of modules, as [layer1]")
-        if not isinstance(self.ratios, Mapping | None):
-            raise UsageError(
-                f"prune.ratios={self.ratios} says not which layers: type prune.ratios='"
-                "{layer1: 0.3}', or prune.ratio for all of them"
-            )
+        # the budget is held where it is read
+        hold(PruningKeys, "prune", {k: v for k, v in vars(self).items() if k != "budget"})
         object.__setattr__(self, "ratios", dict(self.ratios or {}))
-        for name, ratio in self.ratios.items():
-            number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
-            if not number or not 0 <= ratio < 1:
-                raise UsageError(
-                    f"prune.ratios gives '{name}' the ratio {ratio}: it must be at least 0 and "
-                    "below 1"
-                )
-        if not 0 < self.ratio < 1:
-            raise UsageError(
-                f"prune.ratio={self.ratio} is the fraction of channels removed: it must be above "
-                "0 and below 1; to remove nothing type prune=none"
-            )
-        one_of("scope", self.scope, ("interior", "all", "mixing"))
-        one_of("allocation", self.allocation, ("uniform", "global", "sensitivity"))
-        one_of("normalize", self.normalize, ("none", "mean", "cost", "lamp"))
-        check_count("round_to", self.round_to)
-        check_count("min_channels", self.min_channels)
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> "WidthOptions":
@@ -138,12 +110,7 @@ class RepairOptions:
     positions: int = 20
 
     def __post_init__(self) -> None:
-        one_of("reconstruct", self.reconstruct, ("none", "rescale", "refit"))
-        check_count("positions", self.positions)
-        if not 0 < self.ridge < float("inf"):
-            raise UsageError(
-                f"prune.ridge={self.ridge} must be above 0: the pull towards the present weights"
-            )
+        hold(PruningKeys, "prune", vars(self))
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> "RepairOptions":
@@ -183,33 +150,14 @@ def inside(path: str, name: str) -> bool:
 
 
 def _budget(given: Mapping[str, float | None], ratio: float) -> tuple[str, float] | None:
+    hold(PruningKeys, "prune", {"budget": given})
     asked = {name: share for name, share in given.items() if share is not None}
     if not asked:
         return None
-    if len(asked) > 1:
-        raise UsageError(f"prune.budget has {' and '.join(asked)}: give one of them")
     ((name, share),) = asked.items()
-    number = isinstance(share, int | float) and not isinstance(share, bool)
-    if not (number and 0 < share < 1):
-        raise UsageError(
-            f"prune.budget.{name}={share} is the fraction of the dense figure KEPT: it must be "
-            "above 0 and below 1; to keep everything type prune=none"
-        )
     if ratio != WidthOptions.ratio:
         raise UsageError(
             f"prune.ratio={ratio} and prune.budget.{name}={share} both say how much goes: "
             "give one of them"
         )
     return name, share
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"prune.{name}='{value}' is unknown; type {' or '.join(allowed)}")
-
-
-def check_count(name: str, value: int | None) -> None:
-    """Refuse what is neither null nor a whole number from 1 on."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (whole and value >= 1):
-        raise UsageError(f"prune.{name}={value} must be a whole number, 1 or more")

@@ -9,16 +9,16 @@ from typing import Any
 
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
+from compressor.options import hold
 from compressor.prune import Method
+from compressor.schema import PruningKeys
 from compressor.stages._blank import Blank
 from compressor.stages._counts import choose, running
 from compressor.stages._options import (
     RepairOptions,
     SensitivityOptions,
     WidthOptions,
-    check_count,
     names,
-    one_of,
 )
 from compressor.stages._schedule import Layers, Schedule
 from compressor.stages._statistics import gates_of, watched
@@ -43,8 +43,7 @@ class Pruning:
     sensitivity: SensitivityOptions = SensitivityOptions()
 
     def __post_init__(self) -> None:
-        one_of("statistics", self.statistics, ("dense", "sequential"))
-        check_count("images", self.images)
+        hold(PruningKeys, "prune", {"statistics": self.statistics, "images": self.images})
         if self.method.owns_stage and not self.schedule.one_shot:
             raise UsageError(
                 f"prune._target_={self.arguments['_target_']} owns its stage and cuts once: leave "

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
-from compressor.errors import UsageError
 from compressor.instantiation import made
+from compressor.options import hold
 from compressor.pretrain import Pretext
+from compressor.schema import DataKeys, FinetuningKeys, PretrainingKeys, TrainingKeys
 from compressor.tasks.optimization import OptimizerOptions
 
-# How an epoch is picked: the figure and its direction, None for the task's headline.
-SELECT = ("best", "last", "clean_peak")
-MODES = ("finetune", "scratch_e", "scratch_b", "rewind")
-LABELS = ("auto", "clean", "given", "corrected_soft", "corrected_hard")
 _OPTIMIZER = tuple(part.name for part in fields(OptimizerOptions))
+_KEYS = MappingProxyType(
+    {"pretrain": PretrainingKeys, "train": TrainingKeys, "finetune": FinetuningKeys}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +35,11 @@ class Recipe:
     @classmethod
     def read(cls, group: str, tree: Mapping[str, Any]) -> "Recipe":
         """tree: the group's sub-tree. Raises UsageError for what no training can do."""
+        hold(_KEYS[group], group, tree)
         values = {name: tree[name] for name in _OPTIMIZER}
         values["milestones"] = tuple(values["milestones"])
-        try:
-            optimizer = OptimizerOptions(**values)
-        except UsageError as error:
-            raise UsageError(f"{group}.{error}") from None  # it begins with the key
-        one_of(f"{group}.select", tree["select"], SELECT)
-        patience = tree["patience"]
-        if patience is not None and patience < 1:
-            raise UsageError(f"{group}.patience={patience} must be at least 1, or null")
         own = ("select", "select_by", "class_weights", "patience")
-        return cls(optimizer=optimizer, **{name: tree[name] for name in own})
+        return cls(optimizer=OptimizerOptions(**values), **{name: tree[name] for name in own})
 
     @property
     def epochs(self) -> int:
@@ -81,15 +75,6 @@ class Recovery:
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> "Recovery":
         """tree: the `finetune` group. Raises UsageError for what no fine-tuning can do."""
-        one_of("finetune.labels", tree["labels"], LABELS)
-        if tree["robust"] not in ("none", "same"):
-            raise UsageError(f"finetune.robust={tree['robust']} is not known: none or same")
-        one_of("finetune.mode", tree["mode"], MODES)
-        cap, epoch = tree["epoch_cap"], tree["rewind_epoch"]
-        if cap is not None and not cap >= 1:
-            raise UsageError(f"finetune.epoch_cap={cap} must be 1 or more, or null")
-        if epoch < 0:
-            raise UsageError(f"finetune.rewind_epoch={epoch} must be 0 or more")
         own = [part.name for part in fields(cls) if part.name != "recipe"]
         return cls(recipe=Recipe.read("finetune", tree), **{name: tree[name] for name in own})
 
@@ -163,7 +148,7 @@ class Recipes:
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "Recipes":
         """config: the whole one; a number stands in for each `auto` of a recipe."""
-        one_of("dataset.sampler", config["dataset"]["sampler"], ("none", "balanced"))
+        hold(DataKeys, "dataset", config["dataset"])
         return cls(
             pretrain=Pretraining.read(config["pretrain"]),
             train=Recipe.read("train", config["train"]),
@@ -184,9 +169,3 @@ class Recipes:
             "train": self.train,
             "finetune": self.finetune.recipe,
         }[stage]
-
-
-def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise UsageError where the value of a key is none of its choices."""
-    if value not in choices:
-        raise UsageError(f"{key}={value} is not known: choose one of {', '.join(choices)}")

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from compressor.errors import UsageError
-from compressor.stages._options import WidthOptions, among, inside, one_of
+from compressor.options import hold
+from compressor.schema import PruningKeys
+from compressor.stages._options import WidthOptions, among, inside
 
 Layers = Sequence[tuple[str, int, int]]
 """(group, its channels in the dense network, those that it keeps), from the front."""
@@ -29,13 +31,7 @@ class Schedule:
     layer_finetune: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("round_epochs", 0), ("finetune_per_layer_epochs", 0)):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise UsageError(f"prune.{name}={value} must be a whole number, {least} or more")
-        one_of("spacing", self.spacing, ("geometric", "linear"))
-        if self.keep_rates is not None:
-            _check_falling(self.keep_rates)
+        hold(PruningKeys, "prune", vars(self))
         asked = {
             "rounds": self.rounds > 1,
             "keep_rates": self.keep_rates is not None,
@@ -192,20 +188,3 @@ def _layer_by_layer(
 def _tidy(fraction: float) -> float:
     """Without the last digits of binary fractions: 1 - 0.7 is the 0.3 that another run may type."""
     return round(fraction, 12)
-
-
-def _check_falling(rates: Any) -> None:
-    if isinstance(rates, int | float | str):
-        raise UsageError(
-            f"prune.keep_rates={rates} is one value where a list is expected, a fraction for every "
-            "round, such as prune.keep_rates=[0.75,0.5]; for one cut type prune.ratio"
-        )
-    numbers = isinstance(rates, list | tuple) and all(
-        isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates
-    )
-    good = numbers and len(rates) > 0 and all(0 < rate < 1 for rate in rates)
-    if not good or any(a <= b for a, b in zip(rates, rates[1:], strict=False)):
-        raise UsageError(
-            f"prune.keep_rates={rates} must be fractions of the dense widths, above 0 and below 1, "
-            "each smaller than the one before, such as [0.75,0.5]"
-        )

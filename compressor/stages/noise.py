@@ -18,6 +18,8 @@ from compressor.data import ImageData, stratified_split
 from compressor.errors import UsageError
 from compressor.instantiation import Chosen
 from compressor.noise import Noise, Part, transition
+from compressor.options import hold
+from compressor.schema import DataKeys
 
 CLEAN = "clean"
 _BATCH = 256  # images a batch of a kind that looks at them
@@ -125,11 +127,7 @@ def labels(
 
 def _labelled(clean: Tensor, fraction: float, seed: int) -> Tensor | None:
     """The positions of a stratified share, None for all of them."""
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise UsageError(
-            f"dataset.labelled_fraction={fraction} is out of range: give the fraction of the train "
-            "part whose labels may be read, in (0, 1]"
-        )
+    hold(DataKeys, "dataset", {"labelled_fraction": fraction})
     if fraction == 1:
         return None
     chosen = stratified_split(clean, fraction, seed)[1]

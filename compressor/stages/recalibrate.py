@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compressor.errors import UsageError
+from compressor.options import hold
+from compressor.schema import RecalibrationKeys
 from compressor.seeding import derive
 from compressor.stages import Context, Given, Outcome
 from compressor.stages._classes import alike
@@ -23,9 +24,7 @@ VERSION = 1
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse sizes with which there is no variance to measure."""
-    for name, least in (("images", 2), ("batch_size", 2)):
-        if options[name] < least:
-            raise UsageError(f"recalibrate.{name}={options[name]} must be at least {least}")
+    hold(RecalibrationKeys, "recalibrate", options)
 
 
 def recalibrate(given: Given, options: Mapping[str, Any], context: Context) -> Outcome:

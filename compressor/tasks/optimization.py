@@ -10,10 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from compressor.errors import UsageError
-
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "cosine", "step", "onecycle")
+from compressor.options import hold
+from compressor.schema import TrainingKeys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +33,7 @@ class OptimizerOptions:
     clip_norm: float | None
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _at_least("epochs", self.epochs, 0)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("warmup_epochs", self.warmup_epochs, 0)
-        _at_least("weight_decay", self.weight_decay, 0)
-        if not self.lr > 0 or not math.isfinite(self.lr):
-            raise UsageError(f"lr={self.lr} must be a positive number")
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"momentum={self.momentum} must be at least 0 and below 1")
-        if any(not 0 < point < 1 for point in self.milestones):
-            raise UsageError(
-                f"milestones={list(self.milestones)} are fractions of the epochs: above 0, below 1"
-            )
-        if not 0 < self.gamma <= 1:
-            raise UsageError(f"gamma={self.gamma} must be above 0 and at most 1")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UsageError(f"clip_norm={self.clip_norm} must be positive; null does not clip")
+        hold(TrainingKeys, "", vars(self))
 
 
 def make_optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -144,13 +125,3 @@ def drop_epochs(epochs: int, milestones: Sequence[float]) -> list[float]:
     found = [point * epochs for point in milestones]
     # the small term keeps 0.57 * 100 at 57, which floating point makes 56.9...
     return [math.floor(place + 1e-9) or place for place in found]
-
-
-def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise UsageError(f"{name}={value} is not known: choose one of {', '.join(options)}")
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
-        raise UsageError(f"{name}={value} must be at least {least}")

@@ -94,6 +94,12 @@ def test_every_key_has_a_comment(path):
     assert uncommented(path) == []
 
 
+@pytest.mark.parametrize("path", ALL_FILES, ids=name)
+def test_no_line_is_longer_than_a_hundred_columns(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 100] == []
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_a_recipe_sets_what_its_group_explains_and_names_its_source(path):
     base = Menu(read_command([])).compose([])[path.parent.parent.name]

@@ -1,4 +1,4 @@
-"""The ranges that are checked with the command are those of the constructors, by trying values."""
+"""A range that is declared once is held by the command and from Python alike, by trying values."""
 
 import copy
 import functools
@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.accelerators import AcceleratorRegistry
 
-from compressor import _ranges, checks, models
+from compressor import _ranges, checks, models, options, schema
 from compressor.configuration import Menu, config_dir, plain, read_command
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
-from compressor.stages import STRATEGIES, Machine, _classes
+from compressor.options import declarations
+from compressor.stages import Machine, _classes
 from compressor.stages._distill.options import Teaching
 from compressor.stages._labels import check_labels
 from compressor.stages._pruning import Pruning
 from compressor.stages._recipe import Recipes
 from compressor.stages.noise import _labelled
+from compressor.tasks.classification import Classification
 
 GROUPS = ("prune", "robust", "distill", "noise", "regularize", "scale")
 # A file or a name of the user's is asked for first.
@@ -44,14 +47,6 @@ TOGETHER = {
     "prune.rounds": "are one of several schedules",
     "pretrain.class_weights": "has no classes",
 }
-# Held by no constructor: seeds, and a weight that the stages take as it is.
-ONLY_HERE = {
-    "distill.label_weight",
-    "finetune.clean_seed",
-    "dataset.labelled_seed",
-    "dataset.sampler",
-    "distill.teacher.model",  # of one source of the teacher
-}
 
 
 @functools.cache
@@ -59,7 +54,7 @@ def menu():
     return Menu(read_command([]))
 
 
-def options():
+def every_option():
     for group in GROUPS:
         for path in sorted((config_dir() / group).glob("[a-z]*.yaml")):
             if path.stem not in OUTSIDE.get(group, ()):
@@ -117,12 +112,11 @@ def construct(config, group):
     elif group == "distill":
         Teaching.read(own)
     elif group == "dataset":
-        own = dict(own)
-        share = own.pop("labelled_fraction")
-        del own["labelled_seed"], own["sampler"]
-        make(own)
+        shared = {key: own[key] for key in declarations(schema.DataKeys)}
+        options.hold(schema.DataKeys, "dataset", shared)
+        make({key: value for key, value in own.items() if key not in shared})
         read(config)
-        _labelled(torch.arange(10_000) % 10, share, 0)
+        _labelled(torch.arange(10_000) % 10, shared["labelled_fraction"], 0)
     elif group in ("finetune", "pretrain"):
         recipes = read(config)
         pruning = Pruning.read(config["prune"])
@@ -143,22 +137,22 @@ def refuses(attempt, *arguments) -> bool:
     return False
 
 
-def candidates(key, value):
+def candidates(key, value, config):
     """Values of the key's own type on either side of where its range ends, or might end."""
-    declared = _ranges.RANGES.get(key)
-    if isinstance(declared, _ranges.OneOf):
+    declared = next(iter(_ranges.declared(key, config).rules), None)
+    if isinstance(declared, options.OneOf):
         return [*declared.choices, "no such word" if isinstance(declared.choices[0], str) else 7]
     if isinstance(value, bool | str | dict) or (value is None and declared is None):
         return []
     ends = [end for end in (0, 1, getattr(declared, "low", 0), getattr(declared, "high", 1))]
-    ends = [int(end) for end in ends if abs(end) != _ranges.INF and end == int(end)]
+    ends = [int(end) for end in ends if abs(end) != options.INF and end == int(end)]
     found = {end + step for end in ends for step in (-1, 0, 1)}
     if isinstance(value, float | list) or (value is None and key not in WHOLE):
         found |= {end + step for end in ends for step in (-0.005, 0.005)}
-        found |= {float(getattr(declared, "high", 1))} - {_ranges.INF}
-    if isinstance(declared, _ranges.Each):
+        found |= {float(getattr(declared, "high", 1))} - {options.INF}
+    if isinstance(declared, options.Each):
         return [{"layer1": number} for number in sorted(found)] + [0.5, {}]
-    if isinstance(declared, _ranges.Series):
+    if isinstance(declared, options.Series):
         together = [[], [0.3, 0.6], [0.6, 0.3], [0.6, 0.6], [0.3, 0.9, 0.6]]
         return [[number] for number in sorted(found)] + together
     if isinstance(value, list):
@@ -175,19 +169,19 @@ def name_of(value):
     return str(value)
 
 
-@pytest.mark.parametrize(("group", "option"), list(options()), ids=name_of)
+@pytest.mark.parametrize(("group", "option"), list(every_option()), ids=name_of)
 def test_the_command_refuses_what_the_constructor_refuses_and_nothing_else(group, option):
     config = composed(f"{group}={option}")
     for key, value in own_keys(group, option, config):
         last = key.rpartition(".")[2]
         unread = group == "noise" and last not in parameters(config["noise"]["_target_"])
-        for candidate in candidates(key, value):
-            early = refuses(_ranges.check, key, candidate, config[group])
+        for candidate in candidates(key, value, config):
+            early = refuses(_ranges.check, key, candidate, config)
             if group == "model" and not early:
                 continue  # to build them all takes long
             late = refuses(construct, with_value(config, key, candidate), group)
             beyond = key.endswith("seed") and candidate > 1  # what numpy takes no constructor tells
-            if key not in ONLY_HERE and not unread and not beyond:
+            if not unread and not beyond:
                 assert late or not early, f"{key}={candidate} is good, and the command refuses it"
             if key not in TOGETHER:
                 assert early or not late, f"{key}={candidate} is refused by the constructor alone"
@@ -201,10 +195,14 @@ def test_the_ranges_of_the_machine_hold_its_defaults():
 
 
 def test_names_that_are_known_without_torch_are_those_that_exist():
-    assert _ranges.RANGES["distill.teacher.model"].choices == tuple(sorted(models.__all__))
-    assert _ranges.RANGES["machine.strategy"].choices == STRATEGIES
+    (known,) = _ranges.declared("distill.teacher.model").rules
+    assert known.choices == tuple(sorted(models.__all__))
+    (figures,) = _ranges.declared("train.select_by").rules
+    assert figures.choices == tuple(Classification.figures)
+    (accelerators,) = _ranges.declared("machine.accelerator").rules
+    assert {"auto", "gpu", *AcceleratorRegistry.available_accelerators()} >= {*accelerators.choices}
     config = composed()["machine"]
-    for name in (*_ranges.RANGES["machine.accelerator"].choices, "foo"):
+    for name in (*accelerators.choices, "foo"):
         early = refuses(_ranges.check, "machine.accelerator", name)
         try:
             Machine(**{**config, "accelerator": name})
@@ -230,8 +228,10 @@ def test_a_teacher_is_asked_for_where_the_term_learns_from_one(name):
 
 
 def test_values_that_are_none_of_its_business_pass():
-    _ranges.check("robust.q", 7, {"_target_": "my_lab.rkd.RKD", "q": 7})
-    _ranges.check("prune.ratio", 7, {"_target_": "compressor.prune.none.NoPruning"})
+    _ranges.check("robust.q", 7, {"robust": {"_target_": "my_lab.rkd.RKD", "q": 7}})
+    none = {"prune": {"_target_": "compressor.prune.none.NoPruning"}}
+    _ranges.check("prune.ratio", 7, none)
+    _ranges.check("prune.budget", {"macs": 7, "params": 7}, none)
     _ranges.check("robust.q", "${q}")
     _ranges.check("train.clip_norm", None)
     with pytest.raises(UsageError, match="prune.budget.macs=2 must be below 1"):

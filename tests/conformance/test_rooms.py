@@ -7,8 +7,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "compressor"
 METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale", "pretrain")
-# What a room may import of this package, beside itself, errors and seeding.
+# What a room may import of this package, beside itself and what everyone may.
 ALLOWED = {
+    "options": set(),
+    "schema": set(),
+    "durations": set(),
     "surgery": set(),
     "taps": set(),
     "measure": set(),
@@ -44,7 +47,7 @@ ALLOWED = {
     },
     "run_latency": {"artefact", "experiment", "latency"},
     "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
-    "checks": {"_ranges", "instantiation", "stages"},
+    "checks": {"instantiation", "stages"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data", "noise", "robust"),
         *("regularize", "artefact", "automatic", "brought", "cache", "changed_code", "manifest"),
@@ -60,7 +63,7 @@ ALLOWED = {
         "changed_code",
     },
 }
-EVERYONE = {"errors", "seeding"}
+EVERYONE = {"errors", "seeding", "options", "schema", "durations"}
 
 
 def files(room):

@@ -198,9 +198,11 @@ def test_a_class_may_be_called_train(tmp_path):
     assert data(tmp_path).class_names == ("bus", "car", "train")
 
 
-@pytest.mark.parametrize("test", [0, 1, -0.5, True, "much"])
-def test_a_test_share_out_of_range_is_named(test):
-    with pytest.raises(UsageError, match=f"dataset.test={test}"):
+@pytest.mark.parametrize(
+    ("test", "typed"), [(0, "0"), (1, "1"), (-0.5, "-0.5"), (True, "true"), ("much", "much")]
+)
+def test_a_test_share_out_of_range_is_named(test, typed):
+    with pytest.raises(UsageError, match=f"dataset.test={typed}"):
         ImageFolder("nowhere", test=test)
 
 

@@ -261,10 +261,13 @@ def test_a_file_that_breaks_off_after_it_was_looked_at_is_named_when_it_is_decod
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"unreadable": "ignore"}, "dataset.unreadable=ignore is unknown: give refuse or skip"),
-        ({"max_pixels": 0}, "dataset.max_pixels=0 is out of range"),
-        ({"max_pixels": 10**12}, "dataset.max_pixels=1000000000000 is out of range"),
-        ({"max_pixels": 1e6}, "dataset.max_pixels=1000000.0 is out of range"),
+        (
+            {"unreadable": "ignore"},
+            "dataset.unreadable=ignore is not known: choose one of ref",
+        ),
+        ({"max_pixels": 0}, "dataset.max_pixels=0 must be at least 1: give width x height"),
+        ({"max_pixels": 10**12}, "dataset.max_pixels=1000000000000 must be at most 178956970"),
+        ({"max_pixels": 1e6}, "dataset.max_pixels=1000000.0: a whole number is expected"),
     ],
 )
 def test_options_out_of_range_are_named(options, text):

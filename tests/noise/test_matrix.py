@@ -41,7 +41,7 @@ def test_a_matrix_may_be_a_file(tmp_path, name):
         ([[0.5, 0.4], [0.0, 1.0]], "row 0 sums to 0.9, not to 1"),
         ([[1.0, 0.0]], "as many rows as columns"),
         ([[1.5, -0.5], [0.0, 1.0]], "below 0"),
-        ([["a", "b"], ["c", "d"]], "no number"),
+        ([["a", "b"], ["c", "d"]], "noise.matrix=a: a number is expected"),
     ],
 )
 def test_what_is_no_transition_matrix_is_refused(matrix, text):

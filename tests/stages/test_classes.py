@@ -215,5 +215,5 @@ def test_a_figure_that_another_task_does_not_measure_is_refused():
         figures = MappingProxyType({"hits": "max", "loss": "min"})
 
     check_figures(recipes(), Hits())
-    with pytest.raises(UsageError, match="finetune.select_by=macro_f1 .* has hits: type"):
+    with pytest.raises(UsageError, match="finetune.select_by=macro_f1 .* has hits, loss: type"):
         check_figures(recipes(finetune={"select_by": "macro_f1"}), Hits())

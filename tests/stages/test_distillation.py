@@ -366,7 +366,7 @@ REFUSED = {
     "no dense network to learn from yet": ["distill=kd", "distill.at=train"],
     "needs distill.teacher.path": ["distill=kd", "distill.teacher.source=artefact"],
     "needs distill.teacher.function": ["distill=kd", "distill.teacher.source=callable"],
-    "did you mean resnet56": [
+    "model=resnet65 is not known: choose one of mobilenet_v2": [
         "distill=kd", "distill.teacher.source=model", "distill.teacher.model=resnet65"],
     "distill=hints reads features": [
         "distill=hints", "distill.teacher.source=callable", "distill.teacher.function=a.b"],

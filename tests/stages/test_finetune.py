@@ -110,7 +110,7 @@ def test_a_round_changes_the_recipe_and_nothing_of_the_others():
         ({"labels": "given"}, "labels.* holds what no round has of its own"),
         ({"lr": "fast"}, "lr=fast is not of the kind of finetune.lr=0.1"),
         ({"milestones": 2}, r"milestones=2 is not of the kind of finetune.milestones=\[\]"),
-        ({"lr": -1.0}, "prune.round_finetune: lr=-1.0 must be a positive number"),
+        ({"lr": -1.0}, "prune.round_finetune: lr=-1.0 must be above 0"),
     ):
         with pytest.raises(UsageError, match=line):
             in_round(usual, wrong, "prune.round_finetune")
@@ -120,7 +120,7 @@ def test_a_round_changes_the_recipe_and_nothing_of_the_others():
     ("changes", "rounds", "message"),
     [
         ({"mode": "scratch"}, {}, "finetune.mode=scratch is not known: .*scratch_e"),
-        ({"epoch_cap": 0.5}, {}, "epoch_cap=0.5 must be 1 or more"),
+        ({"epoch_cap": 0.5}, {}, "epoch_cap=0.5 must be at least 1, or null"),
         ({"rewind_epoch": -1}, {}, "rewind_epoch=-1"),
         ({"mode": "rewind", "rewind_epoch": 5}, {}, "rewind_epoch=5 lies beyond .*train.epochs=5"),
         ({"mode": "rewind", "rewind_epoch": 6, "epochs": 9}, {}, "rewind_epoch=6 lies beyond"),

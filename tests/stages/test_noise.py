@@ -211,8 +211,6 @@ def test_auto_is_clean_where_the_truth_is_known(known, injected, corrects, label
         (asked("clean"), CrossEntropy(), False, "finetune.labels=clean needs clean labels"),
         (asked("given", 0.5), CrossEntropy(), False, "clean_fraction=0.5 needs clean labels"),
         (asked("given", 0.5), CrossEntropy(), True, "is a share of the clean labels"),
-        (asked("clean", 0.0), CrossEntropy(), True, "clean_fraction=0.0 is out of range"),
-        (asked("clean", 1.1), CrossEntropy(), True, "clean_fraction=1.1 is out of range"),
         (asked("corrected_soft"), CrossEntropy(), True, "type robust=pencil"),
         (asked("corrected_soft"), Confident(), True, "type robust=pencil"),
         (asked("corrected_soft", robust="same"), Pencil(), True, "finetune.robust=none"),

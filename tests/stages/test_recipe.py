@@ -91,7 +91,7 @@ def test_the_fields_of_a_recipe_are_the_keys_of_its_file(folder):
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("lr", 0, "train.lr=0 must be a positive number"),
+        ("lr", 0, "train.lr=0 must be above 0"),
         ("select", "worst", "train.select=worst is not known: choose one of best, last, clean"),
         ("patience", 0, "train.patience=0 must be at least 1, or null"),
     ],
@@ -99,6 +99,20 @@ def test_the_fields_of_a_recipe_are_the_keys_of_its_file(folder):
 def test_a_recipe_that_no_training_can_follow_is_refused_by_its_key(folder, key, value, line):
     with pytest.raises(UsageError, match=line):
         Recipe.read("train", {**compose(folder)["train"], key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("clean_fraction", 0.0, "finetune.clean_fraction=0.0 must be above 0"),
+        ("clean_fraction", 1.1, "finetune.clean_fraction=1.1 must be at most 1"),
+        ("labels", "best", "finetune.labels=best is not known: choose one of auto, clean, given"),
+        ("lr", -1.0, "finetune.lr=-1.0 must be above 0"),
+    ],
+)
+def test_a_fine_tuning_out_of_its_ranges_is_refused_by_its_key(folder, key, value, line):
+    with pytest.raises(UsageError, match=line):
+        Recovery.read({**compose(folder)["finetune"], key: value})
 
 
 def test_teaching_acts_in_its_own_stage_and_is_none_in_the_others(folder):

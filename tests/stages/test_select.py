@@ -449,7 +449,7 @@ TREE = {"_target_": "compressor.prune.weight_sum.WeightSum"}
 
 @pytest.mark.parametrize("ratio", [0, 1, 1.5, -0.1, float("nan")])
 def test_a_ratio_outside_zero_and_one_is_refused(ratio):
-    with pytest.raises(UsageError, match=f"prune.ratio={ratio} .*above 0 and below 1"):
+    with pytest.raises(UsageError, match=f"prune.ratio={ratio} (must be|is out of range)"):
         WidthOptions(ratio=ratio)
 
 
@@ -466,12 +466,12 @@ def test_options_out_of_range_are_refused(name, value):
 @pytest.mark.parametrize(
     "tree, text",
     [
-        ({"budget": {"macs": "abc"}}, "prune.budget.macs=abc is the fraction of the dense figure"),
+        ({"budget": {"macs": "abc"}}, "prune.budget.macs=abc: a number is expected"),
         ({"budget": {"macs": [0.5]}}, "prune.budget.macs="),
-        ({"ratios": 0.5}, "prune.ratios=0.5 says not which layers"),
-        ({"ratios": [0.5]}, "says not which layers"),
-        ({"round_to": 2.5}, "prune.round_to=2.5 must be a whole number, 1 or more"),
-        ({"min_channels": "abc"}, "prune.min_channels=abc must be a whole number"),
+        ({"ratios": 0.5}, "prune.ratios=0.5 names nothing: type prune.ratios="),
+        ({"ratios": [0.5]}, "prune.ratios=[0.5] names nothing"),
+        ({"round_to": 2.5}, "prune.round_to=2.5: a whole number is expected"),
+        ({"min_channels": "abc"}, "prune.min_channels=abc: a whole number is expected"),
         ({"skip": [3]}, "prune.skip names '3': give paths of modules"),
     ],
 )

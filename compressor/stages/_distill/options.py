@@ -16,11 +16,9 @@ from compressor.data import ImageData
 from compressor.distill import Term
 from compressor.errors import UsageError
 from compressor.instantiation import made
+from compressor.options import hold
+from compressor.schema import DistillationKeys
 from compressor.stages._distill.features import shapes_of, taps_of
-from compressor.stages._recipe import one_of
-
-SOURCES = ("dense", "artefact", "model", "callable")
-SAMPLERS = ("none", "class_uniform", "superclass_uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +90,7 @@ class Teaching:
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> "Teaching":
         """tree: the `distill` group. Raises UsageError for what no run can do."""
-        one_of("distill.at", tree["at"], ("train", "finetune"))
-        one_of("distill.sampler", tree["sampler"], SAMPLERS)
-        one_of("distill.teacher.source", tree["teacher"]["source"], SOURCES)
+        hold(DistillationKeys, "distill", tree)
         _check_grouping(tree)
         grouping = Grouping(**{name: tree[name] for name in Grouping.__dataclass_fields__})
         path = tree["teacher"]["path"]
@@ -168,14 +164,10 @@ class Teaching:
 
 
 def _check_grouping(tree: Mapping[str, Any]) -> None:
-    if tree["per_group"] < 2:
+    if tree["superclasses"] == 1:
         raise UsageError(
-            f"distill.per_group={tree['per_group']} leaves no pair of a group: give 2 or more"
-        )
-    if tree["superclasses"] < 0 or tree["superclasses"] == 1:
-        raise UsageError(
-            f"distill.superclasses={tree['superclasses']} is out of range: give 2 or more, or 0 "
-            "for the data set's own"
+            "distill.superclasses=1 leaves nothing to tell apart: give 2 or more, or 0 for the "
+            "data set's own"
         )
 
 
@@ -209,9 +201,6 @@ def _check_teacher(teaching: Teaching) -> None:
             f"distill.teacher.source={source} needs distill.teacher.{needed[0]}, such as "
             f"{needed[2]}"
         )
-    epochs = teacher.epochs
-    if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
-        raise UsageError(f"distill.teacher.epochs={epochs}: give a whole number, or null")
     if source == "model":
         _spec(teacher, (3, 32, 32), 2)  # refuses unknown names
     for name, term in teaching.terms.items():
