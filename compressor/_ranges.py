@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compressor import sizes
 from compressor.errors import UsageError
 
 INF = math.inf
@@ -112,6 +113,19 @@ class Stages:
             )
         if stages.count("compress") > 1 or stages.count("train") > 1:
             raise UsageError(f"{key}={stages} holds train or compress twice: give each once")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes, or text such as 20GB."""
+
+    def check(self, key: str, value: Any) -> None:
+        if value is None:
+            return
+        try:
+            sizes.read(value)
+        except UsageError as error:
+            raise UsageError(f"{key}={value}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -342,6 +356,7 @@ RANGES: dict[str, Check] = {
     "machine.latency_seconds": Range(0, 600, remedy="give seconds; 0 leaves latency unmeasured"),
     "cache.lock": _one_of("auto", "lock", "lease"),
     "cache.lease_seconds": _over(0, "give seconds, such as 60"),
+    "cache.max_size": Size(),
 }
 FOLDERS = (
     "dataset.root",

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
 from compressor import experiment as experiment_module
-from compressor import latency, measure, multirun, notices, preview, sweep_latency
+from compressor import latency, measure, multirun, notices, preview, sessions, sweep_latency
 from compressor.artefact import Spec
 from compressor.cache import Cache
 from compressor.changed_code import Origin, Origins
@@ -611,6 +611,18 @@ def test_a_compressor_may_cut_no_channel(folder, report):
     words = ("prune=none", "prune._target_=doubles.Masks", "finetune.epochs=0")
     mine = run(folder, "masks", *words)
     assert mine["kept"] == {} and mine["points"]["final"]["macs"] == mine["points"]["dense"]["macs"]
+
+
+def test_what_a_run_is_going_to_reuse_is_reserved_before_its_first_stage(folder, monkeypatch):
+    def stops(self):
+        raise KeyboardInterrupt
+
+    words = ("train.epochs=7", "cache.max_size=20GB")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Walk, "steps", stops)
+        run(folder, "reserved", *words)
+    (own,) = [used for used in sessions.read(folder / "cache") if used.alive]
+    assert set(keys(folder, *words).values()) <= own.keys
 
 
 @pytest.mark.parametrize(
