@@ -26,6 +26,7 @@ from compressor.stages._answer import check_network
 from compressor.stages._blank import Blank, blank, memory, parameter_bytes, too_large
 from compressor.stages._distill import options as distill_options
 from compressor.stages._distill.teacher import Called, check_answer
+from compressor.stages._fit import plain
 from compressor.stages._labels import check_labels, resolve, trusted
 from compressor.stages._pruning import Pruning
 from compressor.tasks import Task
@@ -305,8 +306,8 @@ def _check_weights(config: Mapping[str, Any], net: nn.Module, device: torch.devi
         options = config[stage]
         if options["epochs"] == 0 or device.type != "cpu":
             continue
-        state = 2 if options["optimizer"] == "adamw" else int(options["momentum"] > 0)
-        copies, what = max(copies, 2 + state), "weights, gradients and optimizer state"
+        copies = max(copies, 2 + plain(options).moments)
+        what = "weights, gradients and optimizer state"
     needs = parameter_bytes(net, copies)
     if needs > memory():
         raise too_large(what, needs)

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import doubles
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
 from compressor import experiment as experiment_module
-from compressor import latency, measure, multirun, notices, preview, sessions, sweep_latency
+from compressor import latency, measure, multirun, notices, preview, sessions, sizes, sweep_latency
 from compressor.artefact import Spec
 from compressor.cache import Cache
 from compressor.changed_code import Origin, Origins
@@ -623,6 +624,29 @@ def test_what_a_run_is_going_to_reuse_is_reserved_before_its_first_stage(folder,
         run(folder, "reserved", *words)
     (own,) = [used for used in sessions.read(folder / "cache") if used.alive]
     assert set(keys(folder, *words).values()) <= own.keys
+
+
+def test_the_plan_says_the_disk_that_a_run_is_going_to_take(folder, report, capsys):
+    fresh = preview.preview(plan(folder, "seed=9", "train.optimizer=adamw"))
+    dense, small = fresh["cut"]["params"]
+    # four artefacts, the training's last checkpoint (weights and two moments) and its picked epoch,
+    # each beside its successor for a while, and the exported network
+    assert fresh["disk"]["needed"] == 4 * (dense + 3 * small + 8 * dense + small)
+    preview.show(fresh)
+    assert f"takes about {sizes.shown(fresh['disk']['needed'])} of disk" in capsys.readouterr().out
+    half = preview.preview(plan(folder, "finetune.optimizer=sgd", "finetune.lr=0.01"))
+    assert half["disk"]["needed"] == 4 * (small + 6 * small + small)
+    assert preview.preview(plan(folder))["disk"]["needed"] == 4 * small
+    assert preview.preview(plan(folder), brief=True)["disk"]["needed"] == 0
+
+
+def test_a_run_that_no_disk_holds_is_refused_at_the_plan(folder, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    says = (
+        r"takes about .*MB of disk, and .*cache has 1.0KB left: free some, as with compress-cache"
+    )
+    with pytest.raises(UsageError, match=says):
+        preview.preview(plan(folder, "seed=9"))
 
 
 @pytest.mark.parametrize(

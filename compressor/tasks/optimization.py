@@ -53,6 +53,11 @@ class OptimizerOptions:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"clip_norm={self.clip_norm} must be positive; null does not clip")
 
+    @property
+    def moments(self) -> int:
+        """Numbers that the optimizer keeps for each parameter."""
+        return 2 if self.optimizer == "adamw" else int(self.momentum > 0)
+
 
 def make_optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that require a gradient.
