@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.artefact import Artefact, Spec
-from compressor.cache import Cache
+from compressor.cache import Cache, key_of
 from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.surgery import Plan
@@ -158,6 +158,17 @@ class Context:
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None
+
+    def remember(self, kind: str, parts: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """The folder of what a stage works out once for all runs, an entry of the cache.
+
+        kind: what it is, as the cache lists it. parts: plain values, all that it depends on: its
+        key. make: writes it into the empty folder that it is given, where it is not there yet; the
+        folder of a killed process is handed on where that had begun a `cache.RESUME` in it.
+        """
+        key = key_of(stage=kind, **parts)
+        self.cache.obtain(key, kind, make)
+        return self.cache.folder(key)
 
 
 @dataclass(frozen=True, kw_only=True)

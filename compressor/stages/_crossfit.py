@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from compressor.cache import key_of
 from compressor.instantiation import builders, sources
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
@@ -64,22 +63,21 @@ def probabilities(
     for number in range(folds):
         held = rows if folds == 1 else rows[fold == number]
         rest = rows if folds == 1 else rows[fold != number]
-        key = key_of(
-            stage="fold",
-            version=VERSION,
-            spec=given.spec.to_json(),
-            code=sources({"_target_": given.spec.factory}),
-            libraries=builders(given.spec.factory),
-            frozen=frozen,
-            parent=given.parent.key if given.parent else "",
-            options={**vars(fitting), "milestones": list(fitting.milestones)},
-            fold=[number, folds],
-            labels=context.labels_key,
-            data=context.data_key,
-            seed=context.seed,
-            precision=context.precision,
-            devices=context.machine.devices,
-        )
+        parts = {
+            "version": VERSION,
+            "spec": given.spec.to_json(),
+            "code": sources({"_target_": given.spec.factory}),
+            "libraries": builders(given.spec.factory),
+            "frozen": frozen,
+            "parent": given.parent.key if given.parent else "",
+            "options": {**vars(fitting), "milestones": list(fitting.milestones)},
+            "fold": [number, folds],
+            "labels": context.labels_key,
+            "data": context.data_key,
+            "seed": context.seed,
+            "precision": context.precision,
+            "devices": context.machine.devices,
+        }
 
         def make(folder: Path, number: int = number, held: Tensor = held, rest: Tensor = rest):
             if folds == 1:
@@ -103,8 +101,8 @@ def probabilities(
             )
             save_file({"probabilities": _predict(fitted.net, context, held)}, folder / _NAME)
 
-        context.cache.obtain(key, "fold", make)
-        found[held] = load_file(context.cache.folder(key) / _NAME)["probabilities"]
+        folder = context.remember("fold", parts, make)
+        found[held] = load_file(folder / _NAME)["probabilities"]
     return found
 
 
