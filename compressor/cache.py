@@ -157,6 +157,14 @@ class Cache:
         for key in keys:
             self.session.uses(key)
 
+    def drop(self, key: str) -> None:
+        """Take away an entry that this process alone uses and needs no longer; else it stays."""
+        self._checked.discard(key)
+        with suppress(RunError):  # a cache that cannot be changed keeps it
+            eviction.remove(
+                self.root, key, self.lock, self.locks.lease_seconds, own=self.session.name
+            )
+
     def read(self, key: str) -> "Artefact":
         """The entry as an artefact; compared with its manifest once."""
         from compressor import artefact

@@ -114,7 +114,7 @@ def prune(
     for entry in going:
         if entry.held:
             continue
-        if dry_run or remove(root, entry, lock, lease_seconds):
+        if dry_run or remove(root, entry.key, lock, lease_seconds):
             removed.append(entry)
         elif entry.folder.exists():  # else another process took it away
             kept.append(entry)
@@ -126,10 +126,14 @@ def fits(root: Path, max_size: int) -> bool:
     return sum(size_of(folder) for _, folder in entries(root)) <= max_size
 
 
-def remove(root: Path, entry: Entry, lock: str, lease_seconds: float) -> bool:
-    """Take one entry away unless a process has come to use it meanwhile; whether it went."""
-    holder = Locks(root / ".locks", lock, lease_seconds).make(entry.key)
-    aside = root / ".part" / f"{entry.key}.removed-{os.getpid()}"
+def remove(root: Path, key: str, lock: str, lease_seconds: float, *, own: str = "") -> bool:
+    """Take one entry away unless a process has come to use it meanwhile; whether it went.
+
+    own: name of the session whose use of it does not count.
+    """
+    folder = root / key
+    holder = Locks(root / ".locks", lock, lease_seconds).make(key)
+    aside = root / ".part" / f"{key}.removed-{os.getpid()}"
     try:
         aside.parent.mkdir(exist_ok=True)
         Path(holder.lock_file).parent.mkdir(exist_ok=True)
@@ -139,13 +143,13 @@ def remove(root: Path, entry: Entry, lock: str, lease_seconds: float) -> bool:
     except OSError as error:
         raise unwritable(root, error) from None
     try:
-        if not entry.folder.exists():
+        if not folder.exists():
             return False
-        os.rename(entry.folder, aside)
+        os.rename(folder, aside)
         # whoever said so before this look gets the entry back; whoever comes later finds none
-        using = sessions.read(root, lock, lease_seconds, key=entry.key)
-        if any(session.alive for session in using):
-            os.rename(aside, entry.folder)
+        using = sessions.read(root, lock, lease_seconds, key=key)
+        if any(session.alive and session.path.stem != own for session in using):
+            os.rename(aside, folder)
             return False
         shutil.rmtree(aside, ignore_errors=True)
         return True

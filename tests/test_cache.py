@@ -335,8 +335,8 @@ def test_an_entry_in_the_making_and_what_a_killed_one_left_are_not_pruned(old):
 def test_two_processes_that_prune_at_once_do_not_disturb_each_other(old, monkeypatch):
     found = eviction.read(old)
     other = eviction.read(old)
-    assert eviction.remove(old, found[0], "auto", 60.0)
-    assert not eviction.remove(old, other[0], "auto", 60.0)
+    assert eviction.remove(old, found[0].key, "auto", 60.0)
+    assert not eviction.remove(old, other[0].key, "auto", 60.0)
     monkeypatch.setattr(eviction, "read", lambda *a: other)
     removed, kept = eviction.prune(old, max_size=0)
     assert [entry.key for entry in removed] == ["b", "c"] and kept == []

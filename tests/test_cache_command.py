@@ -83,7 +83,7 @@ def test_what_a_running_process_uses_stays(cache, capsys):
 def test_an_entry_that_comes_to_be_used_while_it_is_pruned_comes_back(cache, monkeypatch):
     found = eviction.read(cache)
     Cache(cache).session.uses("a")  # after the list was made
-    assert not eviction.remove(cache, found[0], "auto", 60.0)
+    assert not eviction.remove(cache, found[0].key, "auto", 60.0)
     assert keys(cache) == ["a", "b", "c"]
 
 

@@ -1,10 +1,10 @@
 """The stages of a run: each is a function of an artefact, its own options and a context."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,11 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.surgery import Plan
 from compressor.tasks import Task
+from compressor.tasks.optimization import OptimizerOptions
+
+if TYPE_CHECKING:
+    from compressor.stages._fit import TrainingSet
+    from compressor.stages._inner import Trained
 
 # How several devices share a training. Others of Lightning's run the whole command once more for
 # every device, and each of these would wait for the others' entries of the cache.
@@ -169,6 +174,43 @@ class Context:
         key = key_of(stage=kind, **parts)
         self.cache.obtain(key, kind, make)
         return self.cache.folder(key)
+
+    def fit(
+        self,
+        name: str,
+        net: nn.Module,
+        recipe: OptimizerOptions,
+        *,
+        training: "TrainingSet | None" = None,
+        select: str = "best",
+        parts: Mapping[str, Any] | None = None,
+    ) -> "Trained":
+        """Train a copy of `net` with cross-entropy, inside a stage, once for all runs.
+
+        name: of its lines on the terminal; random numbers are derived from it, so that candidates
+        under names of their own see the images in orders of their own. recipe: optimizer, schedule
+        and epochs, 1 at least. training: labels and images, None for the given labels of the run.
+        select: the epoch whose weights are kept: best, last or clean_peak. parts: plain values on
+        which the network's forward depends, beside its layers and numbers.
+
+        What it came to is an entry of the cache whose key knows the network, the recipe, the labels
+        and the devices; where a process was killed the next one goes on from its last finished
+        epoch. `net` is left as it is. Raises RunError where the training diverges.
+        """
+        # late: Lightning is not needed to say what a stage may use
+        from compressor.stages._inner import fit
+
+        return fit(self, name, net, recipe, training=training, select=select, parts=parts)
+
+    def best(self, trained: "Sequence[Trained]") -> "Trained":
+        """The one of the best headline on the validation part, of equals the first.
+
+        The cache keeps its weights and of the others the figures alone. A search calls it with the
+        best so far and the newcomers. UsageError: there is no validation part.
+        """
+        from compressor.stages._inner import best
+
+        return best(self, trained)
 
 
 @dataclass(frozen=True, kw_only=True)
