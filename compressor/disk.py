@@ -30,9 +30,11 @@ def needed(
     """
     kept: dict[str, int] = {}
     passing = 0
-    for step, params, inside in _sized(plan, cuts):
+    for step, params, inside in _sized(plan, reused, cuts):
         if not (step.identity or reused[step.key]):
-            kept[step.key] = _WEIGHT * params
+            # of what is trained inside a stage, the best stays as an entry of its own
+            best = inside and step.stage == "compress"
+            kept[step.key] = _WEIGHT * params * (1 + best)
             if inside:
                 passing = max(passing, _WEIGHT * params * _checkpoints(plan, step))
     export = plan.run.config["export"]
@@ -56,7 +58,9 @@ def check(needs: int, root: Path) -> int:
     return free
 
 
-def _sized(plan: "RunPlan", cuts: Sequence[Mapping]) -> Iterator[tuple["Step", int, bool]]:
+def _sized(
+    plan: "RunPlan", reused: Mapping[str, bool], cuts: Sequence[Mapping]
+) -> Iterator[tuple["Step", int, bool]]:
     """Every step that may be made, the parameters of its network, and whether it has epochs."""
     from compressor.plan import STAGES
 
@@ -67,7 +71,7 @@ def _sized(plan: "RunPlan", cuts: Sequence[Mapping]) -> Iterator[tuple["Step", i
         if step.stage == "compress" and not step.identity:
             cut = next(coming)
             params, inside = (cut["params"] or [0, params])[1], bool(cut["epochs"])
-        for side in step.sides:
+        for side in () if reused[step.key] else step.sides:
             own = side.spec and plan.run.blank(side.spec).figures["params"]
             yield side, own or dense, True
         yield step, params, inside

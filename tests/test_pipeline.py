@@ -638,6 +638,23 @@ def test_the_plan_says_the_disk_that_a_run_is_going_to_take(folder, report, caps
     assert half["disk"]["needed"] == 4 * (small + 6 * small + small)
     assert preview.preview(plan(folder))["disk"]["needed"] == 4 * small
     assert preview.preview(plan(folder), brief=True)["disk"]["needed"] == 0
+    words = ("prune=none", "prune._target_=doubles.Masks", "stages=[train,compress]")
+    inside = preview.preview(plan(folder, *words, "train.optimizer=adamw", "export.onnx=true"))
+    # the training is there; the compressed network, its training inside, and two exports
+    assert inside["disk"]["needed"] == 4 * (2 * dense + 8 * dense + 2 * dense)
+
+
+def test_a_teacher_takes_disk_where_a_stage_that_asks_it_is_to_run(folder, report, monkeypatch):
+    words = ("distill=kd", "distill.teacher.source=model", "distill.teacher.model=resnet56")
+    taught = plan(folder, *words)
+    (teacher,) = taught.steps[-1].sides
+    there = {step.key: True for step in taught.steps} | {teacher.key: False}
+    monkeypatch.setattr(taught, "reused", lambda: there)
+    assert preview.preview(taught, brief=True)["disk"]["needed"] == 0
+    there[taught.steps[-1].key] = False
+    needed = preview.preview(taught, brief=True)["disk"]["needed"]
+    # it is a wider network than the student, and stands there with its checkpoints
+    assert needed > 4 * 7 * taught.run.blank(teacher.spec).figures["params"]
 
 
 def test_a_run_that_no_disk_holds_is_refused_at_the_plan(folder, monkeypatch):

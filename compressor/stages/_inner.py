@@ -73,6 +73,8 @@ def fit(
     parts: Mapping[str, Any] | None = None,
 ) -> Trained:
     """As `Context.fit`."""
+    if not recipe.epochs:
+        raise UsageError(f"{name} is trained inside a stage: give it an epoch, or more")
     if training is None:
         training = outer.TrainingSet(
             targets=context.targets, index=context.labelled, damage=context.damage

@@ -206,6 +206,11 @@ def test_a_class_that_was_made_on_the_way_has_a_key_and_its_network_comes_back(
     assert trained.network()(images).shape == (2, 10)
 
 
+def test_a_training_of_no_epochs_is_refused(tmp_path, digits):
+    with pytest.raises(UsageError, match="candidate 1 is trained inside a stage: give it an epoch"):
+        context(tmp_path, digits).fit("candidate 1", net(), replace(RECIPE, epochs=0))
+
+
 def test_without_a_validation_part_there_is_no_best(tmp_path, digits, untrained):
     one = context(tmp_path, digits).fit("a", net(), RECIPE)
     blind = replace(one, metrics={"epochs": 1})
