@@ -164,12 +164,18 @@ def write(
         save_file({name: t.cpu().contiguous() for name, t in beside.items()}, folder / PLAN_TENSORS)
     write_json(folder / "lineage.json", dict(lineage))
     write_json(folder / "notes.json", dict(notes or {}))
-    # Cloned: tied tensors share memory, which the format refuses; they are tied again on loading.
-    tensors = {
+    save_file(stored(net), folder / WEIGHTS)
+
+
+def stored(net: nn.Module) -> dict[str, torch.Tensor]:
+    """The network's tensors by name, as a file of weights holds them.
+
+    Cloned: tied tensors share memory, which the format refuses; they are tied again on loading.
+    """
+    return {
         name: value.detach().to("cpu", copy=True).contiguous()
         for name, value in net.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS)
 
 
 def read(folder: Path, key: str = "", *, checked: bool = False) -> Artefact:

@@ -16,15 +16,14 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from compressor import manifest
+from compressor import eviction, manifest, sizes
 from compressor.errors import Diverged, RunError, UsageError
 from compressor.locks import Locks, check_held
 from compressor.sessions import Session
@@ -53,6 +52,8 @@ class Cache:
     reuse: False looks nothing up (every stage is computed), but still keeps what is made.
     lock, lease_seconds: as in `Locks`. run: the run folder that entries are used for.
     sweep: the multirun that this is for: what diverged in one member is not tried in another.
+    max_size: bytes that finished entries may take together, None without a bound: after each one
+    that is made the longest unused go, but none that a running process uses.
     say: told of damaged entries and of waiting, a line each.
     """
 
@@ -65,18 +66,21 @@ class Cache:
         lease_seconds: float = 60.0,
         run: str = "",
         sweep: str = "",
+        max_size: int | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.root = root
         self.reuse = reuse
         self.run = run
         self.sweep = sweep
+        self.max_size = max_size
         self.say = say
         self.lock = lock
         self.locks = Locks(root / ".locks", lock, lease_seconds)
         self.session = Session.of(root, lock, lease_seconds)
         self._checked: set[str] = set()  # entries that were verified or made here
         self._reported: set[str] = set()
+        self._told: set[str] = set()
 
     @classmethod
     def of(cls, options: Mapping[str, Any], run_dir: Path, say: Callable[[str], None]) -> "Cache":
@@ -85,6 +89,7 @@ class Cache:
         options: the `cache` part of a config.
         """
         root = Path(options["dir"]) if options["enabled"] else run_dir / "stages"
+        most = options["max_size"] if options["enabled"] else None
         return cls(
             root,
             options["enabled"],
@@ -92,6 +97,7 @@ class Cache:
             lease_seconds=options["lease_seconds"],
             run=str(run_dir),
             sweep=_sweep_of(run_dir),
+            max_size=None if most is None else sizes.read(most),
             say=say,
         )
 
@@ -104,6 +110,7 @@ class Cache:
             lease_seconds=self.locks.lease_seconds,
             run=self.run,
             sweep=self.sweep,
+            max_size=self.max_size,
             say=self.say,
         )
 
@@ -141,7 +148,22 @@ class Cache:
                     self._refuse_failed(key)
                     self._make(key, stage, make, lock)
         self.session.record(key, "reused" if reused else "made", stage, self.run)
+        if not reused:
+            self._make_room()
         return reused
+
+    def reserve(self, keys: Iterable[str]) -> None:
+        """See to it that no process takes these entries away as long as this one runs."""
+        for key in keys:
+            self.session.uses(key)
+
+    def drop(self, key: str) -> None:
+        """Take away an entry that this process alone uses and needs no longer; else it stays."""
+        self._checked.discard(key)
+        with suppress(RunError):  # a cache that cannot be changed keeps it
+            eviction.remove(
+                self.root, key, self.lock, self.locks.lease_seconds, own=self.session.name
+            )
 
     def read(self, key: str) -> "Artefact":
         """The entry as an artefact; compared with its manifest once."""
@@ -174,6 +196,35 @@ class Cache:
             os.rename(folder, self.folder(key))
         self._checked.add(key)
         self._reported.discard(key)
+
+    def _make_room(self) -> None:
+        """Prune to `max_size`. What cannot be pruned is told, and is no reason to end a run."""
+        if self.max_size is None:
+            return
+        bound = f"cache.max_size={sizes.shown(self.max_size)}"
+        try:
+            if eviction.fits(self.root, self.max_size):
+                return
+            went, left = eviction.prune(
+                self.root,
+                max_size=self.max_size,
+                lock=self.lock,
+                lease_seconds=self.locks.lease_seconds,
+            )
+        except (RunError, UsageError) as error:
+            self._say_once(f"{bound} is not kept to: {error}")
+            return
+        if went:
+            size = sizes.shown(sum(entry.size for entry in went))
+            named = ", ".join(f"{entry.key} ({entry.stage})" for entry in went)
+            self.say(f"{bound}: removed {size} that was unused for longest: {named}")
+        if left:
+            self._say_once(f"{bound} is exceeded: running commands use what is left in {self.root}")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self.say(line)
 
     def _remember(self, key: str, error: Diverged) -> None:
         if self.sweep:
@@ -257,34 +308,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def entries(root: Path) -> Iterator[tuple[str, Path]]:
-    """(key, folder) of every finished entry, damaged ones included.
-
-    UsageError for a folder that is no cache: what lies there is not ours to list or to remove.
-    """
-    try:
-        names = sorted(os.listdir(root))
-    except OSError as error:
-        raise UsageError(
-            f"{root} cannot be read ({error.strerror}): give the cache's folder"
-        ) from None
-    if names and not {".locks", ".sessions", ".part"} & set(names):
-        raise UsageError(
-            f"{root} is no cache of finished stages: give the folder that cache.dir names"
-        )
-    for name in names:
-        folder = root / name
-        ours = re.fullmatch(r"[0-9a-f]{20}", name) or (folder / manifest.NAME).is_file()
-        if ours and not name.startswith(".") and folder.is_dir() and not folder.is_symlink():
-            yield name, folder
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.lstat().st_size
-    return total

@@ -12,34 +12,16 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from filelock import Timeout
-
-from compressor import changed_code, manifest, sessions
-from compressor.cache import entries, size_of
+from compressor import changed_code, manifest, sessions, sizes
 from compressor.errors import RunError, UsageError
+from compressor.eviction import Entry, entries, prune, read
 from compressor.locks import KINDS, Locks
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _VALUED = ("--dir", "--lease-seconds", "--older-than", "--max-size")
-_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-@dataclass
-class Entry:
-    """One finished entry: who uses it now, and who used it, oldest first."""
-
-    key: str
-    folder: Path
-    stage: str
-    size: int
-    made: float
-    used: float
-    held: bool = False
-    runs: list[str] = field(default_factory=list)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,90 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def read(root: Path, lock: str = "auto", lease_seconds: float = 60.0) -> list[Entry]:
-    """Every entry of a cache, the longest unused first."""
-    found = {}
-    for key, folder in entries(root):
-        made = folder.stat().st_mtime
-        stage = str(manifest.about(folder).get("stage", "damaged"))
-        found[key] = Entry(key, folder, stage, size_of(folder), made, made)
-    for session in sessions.read(root, lock, lease_seconds):
-        for key in session.keys & found.keys():
-            found[key].held |= session.alive
-        for event in session.events:
-            entry = found.get(event["key"])
-            if entry is not None:
-                entry.used = max(entry.used, float(event["time"]))
-                if event["run"] not in entry.runs:
-                    entry.runs.append(event["run"])
-    return sorted(found.values(), key=lambda entry: entry.used)
-
-
-def prune(
-    root: Path,
-    *,
-    older_than: float | None = None,
-    max_size: int | None = None,
-    dry_run: bool = False,
-    lock: str = "auto",
-    lease_seconds: float = 60.0,
-) -> tuple[list[Entry], list[Entry]]:
-    """Remove entries unused for `older_than` seconds, and the longest unused ones above `max_size`.
-
-    max_size: bytes that may stay. What a running process uses stays in any case. Returns the
-    removed entries and those that had to go but are in use.
-    """
-    now = time.time()
-    found = read(root, lock, lease_seconds)
-    total = sum(entry.size for entry in found)
-    going = []
-    for entry in found:
-        old = older_than is not None and now - entry.used > older_than
-        large = max_size is not None and total > max_size
-        if (old or large) and not entry.held:
-            total -= entry.size
-        if old or large:
-            going.append(entry)
-    removed, kept = [], [entry for entry in going if entry.held]
-    for entry in going:
-        if entry.held:
-            continue
-        if dry_run or _remove(root, entry, lock, lease_seconds):
-            removed.append(entry)
-        else:
-            kept.append(entry)
-    if not dry_run:
-        _sweep(root, lock, lease_seconds)
-    return removed, kept
-
-
-def _remove(root: Path, entry: Entry, lock: str, lease_seconds: float) -> bool:
-    """Take one entry away unless a process has come to use it meanwhile; whether it went."""
-    holder = Locks(root / ".locks", lock, lease_seconds).make(entry.key)
-    aside = root / ".part" / f"{entry.key}.removed-{os.getpid()}"
-    try:
-        aside.parent.mkdir(exist_ok=True)
-        Path(holder.lock_file).parent.mkdir(exist_ok=True)
-        holder.acquire(timeout=0)
-    except Timeout:
-        return False
-    except OSError as error:
-        raise _unwritable(root, error) from None
-    try:
-        os.rename(entry.folder, aside)
-        # whoever said so before this look gets the entry back; whoever comes later finds none
-        using = sessions.read(root, lock, lease_seconds, key=entry.key)
-        if any(session.alive for session in using):
-            os.rename(aside, entry.folder)
-            return False
-        shutil.rmtree(aside, ignore_errors=True)
-        return True
-    except OSError as error:
-        raise _unwritable(root, error) from None
-    finally:
-        holder.release()
 
 
 def _sweep(root: Path, lock: str, lease_seconds: float) -> None:
@@ -211,7 +109,7 @@ def _list(options: argparse.Namespace) -> None:
     found = read(options.dir, options.lock, options.lease_seconds)
     _table(found)
     total = sum(entry.size for entry in found)
-    print(f"{len(found)} entries, {_bytes(total)} in {options.dir}")
+    print(f"{len(found)} entries, {sizes.shown(total)} in {options.dir}")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -236,7 +134,7 @@ def _show(options: argparse.Namespace) -> None:
                 print(f"{role}: {key}")
     for path in sorted(entry.folder.rglob("*")):
         if path.is_file():
-            print(f"  {_bytes(path.stat().st_size):>9}  {path.relative_to(entry.folder)}")
+            print(f"  {sizes.shown(path.stat().st_size):>9}  {path.relative_to(entry.folder)}")
     for run in entry.runs:
         print(f"used by {run}")
 
@@ -252,9 +150,11 @@ def _prune(options: argparse.Namespace) -> None:
         lock=options.lock,
         lease_seconds=options.lease_seconds,
     )
+    if not options.dry_run:
+        _sweep(options.dir, options.lock, options.lease_seconds)
     _table(removed)
     verb = "would be removed" if options.dry_run else "removed"
-    print(f"{len(removed)} entries {verb}, {_bytes(sum(entry.size for entry in removed))}")
+    print(f"{len(removed)} entries {verb}, {sizes.shown(sum(entry.size for entry in removed))}")
     if kept:
         print(f"{len(kept)} entries are in use and stay: {', '.join(e.key for e in kept)}")
 
@@ -265,7 +165,7 @@ def _table(found: Iterable[Entry]) -> None:
     for entry in found:
         rows.append(
             (
-                entry.key, entry.stage, _bytes(entry.size), _ago(now - entry.made),
+                entry.key, entry.stage, sizes.shown(entry.size), _ago(now - entry.made),
                 _ago(now - entry.used), str(len(entry.runs)), "in use" if entry.held else "",
             )
         )  # fmt: skip
@@ -285,13 +185,10 @@ def _age(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    hit = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper())
-    _refuse_negative(text)
-    if not hit:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is no size: write 500M, 20G or a number of bytes"
-        )
-    return int(float(hit[1]) * _BYTES[hit[2]])
+    try:
+        return sizes.read(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _refuse_negative(text: str) -> None:
@@ -299,23 +196,11 @@ def _refuse_negative(text: str) -> None:
         raise argparse.ArgumentTypeError(f"{text} must be positive")
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f}{unit}" if unit == "B" else f"{count:.1f}{unit}"
-        count /= 1000
-    return f"{count:.1f}TB"
-
-
 def _ago(seconds: float) -> str:
     for unit, size in (("w", 7 * 86400), ("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"
     return f"{max(0, seconds):.0f} s ago"
-
-
-def _unwritable(root: Path, error: Any) -> RunError:
-    return RunError(f"cannot change {root} ({error.strerror or error}): it must be writable")
 
 
 if __name__ == "__main__":

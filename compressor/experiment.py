@@ -337,8 +337,8 @@ def _check_weights(recipes: Recipes, net: nn.Module, device: torch.device) -> No
         options = recipes.of(stage).optimizer
         if options.epochs == 0 or device.type != "cpu":
             continue
-        state = 2 if options.optimizer == "adamw" else int(options.momentum > 0)
-        copies, what = max(copies, 2 + state), "weights, gradients and optimizer state"
+        copies = max(copies, 2 + options.moments)
+        what = "weights, gradients and optimizer state"
     needs = parameter_bytes(net, copies)
     if needs > memory():
         raise too_large(what, needs)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
+from compressor import sizes
 from compressor.errors import UsageError, foreign
 
 P, Made = ParamSpec("P"), TypeVar("Made")
@@ -119,6 +120,19 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class Size:
+    """Bytes, or text such as 20GB."""
+
+    def check(self, key: str, value: Any) -> None:
+        if value is None:
+            return
+        try:
+            sizes.read(value)
+        except UsageError as error:
+            raise UsageError(f"{key}={value}: {error}") from None
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """The list `stages`. choices: what it may hold."""
 
@@ -159,7 +173,7 @@ class OneOf:
             )
 
 
-Rule = Range | AtMostOne | Paths | Pipeline | OneOf
+Rule = Range | AtMostOne | Paths | Pipeline | Size | OneOf
 
 # What numpy's and torch's generators take.
 Seed = Annotated[int, Range(0, 2**63 - 1, remedy="give a whole number such as 0")]

@@ -171,6 +171,7 @@ def run_experiment(
     if config["plan_only"]:
         return {"plan": coming}
     run_folder.make(run_dir)
+    experiment.cache.reserve(plan.reused())
     walk = Walk(plan, told)
     records, artefacts = walk.steps()
     layers = sensitivity.of_run(experiment, records, artefacts)

@@ -349,7 +349,7 @@ class RunPlan:
             "seed": self.run.seed,
             "precision": self.run.precision,
             # batches are per process: more of them are another training
-            "devices": self.run.machine.devices if STAGES[stage].trains else 1,
+            "devices": self.run.machine.devices if self._trains(stage, options) else 1,
         }
         labels = self._labels_key(stage, options)
         key = key_of(
@@ -357,6 +357,9 @@ class RunPlan:
         )
         above = {**roles, "parent": parent}
         return self.origins.add(key, code, above, self.run.data_origin, others)
+
+    def _trains(self, stage: str, options: StageOptions) -> bool:
+        return options.trains if stage == "compress" else STAGES[stage].trains
 
     def in_key(self, stage: str, options: StageOptions) -> dict[str, Any]:
         """What the stage's key says of its options, plain values."""
@@ -418,7 +421,10 @@ class RunPlan:
         if stage == "pretrain":
             return labels.images_key
         if stage == "compress":
-            return CLEAN if self.run.judging is None else self.run.judging.key
+            judged = CLEAN if self.run.judging is None else self.run.judging.key
+            # a training inside may read the given labels beside those that a cut is judged by
+            apart = options.trains and labels.key != judged
+            return key_of(judged=judged, given=labels.key) if apart else judged
         if stage != "finetune":
             return CLEAN
         return labels.clean_key if options.recovery.labels == "clean" else labels.key

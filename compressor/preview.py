@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from compressor import models
+from compressor import disk, models, sizes
 from compressor.automatic import told
 from compressor.durations import duration
 from compressor.errors import UsageError
@@ -46,6 +46,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         "dense": None,
         "scaled": None,
         "cut": None,
+        "disk": None,
         "seconds": None,
         "notices": notices(plan),
     }
@@ -56,6 +57,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
     preview["dense"] = dense.figures
     if experiment.spec != experiment.unscaled and not brief:
         preview["scaled"] = _shares(experiment, dense.figures)
+    cuts: list[dict[str, Any]] = []
     if cutting:
         bench = partial(_bench, experiment, dense)
         cuts = [compress.preview(dense, step.options, bench) for step in cutting]
@@ -69,6 +71,9 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
         rows = [_row(part, plan, reused, preview["cut"]) for part in (*sides, step)]
         # the noisy baseline may be the training itself
         preview["stages"] += rows if step in plan.steps or step.key not in known else []
+    needs = disk.needed(plan, reused, cuts, member=brief)
+    free = disk.check(needs, experiment.cache.root)
+    preview["disk"] = {"needed": needs, "free": free, "folder": str(experiment.cache.root)}
     preview["seconds"] = _rough_seconds(experiment, preview)
     return preview
 
@@ -231,6 +236,12 @@ def show(coming: Mapping[str, Any]) -> None:
     for stage in coming["stages"]:
         if stage["rehearsals"][0] and not (stage["reused"] or stage["skipped"]):
             say(f"{stage['title']}{_before(stage)} that its remedy learns from")
+    room = coming["disk"]
+    say(
+        f"takes about {sizes.shown(room['needed'])} of disk, and {room['folder']} has "
+        f"{sizes.shown(room['free'])} left",
+        markup=False,
+    )
     if coming["seconds"]:
         say(f"training takes about {duration(coming['seconds'], rough=True)} on this machine")
     for notice in coming["notices"]:

@@ -24,6 +24,7 @@ from compressor.options import (
     Seed,
     Series,
     Share,
+    Size,
 )
 
 # Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
@@ -232,6 +233,7 @@ class CacheKeys:
     enabled: bool = True
     lock: Lock = "auto"
     lease_seconds: Annotated[float, Range(0, above=True, remedy="give seconds, such as 60")] = 60.0
+    max_size: Annotated[int | str | None, Size()] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,10 @@ from compressor.prune import Compressor, Preview, Ranking, Selector
 from compressor.prune.apoz import APoZ
 from compressor.regularize import Regularizer
 from compressor.stages import Outcome
+from compressor.stages._recipe import Recipe
 from compressor.tasks import Task
 from compressor.tasks.holding import Holding
+from compressor.tasks.optimization import OptimizerOptions
 
 
 def timed(share: float) -> dict:
@@ -195,6 +197,47 @@ class Masked(Holding):
     def after_step(self, net):
         with torch.no_grad():
             net.get_submodule(self.layer).weight.mul_(self.mask)
+
+
+class BetterOfTwo(Compressor):
+    """A compressor that trains inside: without the first or the last half of the first group's
+    channels, of which the better one goes on.
+    """
+
+    def __init__(self, epochs: int = 2) -> None:
+        self.epochs = epochs
+
+    def run(self, given, context):
+        net = given.network(context.trust)
+        examples = context.task.example_inputs(given.spec.input_size, 2)
+        structure = surgery.analyse(net, examples)
+        group = structure.select("interior")[0]
+        optimizer = OptimizerOptions(
+            epochs=self.epochs, batch_size=64, optimizer="sgd", lr=0.05, momentum=0.9,
+            nesterov=False, weight_decay=0.0, decay_norm_and_bias=False, schedule="cosine",
+            warmup_epochs=0.0, milestones=(), gamma=0.1, clip_norm=None,
+        )  # fmt: skip
+        recipe = Recipe(optimizer=optimizer)
+        plans, trained = {}, []
+        for number, half in enumerate(torch.arange(group.size).chunk(2), 1):
+            plan = surgery.plan_cut(structure, {group.name: half})
+            candidate = surgery.replay(surgery.duplicate(net), plan)
+            trained.append(context.fit(f"candidate {number}", candidate, recipe))
+            plans[trained[-1].name] = plan
+        best = context.best(trained)
+        figures = {one.name: one.metrics["picked_val_accuracy"] for one in trained}
+        plan = given.plan.then(plans[best.name])
+        return Outcome(net=best.network(), plan=plan, notes={"candidates": figures})
+
+    def preview(self, dense):
+        group = dense.structure.select("interior")[0]
+        left = {group.name: group.size // 2}
+        return Preview(
+            rows=((group.name, group.size, group.size // 2),),
+            macs=dense.structure.macs(left),
+            params=dense.structure.params(left),
+            epochs=2 * self.epochs,
+        )
 
 
 class Net(nn.Module):

@@ -8,8 +8,10 @@ import time
 import pytest
 
 from compressor import cache as cache_module
-from compressor.cache import RESUME, Cache, entries, key_of, size_of
-from compressor.errors import Diverged, RunError
+from compressor import eviction, sizes
+from compressor.cache import RESUME, Cache, key_of
+from compressor.errors import Diverged, RunError, UsageError
+from compressor.eviction import entries, size_of
 
 
 def write(text="{}"):
@@ -233,7 +235,10 @@ def test_what_diverged_in_one_member_of_a_sweep_is_not_tried_in_another(tmp_path
 
 
 def test_a_cache_belongs_to_the_sweep_of_a_running_member(tmp_path):
-    options = {"dir": tmp_path / "cache", "enabled": True, "lock": "auto", "lease_seconds": 60.0}
+    options = {
+        "dir": tmp_path / "cache", "enabled": True, "lock": "auto", "lease_seconds": 60.0,
+        "max_size": None,
+    }  # fmt: skip
 
     def sweep_with(**status):
         (tmp_path / "status.json").write_text(json.dumps(status))
@@ -242,3 +247,123 @@ def test_a_cache_belongs_to_the_sweep_of_a_running_member(tmp_path):
     assert sweep_with(state="running", sweep="a") == "a"
     assert sweep_with(state="done", sweep="a") == ""
     assert sweep_with(state="running") == ""
+
+
+# -- a bound on its size ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path):
+    """The folder of a cache with three entries of 5 KB that a process which is gone made."""
+    code = f"""
+        import time
+        from pathlib import Path
+        from compressor.cache import Cache
+        for key in "abc":
+            Cache(Path({str(tmp_path)!r})).obtain(
+                key, "train", lambda folder: (folder / "w").write_bytes(bytes(5000))
+            )
+            time.sleep(0.02)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    return tmp_path
+
+
+def large(folder):
+    (folder / "w").write_bytes(bytes(5000))
+
+
+def keys(root):
+    return [key for key, _ in entries(root)]
+
+
+def test_a_new_entry_makes_room_by_the_longest_unused_and_says_so(old):
+    said = []
+    Cache(old, max_size=17_000, say=said.append).obtain("d", "compress", large)
+    assert keys(old) == ["b", "c", "d"]
+    assert said == ["cache.max_size=17.0KB: removed 5.3KB that was unused for longest: a (train)"]
+    Cache(old, max_size=17_000, say=said.append).obtain("d", "compress", large)
+    assert keys(old) == ["b", "c", "d"] and len(said) == 1
+
+
+def test_without_a_bound_nothing_goes(old):
+    Cache(old).obtain("d", "compress", large)
+    assert keys(old) == ["a", "b", "c", "d"]
+
+
+def test_what_a_running_plan_needs_stays_however_old_and_the_excess_is_said_once(old):
+    said = []
+    cache = Cache(old, max_size=1000, say=said.append)
+    cache.reserve(["a", "not made yet"])
+    cache.obtain("d", "compress", large)
+    cache.obtain("e", "finetune", large)
+    assert keys(old) == ["a", "d", "e"]
+    assert "b (train), c (train)" in said[0]
+    assert said[1:] == [
+        f"cache.max_size=1.0KB is exceeded: running commands use what is left in {old}"
+    ]
+
+
+def test_what_another_process_is_using_stays(old):
+    code = f"""
+        import sys
+        from pathlib import Path
+        from compressor.cache import Cache
+        Cache(Path({str(old)!r})).reserve(["a"])
+        print(flush=True)
+        sys.stdin.read()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        Cache(old, max_size=0).obtain("d", "compress", large)
+        assert keys(old) == ["a", "d"]
+        other.stdin.close()
+        other.wait()
+    Cache(old, max_size=0).obtain("e", "compress", large)
+    assert keys(old) == ["d", "e"]
+
+
+def test_an_entry_in_the_making_and_what_a_killed_one_left_are_not_pruned(old):
+    left = old / ".part" / "k.0a" / RESUME
+    left.mkdir(parents=True)
+    Cache(old, max_size=0).obtain("d", "compress", large)
+    assert keys(old) == ["d"] and left.is_dir()
+
+
+def test_two_processes_that_prune_at_once_do_not_disturb_each_other(old, monkeypatch):
+    found = eviction.read(old)
+    other = eviction.read(old)
+    assert eviction.remove(old, found[0].key, "auto", 60.0)
+    assert not eviction.remove(old, other[0].key, "auto", 60.0)
+    monkeypatch.setattr(eviction, "read", lambda *a: other)
+    removed, kept = eviction.prune(old, max_size=0)
+    assert [entry.key for entry in removed] == ["b", "c"] and kept == []
+
+
+def test_a_cache_that_cannot_be_pruned_ends_no_run(old, monkeypatch):
+    def fails(*a, **k):
+        raise RunError("cannot change it")
+
+    said = []
+    monkeypatch.setattr(eviction, "prune", fails)
+    cache = Cache(old, max_size=0, say=said.append)
+    cache.obtain("d", "compress", large)
+    cache.obtain("e", "compress", large)
+    assert keys(old) == [*"abcde"]
+    assert said == ["cache.max_size=0B is not kept to: cannot change it"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "size"),
+    [(5, 5), ("500M", 5 * 10**8), ("20GB", 2 * 10**10), ("1.5k", 1500), (1e6, 10**6)],
+)
+def test_a_size_is_a_number_of_bytes_or_text_with_a_unit(typed, size):
+    assert sizes.read(typed) == size
+
+
+@pytest.mark.parametrize("typed", ["much", "", True, "5 G", -3, "-5G"])
+def test_what_is_no_size_is_refused(typed):
+    with pytest.raises(UsageError, match="is no size: write 500M, 20G|must be positive"):
+        sizes.read(typed)

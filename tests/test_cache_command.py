@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from compressor import cache_command, sessions
-from compressor.cache import Cache, entries
+from compressor import cache_command, eviction, sessions
+from compressor.cache import Cache
+from compressor.eviction import entries
 from compressor.locks import Locks
 
 
@@ -80,9 +81,9 @@ def test_what_a_running_process_uses_stays(cache, capsys):
 
 
 def test_an_entry_that_comes_to_be_used_while_it_is_pruned_comes_back(cache, monkeypatch):
-    found = cache_command.read(cache)
+    found = eviction.read(cache)
     Cache(cache).session.uses("a")  # after the list was made
-    assert not cache_command._remove(cache, found[0], "auto", 60.0)
+    assert not eviction.remove(cache, found[0].key, "auto", 60.0)
     assert keys(cache) == ["a", "b", "c"]
 
 

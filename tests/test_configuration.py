@@ -524,6 +524,8 @@ def test_hydras_parser_reads_what_the_documentation_shows():
         ("machine.eval_batch_size=0", "must be at least 1"),
         ("machine.threads=0", "must be at least 1"),
         ("cache.lease_seconds=-1", "must be above 0: give seconds"),
+        ("cache.max_size=much", "cache.max_size=much: 'much' is no size: write 500M, 20G"),
+        ("cache.max_size=-5", "cache.max_size=-5: -5 must be positive"),
         ("recalibrate.images=1", "must be at least 2"),
         ("recalibrate.batch_size=0", "must be at least 2"),
         ("cache.dir=", "cache.dir= is empty: name a folder"),

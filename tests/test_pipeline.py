@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import doubles
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import compressor
 from compressor import experiment as experiment_module
-from compressor import latency, measure, multirun, notices, preview, sweep_latency
+from compressor import latency, measure, multirun, notices, preview, sessions, sizes, sweep_latency
 from compressor.artefact import Spec
 from compressor.cache import Cache
 from compressor.changed_code import Origin, Origins
@@ -611,6 +612,58 @@ def test_a_compressor_may_cut_no_channel(folder, report):
     words = ("prune=none", "prune._target_=doubles.Masks", "finetune.epochs=0")
     mine = run(folder, "masks", *words)
     assert mine["kept"] == {} and mine["points"]["final"]["macs"] == mine["points"]["dense"]["macs"]
+
+
+def test_what_a_run_is_going_to_reuse_is_reserved_before_its_first_stage(folder, monkeypatch):
+    def stops(self):
+        raise KeyboardInterrupt
+
+    words = ("train.epochs=7", "cache.max_size=20GB")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Walk, "steps", stops)
+        run(folder, "reserved", *words)
+    (own,) = [used for used in sessions.read(folder / "cache") if used.alive]
+    assert set(keys(folder, *words).values()) <= own.keys
+
+
+def test_the_plan_says_the_disk_that_a_run_is_going_to_take(folder, report, capsys):
+    fresh = preview.preview(plan(folder, "seed=9", "train.optimizer=adamw"))
+    dense, small = fresh["cut"]["params"]
+    # four artefacts, the training's last checkpoint (weights and two moments) and its picked epoch,
+    # each beside its successor for a while, and the exported network
+    assert fresh["disk"]["needed"] == 4 * (dense + 3 * small + 8 * dense + small)
+    preview.show(fresh)
+    assert f"takes about {sizes.shown(fresh['disk']['needed'])} of disk" in capsys.readouterr().out
+    half = preview.preview(plan(folder, "finetune.optimizer=sgd", "finetune.lr=0.01"))
+    assert half["disk"]["needed"] == 4 * (small + 6 * small + small)
+    assert preview.preview(plan(folder))["disk"]["needed"] == 4 * small
+    assert preview.preview(plan(folder), brief=True)["disk"]["needed"] == 0
+    words = ("prune=none", "prune._target_=doubles.Masks", "stages=[train,compress]")
+    inside = preview.preview(plan(folder, *words, "train.optimizer=adamw", "export.onnx=true"))
+    # the training is there; the compressed network, its training inside, and two exports
+    assert inside["disk"]["needed"] == 4 * (2 * dense + 8 * dense + 2 * dense)
+
+
+def test_a_teacher_takes_disk_where_a_stage_that_asks_it_is_to_run(folder, report, monkeypatch):
+    words = ("distill=kd", "distill.teacher.source=model", "distill.teacher.model=resnet56")
+    taught = plan(folder, *words)
+    (teacher,) = taught.steps[-1].sides
+    there = {step.key: True for step in taught.steps} | {teacher.key: False}
+    monkeypatch.setattr(taught, "reused", lambda: there)
+    assert preview.preview(taught, brief=True)["disk"]["needed"] == 0
+    there[taught.steps[-1].key] = False
+    needed = preview.preview(taught, brief=True)["disk"]["needed"]
+    # it is a wider network than the student, and stands there with its checkpoints
+    assert needed > 4 * 7 * taught.run.blank(teacher.spec).figures["params"]
+
+
+def test_a_run_that_no_disk_holds_is_refused_at_the_plan(folder, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    says = (
+        r"takes about .*MB of disk, and .*cache has 1.0KB left: free some, as with compress-cache"
+    )
+    with pytest.raises(UsageError, match=says):
+        preview.preview(plan(folder, "seed=9"))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_the_plan_of_a_dense_network_tells_its_figures_and_keeps_lines_whole(cap
     stages = [row("train", 20, rehearsals=(4, 60.0)), *COMING["stages"][1:]]
     dense = {**COMING, "stages": stages, "cut": None, "input_size": [3, 8, 8]}
     dense |= {"scaled": {"macs": 0.25, "params": 0.5}, "notices": ["scale.width=[x] " + "y" * 60]}
+    dense["disk"] = {"needed": 2_345_678, "free": 4.5e9, "folder": "outputs/[cache]"}
     dense["data"] = {"train": 1, "val": 2, "test": 3}
     dense["resolved"] = {"train.epochs": {"value": 60, "reason": "900 images"}}
     preview.show(dense)
@@ -64,5 +65,6 @@ def test_the_plan_of_a_dense_network_tells_its_figures_and_keeps_lines_whole(cap
     assert "train.epochs=60 (900 images)" in lines
     assert "MACs 1,000, parameters 2,345,678" in lines
     assert "scaled to 0.250 of the model's MACs and 0.500 of its parameters, measured" in lines
+    assert "takes about 2.3MB of disk, and outputs/[cache] has 4.5GB left" in lines
     assert "train after 4 trainings (60 epochs) that its remedy learns from" in lines
     assert "note: scale.width=[x] " + "y" * 60 in lines

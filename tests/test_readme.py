@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.cache import entries
 from compressor.cache_command import main as cache_main
+from compressor.eviction import entries
 from compressor.report_command import main as report_main
 
 README = Path(__file__).parents[1] / "README.md"

@@ -1,22 +1,27 @@
 """The stages of a run: each is a function of an artefact, its own options and a context."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from compressor.artefact import Artefact, Spec
-from compressor.cache import Cache
+from compressor.cache import Cache, key_of
 from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.options import hold
 from compressor.schema import MachineKeys
 from compressor.surgery import Plan
 from compressor.tasks import Task
+
+if TYPE_CHECKING:
+    from compressor.stages._fit import TrainingSet
+    from compressor.stages._inner import Trained
+    from compressor.stages._recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +149,53 @@ class Context:
     trust: tuple[str, ...] = ()
     roles: Mapping[str, Artefact] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None
+
+    def remember(self, kind: str, parts: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """The folder of what a stage works out once for all runs, an entry of the cache.
+
+        kind: what it is, as the cache lists it. parts: plain values, all that it depends on: its
+        key. make: writes it into the empty folder that it is given, where it is not there yet; the
+        folder of a killed process is handed on where that had begun a `cache.RESUME` in it.
+        """
+        key = key_of(stage=kind, **parts)
+        self.cache.obtain(key, kind, make)
+        return self.cache.folder(key)
+
+    def fit(
+        self,
+        name: str,
+        net: nn.Module,
+        recipe: "Recipe",
+        *,
+        training: "TrainingSet | None" = None,
+        parts: Mapping[str, Any] | None = None,
+    ) -> "Trained":
+        """Train a copy of `net` with cross-entropy, inside a stage, once for all runs.
+
+        name: of its lines on the terminal; random numbers are derived from it, so that candidates
+        under names of their own see the images in orders of their own. recipe: optimizer, schedule,
+        epochs, 1 at least, and the one of them that goes on. training: labels and images, None for
+        the given labels of the run.
+        parts: plain values on which the network's forward depends, beside its layers and numbers.
+
+        What it came to is an entry of the cache whose key knows the network, the recipe, the labels
+        and the devices; where a process was killed the next one goes on from its last finished
+        epoch. `net` is left as it is. Raises RunError where the training diverges.
+        """
+        # late: Lightning is not needed to say what a stage may use
+        from compressor.stages._inner import fit
+
+        return fit(self, name, net, recipe, training=training, parts=parts)
+
+    def best(self, trained: "Sequence[Trained]") -> "Trained":
+        """The one of the best headline on the validation part, of equals the first.
+
+        The cache keeps its weights and of the others the figures alone. A search calls it with the
+        best so far and the newcomers. UsageError: there is no validation part.
+        """
+        from compressor.stages._inner import best
+
+        return best(self, trained)
 
 
 @dataclass(frozen=True, kw_only=True)

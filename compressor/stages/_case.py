@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compressor.cache import key_of
 from compressor.instantiation import sources
 from compressor.prune import Ranking, Selector
 from compressor.seeding import derive
@@ -94,9 +93,9 @@ class Case:
             tensors = {name: value.contiguous() for name, value in self._collect().items()}
             save_file(tensors, folder / "statistics.safetensors")
 
-        key = self.key("statistics", rows=reconstruct == "rescale")
-        self.context.cache.obtain(key, "statistics", take)
-        return load_file(self.context.cache.folder(key) / "statistics.safetensors")
+        parts = self.parts(rows=reconstruct == "rescale")
+        folder = self.context.remember("statistics", parts, take)
+        return load_file(folder / "statistics.safetensors")
 
     @cached_property
     def rankings(self) -> dict[str, Ranking]:
@@ -110,33 +109,31 @@ class Case:
                     tensors[f"{group}/cost"] = ranking.cost.cpu().double().contiguous()
             save_file(tensors, folder / "rankings.safetensors")
 
-        key = self.key("rankings")
-        self.context.cache.obtain(key, "rankings", take)
-        found = load_file(self.context.cache.folder(key) / "rankings.safetensors")
+        folder = self.context.remember("rankings", self.parts(), take)
+        found = load_file(folder / "rankings.safetensors")
         return {
             g.name: Ranking(found[f"{g.name}/order"], found.get(f"{g.name}/cost"))
             for g in self.groups
         }
 
-    def key(self, stage: str, **more: Any) -> str:
-        """The key of an entry that depends on the network and the selector, on no target."""
+    def parts(self, **more: Any) -> dict[str, Any]:
+        """What an entry depends on that knows the network and the selector, and no target."""
         judging = self.context.judging
         if judging is not None and judging.key != CLEAN:
             more["labels"] = judging.key
         if self.context.alike is not None:
             more["drawn"] = self.context.alike.key
-        return key_of(
-            stage=stage,
-            version=VERSION,
-            parent=self.given.parent.key if self.given.parent else "",
-            selector=dict(self.pruning.arguments),
-            code=sources(self.pruning.arguments),
-            groups=[group.name for group in self.groups],
-            images=self.pruning.images,
-            data=self.context.data_key,
-            seed=self.context.seed,
+        return {
+            "version": VERSION,
+            "parent": self.given.parent.key if self.given.parent else "",
+            "selector": dict(self.pruning.arguments),
+            "code": sources(self.pruning.arguments),
+            "groups": [group.name for group in self.groups],
+            "images": self.pruning.images,
+            "data": self.context.data_key,
+            "seed": self.context.seed,
             **more,
-        )
+        }
 
     def _rank(self) -> dict[str, Ranking]:
         # the sums of a wide network are large: they are kept only where a cut needs them again

@@ -5,13 +5,13 @@ A fold is an entry of the cache: whoever asks again, with another remedy say, fi
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from compressor.cache import key_of
 from compressor.instantiation import builders, sources
 from compressor.robust.none import CrossEntropy
 from compressor.seeding import derive
@@ -62,7 +62,7 @@ def probabilities(
     for number in range(folds):
         held = rows if folds == 1 else rows[fold == number]
         rest = rows if folds == 1 else rows[fold != number]
-        key = _key(given, optimizer, context, [number, folds], frozen)
+        parts = _parts(given, optimizer, context, [number, folds], frozen)
 
         def make(folder: Path, number: int = number, held: Tensor = held, rest: Tensor = rest):
             if folds == 1:
@@ -87,31 +87,30 @@ def probabilities(
             )
             save_file({"probabilities": _predict(fitted.net, context, held)}, folder / _NAME)
 
-        context.cache.obtain(key, "fold", make)
-        found[held] = load_file(context.cache.folder(key) / _NAME)["probabilities"]
+        folder = context.remember("fold", parts, make)
+        found[held] = load_file(folder / _NAME)["probabilities"]
     return found
 
 
-def _key(
+def _parts(
     given: Given, optimizer: OptimizerOptions, context: Context, fold: list[int], frozen: bool
-) -> str:
-    """Of one fold's training. fold: its number, and how many there are."""
-    return key_of(
-        stage="fold",
-        version=VERSION,
-        spec=given.spec.to_json(),
-        code=sources({"_target_": given.spec.factory}),
-        libraries=builders(given.spec.factory),
-        frozen=frozen,
-        parent=given.parent.key if given.parent else "",
-        options={**vars(optimizer), "milestones": list(optimizer.milestones)},
-        fold=fold,
-        labels=context.labels_key,
-        data=context.data_key,
-        seed=context.seed,
-        precision=context.precision,
-        devices=context.machine.devices,
-    )
+) -> dict[str, Any]:
+    """What one fold's training depends on. fold: its number, and how many there are."""
+    return {
+        "version": VERSION,
+        "spec": given.spec.to_json(),
+        "code": sources({"_target_": given.spec.factory}),
+        "libraries": builders(given.spec.factory),
+        "frozen": frozen,
+        "parent": given.parent.key if given.parent else "",
+        "options": {**vars(optimizer), "milestones": list(optimizer.milestones)},
+        "fold": fold,
+        "labels": context.labels_key,
+        "data": context.data_key,
+        "seed": context.seed,
+        "precision": context.precision,
+        "devices": context.machine.devices,
+    }
 
 
 _NAME = "probabilities.safetensors"

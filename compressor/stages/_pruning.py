@@ -127,6 +127,11 @@ class Pruning:
         asked = self.sensitivity.table or self.widths.allocation == "sensitivity"
         return self.cuts and asked and not self.method.owns_stage
 
+    @property
+    def trains(self) -> bool:
+        """Whether the stage may train inside: a method that owns it may do all that a stage may."""
+        return self.method.owns_stage
+
     def reads_labels(self, dense: Blank) -> bool:
         """Whether the method looks at the loss of labels."""
         if self.method.owns_stage:

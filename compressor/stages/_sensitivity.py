@@ -40,8 +40,7 @@ def table(case: Case) -> dict[str, Any]:
     """
     options, context = case.pruning.sensitivity, case.context
     check(context.data)
-    key = case.key(
-        "sensitivity",
+    parts = case.parts(
         table=VERSION,
         ratios=list(options.ratios),
         held_out=options.images,
@@ -70,8 +69,8 @@ def table(case: Case) -> dict[str, Any]:
             {"metric": name, "dense": dense, "noise": noise, "images": images, **found},
         )
 
-    context.cache.obtain(key, "sensitivity", take)
-    return manifest.read_json(context.cache.folder(key) / "sensitivity.json")
+    folder = context.remember("sensitivity", parts, take)
+    return manifest.read_json(folder / "sensitivity.json")
 
 
 def check(data: Any) -> None:

@@ -35,6 +35,11 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         hold(TrainingKeys, "", vars(self))
 
+    @property
+    def moments(self) -> int:
+        """Numbers that the optimizer keeps for each parameter."""
+        return 2 if self.optimizer == "adamw" else int(self.momentum > 0)
+
 
 def make_optimizer(net: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that require a gradient.

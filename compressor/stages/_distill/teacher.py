@@ -105,10 +105,12 @@ class Logits:
     def __init__(self, teacher: nn.Module | None, key: str, context: Context) -> None:
         self.teacher = teacher
         self.context = context
-        self.key = key_of(
-            stage="teacher", version=VERSION, teacher=key, data=context.data_key,
-            task=type(context.task).__name__,
-        )  # fmt: skip
+        self.parts = {
+            "version": VERSION,
+            "teacher": key,
+            "data": context.data_key,
+            "task": type(context.task).__name__,
+        }
 
     def __call__(self) -> Tensor:
         from safetensors.torch import load_file, save_file
@@ -117,8 +119,8 @@ class Logits:
             self.context.note("the teacher answers the train part")
             save_file({"logits": self._answers()}, folder / "logits.safetensors")
 
-        self.context.cache.obtain(self.key, "teacher", take)
-        return load_file(self.context.cache.folder(self.key) / "logits.safetensors")["logits"]
+        folder = self.context.remember("teacher", self.parts, take)
+        return load_file(folder / "logits.safetensors")["logits"]
 
     def _answers(self) -> Tensor:
         task = self.context.task
