@@ -879,9 +879,9 @@ def test_the_plan_alone_trains_nothing(folder, capsys):
         (["prune.budget.latency=1.5"], "budget.latency=1.5"),
         (["prune.budget.latency=0.5", "machine.latency_seconds=0"], "latency_seconds=0 forbids"),
         (["prune.budget.macs=0.01"], "budget.macs=0.01 cannot be reached"),
-        (["prune.allocation=local"], "allocation='local' is unknown"),
+        (["prune.allocation=local"], "prune.allocation=local is not known"),
         (["prune=random", "prune.allocation=global"], "gives none for 'layer1.0.conv1'"),
-        (["prune.normalize=max"], "normalize='max' is unknown"),
+        (["prune.normalize=max"], "prune.normalize=max is not known"),
         (["prune.sensitivity.ratios=[0.5,0.1]"], "sensitivity.ratios"),
         (
             ["prune.allocation=sensitivity", "dataset.validation=0", *LAST],
@@ -1002,10 +1002,10 @@ def test_images_that_were_left_out_stand_in_the_notices_and_the_report(tmp_path)
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("dataset.image_size=1000000",), "dataset.image_size=1000000 pixels is out of range"),
+        (("dataset.image_size=1000000",), "dataset.image_size=1000000 must be at most 8192"),
         (
             ("dataset.image_size=256", "scale=multiplier", "scale.resolution=64"),
-            "image_size=16384 pixels is out of range: give at most 8192",
+            "image_size=16384 must be at most 8192",
         ),
         (
             ("dataset=fake", "dataset.image_size=8192", "train.batch_size=4096"),

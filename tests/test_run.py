@@ -109,7 +109,7 @@ def test_each_way_to_fail_has_its_exit_code_and_one_line(experiments, capfd, err
 @pytest.mark.parametrize(
     ("target", "code", "line"),
     [
-        ({"_target_": "compressor.robust.gce.GCE", "q": 2}, 2, "robust.q=2 is out of range"),
+        ({"_target_": "compressor.robust.gce.GCE", "q": 2}, 2, "robust.q=2 must be at most 1"),
         ({"_target_": "compressor.robust.gce.GCE", "p": 2}, 2, "unexpected keyword argument 'p'"),
         ({"_target_": "no.such.Class"}, 2, "a _target_ cannot be found"),
     ],
