@@ -8,7 +8,7 @@ groups that exclude each other.
 from collections.abc import Mapping
 from typing import Any
 
-from compressor import _ranges
+from compressor import _ranges, starting
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.stages import finetune, recalibrate
@@ -16,13 +16,14 @@ from compressor.stages._distill import options as distill_options
 from compressor.stages._fit import SELECT, plain
 from compressor.stages._labels import LABELS
 from compressor.stages._pruning import Pruning
+from compressor.starting import Start
 
 # Data and saved networks are float32: the mixed forms compute in fewer bits and keep the weights.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
-def check(config: Mapping[str, Any], pruning: Pruning) -> None:
-    """Refuse what no run can do, whatever its data. pruning: what its `prune` says."""
+def check(config: Mapping[str, Any], pruning: Pruning, start: Start) -> None:
+    """Refuse what no run can do, whatever its data. pruning, start: what its groups say."""
     if str(config["precision"]) not in PRECISIONS:
         raise UsageError(
             f"precision={config['precision']} is not known: choose one of {', '.join(PRECISIONS)}"
@@ -69,6 +70,7 @@ def check(config: Mapping[str, Any], pruning: Pruning) -> None:
             "of the two"
         )
     _ranges.RANGES["stages"].check("stages", list(config["stages"]))
+    starting.check_groups(start, config)
 
 
 def _check_groups(config: Mapping[str, Any]) -> None:

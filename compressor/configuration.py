@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from compressor import _ranges, launching, objective
+from compressor import _ranges, launching, objective, starting
 from compressor._menu import (
     SEVERAL,
     Command,
@@ -62,6 +62,7 @@ def check(command: Command, menu: Menu) -> list[str]:
     for selection in _selections(groups) if values else ():
         base = menu.compose(selection)
         _check_one_target(values, base)
+        _check_start(groups, values, base)
         for override in values:
             handed[override.input_line] = _checked_value(override, base, menu)
     return [handed[override.input_line] for override in overrides]
@@ -182,6 +183,7 @@ def job_text(command: Command, menu: Menu) -> str:
     groups, values = _checked_groups(overrides, command, menu)
     config = menu.compose(next(_selections(groups)))
     _check_one_target(values, config)
+    _check_start(groups, values, config)
     handed = [parse(_checked_value(override, config, menu)) for override in values]
     hydras = [o for o in overrides if o.is_hydra_override() and o not in groups]
     menu.apply([*handed, *hydras], config)
@@ -338,6 +340,27 @@ def _check_one_target(values: list[Override], base: DictConfig) -> None:
     lines = dict.fromkeys(told.values())
     if len(lines) > 1:
         raise UsageError(f"{' and '.join(lines)} both say how much goes: give one of them")
+
+
+def _check_start(groups: list[Override], values: list[Override], base: DictConfig) -> None:
+    """What the walk begins with, against the typed stages and a typed model.
+
+    Before any value is checked by itself: what has another type is told there.
+    """
+    typed: dict[str, list[Any]] = {}
+    for override in values:
+        typed.setdefault(override.key_or_group, []).extend(_raw_values(override))
+    tree = OmegaConf.to_container(base.start, resolve=True) if "start" in base else {}
+    for path in typed.get("start.path", [None]):
+        start = starting.of({"start": {**tree, **({"path": path} if path else {})}})
+        for stages in typed.get("stages", [list(base.stages)]):
+            if isinstance(stages, list):
+                _ranges.check("stages", stages)
+                starting.check_stages(start, stages)
+        start.check()
+        chosen = any(override.key_or_group == "model" for override in groups)
+        options = {k[len("model.") :]: v[0] for k, v in typed.items() if k.startswith("model.")}
+        start.check_model(str(base.model.get("_target_", "")) if chosen else "", options)
 
 
 def _raw_values(override: Override) -> Iterator[Any]:

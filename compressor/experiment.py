@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor import artefact, automatic, brought, checks, models
+from compressor import artefact, automatic, brought, checks, models, starting
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
@@ -28,6 +28,7 @@ from compressor.stages._distill import options as distill_options
 from compressor.stages._distill.teacher import Called, check_answer
 from compressor.stages._labels import check_labels, resolve, trusted
 from compressor.stages._pruning import Pruning
+from compressor.surgery import EMPTY_PLAN, Plan
 from compressor.tasks import Task
 
 
@@ -49,7 +50,8 @@ class Experiment:
         self.seed = int(config["seed"])
         self.precision = str(config["precision"])
         self.pruning = Pruning.read(config["prune"])
-        checks.check(automatic.stood_in(config), self.pruning)
+        self.start = starting.of(config)
+        checks.check(automatic.stood_in(config), self.pruning, self.start)
         self.robust = make(config["robust"])
         _classes.check(config, self.robust)
         self.machine = Machine(**config["machine"])
@@ -61,7 +63,7 @@ class Experiment:
         # once, here: all below sees numbers
         self.config, self.resolved = automatic.resolve(config, self.data)
         if self.resolved:
-            checks.check(self.config, self.pruning)
+            checks.check(self.config, self.pruning, self.start)
             _check_memory(self.config, self.data.input_size)
         config = self.config
         _check_weights(config, self.blank().net, self.machine.device)
@@ -104,8 +106,7 @@ class Experiment:
     def _check_labels(self) -> None:
         """What the methods ask of the labels, once it is known which there are."""
         options = {**self.config["finetune"], "labels": self.finetune_labels()}
-        trained = self.config["train"]["epochs"] > 0
-        check_labels(options, self.robust, self.labels.known, trained)
+        check_labels(options, self.robust, self.labels.known, self.trains)
         for stage in ("train", "finetune"):
             if self.config[stage]["select"] == "clean_peak" and not self.labels.known:
                 raise UsageError(
@@ -115,18 +116,35 @@ class Experiment:
                 )
         distill = self.config["distill"]
         terms = distill["terms"] if distill["at"] == "train" else {}
-        train.check(self.robust, self.labels.injected, terms)
+        if "train" in self.config["stages"] or self.config["finetune"]["robust"] == "same":
+            train.check(self.robust, self.labels.injected, terms)
 
     def _data_and_spec(self, config: Mapping[str, Any]) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(config, self.note)
         _check_memory(config, data.input_size)
         data.prepare(self.note)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, "classification")
-        self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in config["model"].items() if name != "_target_"}
-        models.check_trained(factory, arguments, data.input_size)
         self.unscaled = replace(spec, arguments=model, input_size=unscaled).handed_on()
+        self.started = self.start.read(spec.handed_on(), self.trust)
+        if self.started is not None:
+            self.trained_spec = self.started.spec
+            if self.start.own_network:
+                self.unscaled = self.started.spec
+            return data, self.started.spec
+        self.trained_spec = spec  # what the training builds; all else sees what it hands on
+        models.check_trained(factory, arguments, data.input_size)
         return data, spec.handed_on()
+
+    @property
+    def base(self) -> Plan:
+        """What had been done to the network that the walk begins with."""
+        return EMPTY_PLAN if self.started is None else self.started.plan
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage train runs, with an epoch at least."""
+        return "train" in self.config["stages"] and self.config["train"]["epochs"] > 0
 
     def scaled(self, factors: Mapping[str, float]) -> Spec:
         """What would be built with these factors of `scale` in place of those that were asked."""
@@ -155,7 +173,7 @@ class Experiment:
 
     def finetune_labels(self) -> str:
         asked = self.config["finetune"]["labels"]
-        corrects = self.robust.corrects if self.config["train"]["epochs"] else ()
+        corrects = self.robust.corrects if self.trains else ()
         return resolve(asked, self.labels.known, self.labels.injected, corrects)
 
     @property
@@ -205,8 +223,10 @@ class Experiment:
         return brought.digest(lambda: spec.build(self.trust).state_dict())
 
     def blank(self, spec: Spec | None = None) -> Blank:
-        """The dense network, or another, before any training."""
-        return blank(spec or self.spec, self.trust, self.task)
+        """The dense network, or with `spec` another, before any stage."""
+        if spec is None:
+            return blank(self.spec, self.trust, self.task, self.base)
+        return blank(spec, self.trust, self.task)
 
     def _check_taught_layers(self) -> None:
         """Layers that terms name are told from others before anything is trained."""
@@ -214,16 +234,16 @@ class Experiment:
         if not distill["terms"]:
             return
         source = distill["teacher"]["source"]
-        spec = self.spec
+        student = teacher = self.blank()
         if source == "model":
-            spec = distill_options.teacher_spec(distill, self.spec)
-        elif source == "artefact":
-            spec = next((made.spec for made in self.teachers.values()), self.spec)
+            teacher = self.blank(distill_options.teacher_spec(distill, self.spec))
+        elif source == "artefact" and self.teachers:
+            teacher = self.blank(next(iter(self.teachers.values())).spec)
         if source == "callable" and distill_options.needs_teacher(distill):
-            self.answers = check_answer(Called(distill["teacher"]["function"]), spec, self.task)
-        teacher = None if source == "callable" else self.blank(spec).net
-        student = self.blank()
-        distill_options.check_layers(distill, student.net, teacher, *student.inputs)
+            function = Called(distill["teacher"]["function"])
+            self.answers = check_answer(function, self.spec, self.task)
+        taught = None if source == "callable" else teacher.net
+        distill_options.check_layers(distill, student.net, taught, *student.inputs)
 
     def context(
         self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]

@@ -1,7 +1,7 @@
 """What a run may do and its author may not have meant: a line each, under the printed plan."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.cache import key_of
@@ -10,6 +10,7 @@ from compressor.instantiation import make, parameters
 from compressor.measure import count_params
 from compressor.noise.symmetric import Symmetric
 from compressor.regularize.none import NoRegularizer
+from compressor.robust.none import CrossEntropy
 from compressor.stages import _classes, compress
 from compressor.stages._blank import without_storage
 
@@ -27,8 +28,8 @@ _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep 
 def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
-        *_changed_code(plan), *_uncut(plan), *_untrained(plan), *_unread_prune(plan),
-        *_in_part(plan), *_clamped(run),
+        *_changed_code(plan), *_started(plan), *_uncut(plan), *_untrained(plan),
+        *_unread_prune(plan), *_in_part(plan), *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
         *_unequal(plan), *_unread_figure(plan), *run.data.notices, *run.data.absences(),
     ]  # fmt: skip
@@ -45,6 +46,48 @@ def _cuts(plan: "RunPlan") -> bool:
     return any(step.stage == "compress" and not step.identity for step in plan.steps)
 
 
+def _trains(plan: "RunPlan") -> bool:
+    return any(step.stage == "train" for step in plan.steps)
+
+
+def _started(plan: "RunPlan") -> list[str]:
+    """What a start has to say, and options of a training that a walk without one does not read."""
+    run = plan.run
+    found = [] if run.started is None else list(run.started.notices)
+    fed = None if run.started is None else run.started.preprocess
+    if fed is not None and (fed.mean, fed.std) != (run.preprocess.mean, run.preprocess.std):
+        found.append(
+            "the images are normalised otherwise than those that the network of start.path was "
+            f"trained on: mean {_short(run.preprocess.mean)}, std {_short(run.preprocess.std)}, "
+            f"then {_short(fed.mean)}, {_short(fed.std)}"
+        )
+    if _trains(plan):
+        rehearsed = run.robust.rehearsals(run.data.size("train"), run.config["train"]["epochs"])[0]
+        if run.started is not None and rehearsed:
+            found.append(
+                f"the trainings that {_option(run, 'robust')} learns from begin with the started "
+                "network: if it was trained on these labels, what it says of them is no evidence"
+            )
+        return found
+    unread = {"regularize": not isinstance(make(run.config["regularize"]), NoRegularizer)}
+    unread["robust"] = not isinstance(run.robust, CrossEntropy)
+    if run.config["finetune"]["robust"] == "same":
+        unread["robust"] = False
+    return found + [
+        f"{_option(run, group)} does nothing: it is part of the stage train, which this run has not"
+        for group, chosen in unread.items()
+        if chosen
+    ]
+
+
+def _option(run: "Experiment", group: str) -> str:
+    return f"{group}={run.config[group]['_target_'].split('.')[-2]}"
+
+
+def _short(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
 def _uncut(plan: "RunPlan") -> list[str]:
     """Ways to recover from a cut, where there was none."""
     if _cuts(plan):
@@ -54,7 +97,7 @@ def _uncut(plan: "RunPlan") -> list[str]:
         if step.stage != "finetune" or step.identity:
             continue
         mode = step.options["finetune"]["mode"]
-        if mode.startswith("scratch"):
+        if mode.startswith("scratch") and _trains(plan):
             found.append(f"finetune={mode}: nothing is cut, so the dense network is trained twice")
         elif mode == "rewind":
             epoch = step.options["finetune"]["rewind_epoch"]
@@ -184,8 +227,10 @@ def _unread_figure(plan: "RunPlan") -> list[str]:
 
 
 def _untrained(plan: "RunPlan") -> list[str]:
-    """A criterion whose paper prepares the network for it."""
-    if not _cuts(plan) or not isinstance(make(plan.run.config["regularize"]), NoRegularizer):
+    """A criterion whose paper prepares the network for it; how a started one was is not known."""
+    if not (_cuts(plan) and _trains(plan)):
+        return []
+    if not isinstance(make(plan.run.config["regularize"]), NoRegularizer):
         return []
     method = plan.run.pruning.method
     if method.trained_with is None:
@@ -231,7 +276,7 @@ def _unread_noise(experiment: "Experiment") -> list[str]:
 
 def _phases(experiment: "Experiment") -> list[str]:
     """A training too short for what its remedy does in turn."""
-    total = experiment.config["train"]["epochs"]
+    total = experiment.config["train"]["epochs"] if experiment.trains else 0
     phases = [phase.epochs for phase in experiment.robust.phases(total)]
     if not total or len(phases) == 1 or all(phases):
         return []
@@ -242,7 +287,7 @@ def _phases(experiment: "Experiment") -> list[str]:
 def _remedy(experiment: "Experiment") -> list[str]:
     """What a remedy has to say, and one whose paper counts on one way of optimising."""
     remedy, train = experiment.robust, experiment.config["train"]
-    if not train["epochs"]:
+    if not experiment.trains:
         return []
     here, found = train["optimizer"], remedy.cautions(train, experiment.data.num_classes)
     found = [*remedy.follows(experiment.labels.injected_rate), *found]

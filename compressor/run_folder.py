@@ -92,6 +92,7 @@ def report(
         "resolved": experiment.resolved,
         "stages": records,
         "points": {name: points[name] for name in ordered},
+        **({"start": dict(experiment.started.told)} if experiment.started else {}),
         **({"unscaled": whole} if whole else {}),
         "kept": final.plan.kept,
         "widths": cut.get("widths", {}),

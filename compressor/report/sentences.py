@@ -29,6 +29,19 @@ def conclusion(report: Mapping[str, Any]) -> str:
     return text + "."
 
 
+def start(report: Mapping[str, Any]) -> str:
+    return begun(report["start"]) if report.get("start") else ""
+
+
+def begun(found: Mapping[str, Any]) -> str:
+    """What a walk began with. found: the report's `start`."""
+    of = f"the network of the run {found['path']}"
+    if found["kind"] == "weights":
+        of = f"the weights of {found['path']}"
+    cut = ", which had been cut before: ratios, budgets and shares are of that" * found["cut"]
+    return f"Start: {found['model']} with {of}{cut}."
+
+
 def balance(report: Mapping[str, Any]) -> str:
     """What the accuracy hides where classes are unequal."""
     final = list(report["points"].values())[-1]
@@ -208,7 +221,7 @@ def baselines(report: Mapping[str, Any]) -> str:
     best = max(found, key=found.get)
     change = list(report["points"].values())[-1]["accuracy"] - found[best]
     return (
-        f"Baselines, one training each by the recipe of the first stage and without a remedy: "
+        f"Baselines, one training each by the recipe of train and without a remedy: "
         f"{shown}; the final network has {change:+.4f} against the best of them, {best}."
     )
 

@@ -115,7 +115,7 @@ def finetune(given: Given, options: Mapping[str, Any], context: Context) -> Outc
     training = replace(training_set(own, context), **rebalanced(options, own))
     fitting = plain(own)
     if own["mode"] == "scratch_b":
-        dense = count_macs(given.spec.build(context.trust), given.spec.input_size)
+        dense = count_macs(given.dense(context.trust), given.spec.input_size)
         small = count_macs(given.network(context.trust), given.spec.input_size)
         epochs = scratch_b_epochs(fitting.epochs, dense, small, own["epoch_cap"])
         fitting = replace(fitting, epochs=epochs)
@@ -157,7 +157,7 @@ def _start(given: Given, own: Mapping[str, Any], context: Context) -> nn.Module:
     """The network that the training begins with."""
     if own["mode"] == "rewind":
         earlier = context.roles[f"rewind_{own['rewind_epoch']}"].network(context.trust)
-        return surgery.replay(earlier, given.plan)
+        return surgery.replay(earlier, given.plan, done=given.base)
     net = given.network(context.trust)
     if own["mode"].startswith("scratch"):
         return fresh(given.spec, given.plan, net, context.seed, context.trust)

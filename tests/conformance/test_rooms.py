@@ -41,10 +41,12 @@ ALLOWED = {
     },
     "run_latency": {"artefact", "experiment", "latency"},
     "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
-    "checks": {"_ranges", "instantiation", "stages"},
+    "starting": {"artefact", "data", "instantiation", "manifest", "models", "report", "surgery"},
+    "checks": {"_ranges", "instantiation", "stages", "starting"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
         *("artefact", "automatic", "brought", "cache", "changed_code", "manifest"),
+        *("starting", "surgery"),
     },
     "plan": {
         "experiment",
