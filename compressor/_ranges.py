@@ -365,15 +365,6 @@ _NEEDED = {
         "noise=matrix needs noise.matrix='[[...],...]' or noise.file=T.csv",
     ),
 }
-# Class of a start -> how its path is typed.
-_STARTS = {
-    "compressor.starting.WeightsFile": (
-        "start=weights needs the file: type start.path=weights.safetensors"
-    ),
-    "compressor.starting.FinishedRun": (
-        "start=run needs the folder of a run: type start.path=outputs/runs/.../model"
-    ),
-}
 # Of distill.teacher.source: likewise.
 _TEACHERS = {
     "artefact": ("distill.teacher.path", "outputs/runs/.../model"),
@@ -418,16 +409,13 @@ def _of_others(key: str, group: Any) -> bool:
 def check_needs(groups: Mapping[str, Any], open_keys: Collection[str] = ()) -> None:
     """Raise UsageError when an option lacks the file, or the name, without which it is nothing.
 
-    groups: the composed configuration, `noise`, `start` and `distill` of which are looked at, as
-    plain values. open_keys: keys that get their values later, each of which is compared by itself.
+    groups: the composed configuration, `noise` and `distill` of which are looked at, as plain
+    values. open_keys: keys that get their values later, each of which is compared by itself.
     """
     target = (groups.get("noise") or {}).get("_target_")
     if target in _NEEDED:
         keys, line = _NEEDED[target]
         _check_given(groups, keys, line, open_keys)
-    kind = _STARTS.get((groups.get("start") or {}).get("_target_"))
-    if kind:
-        _check_given(groups, ("start.path",), kind, open_keys)
     distill = groups.get("distill") or {}
     source = (distill.get("teacher") or {}).get("source")
     named = [str((term or {}).get("_target_")) for term in (distill.get("terms") or {}).values()]

@@ -82,7 +82,7 @@ def compose(overrides: Iterable[str], menu: Menu) -> DictConfig:
         there = isinstance(node, DictConfig) and name in node
         if there and not OmegaConf.is_interpolation(node, name):
             _ranges.check(key, _plain_value(node, name), _group(config, key))
-    _ranges.check_needs(config, _swept(parsed, config, menu))
+    _check_needs(config, _swept(parsed, config, menu))
     return config
 
 
@@ -105,7 +105,7 @@ def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> 
     for selection in _selections(groups):
         base = menu.compose(selection)
         menu.apply([o for o in own if _stands(o.key_or_group, base)], base)
-        _ranges.check_needs(base, open_keys)
+        _check_needs(base, open_keys)
     values = [override for override in searched if override not in groups]
     for selection in _selections(groups) if values else ():
         base = menu.compose(selection)
@@ -342,6 +342,13 @@ def _check_one_target(values: list[Override], base: DictConfig) -> None:
         raise UsageError(f"{' and '.join(lines)} both say how much goes: give one of them")
 
 
+def _check_needs(config: DictConfig, open_keys: set[str]) -> None:
+    """Files and names without which an option of a composed configuration is nothing."""
+    _ranges.check_needs(config, open_keys)
+    if "start.path" not in open_keys:
+        starting.of(config).check()
+
+
 def _check_start(groups: list[Override], values: list[Override], base: DictConfig) -> None:
     """What the walk begins with, against the typed stages and a typed model.
 
@@ -352,11 +359,14 @@ def _check_start(groups: list[Override], values: list[Override], base: DictConfi
         typed.setdefault(override.key_or_group, []).extend(_raw_values(override))
     tree = OmegaConf.to_container(base.start, resolve=True) if "start" in base else {}
     for path in typed.get("start.path", [None]):
-        start = starting.of({"start": {**tree, **({"path": path} if path else {})}})
+        given = {"path": path} if "path" in tree and path else {}
+        start = starting.of({"start": {**tree, **given}})
         for stages in typed.get("stages", [list(base.stages)]):
             if isinstance(stages, list):
                 _ranges.check("stages", stages)
                 starting.check_stages(start, stages)
+        if "${" in str(path):
+            continue  # it is looked at when it is composed
         start.check()
         chosen = any(override.key_or_group == "model" for override in groups)
         options = {k[len("model.") :]: v[0] for k, v in typed.items() if k.startswith("model.")}

@@ -112,7 +112,7 @@ class WeightsFile(Start):
         self.path = path
 
     def check(self) -> None:
-        path = _named(self.path, "weights", "weights.safetensors")
+        path = _named(self.path, "start=weights needs the file", "weights.safetensors")
         if path.suffix.lower() not in (".safetensors", *_PICKLED):
             raise UsageError(
                 f"start.path={path} is no file of weights by its name: give a .safetensors, .pt or "
@@ -156,7 +156,7 @@ class FinishedRun(Start):
         self.path = path
 
     def check(self) -> None:
-        path = _named(self.path, "run", "outputs/runs/.../model")
+        path = _named(self.path, "start=run needs the folder of a run", "outputs/runs/.../model")
         if path.is_file():
             raise UsageError(
                 f"start.path={path} is a file: give the folder of a finished run, or type "
@@ -166,8 +166,8 @@ class FinishedRun(Start):
             raise UsageError(f"start.path={path} is no folder: give that of a finished run")
         if not (self._folder / "manifest.json").is_file():
             raise UsageError(
-                f"start.path={path} is no folder of a finished run (it has no model/manifest.json: "
-                "export.enabled=false leaves the network out); give one with a model/ folder"
+                f"start.path={path} holds no network (no model/manifest.json): give the folder of "
+                "a finished run; members of a sweep leave theirs with export.enabled=true"
             )
 
     def check_model(self, target: str, options: Mapping[str, Any]) -> None:
@@ -176,6 +176,8 @@ class FinishedRun(Start):
             factory, arguments = str(spec["factory"]), dict(spec["arguments"])
         except (OSError, ValueError, KeyError, TypeError):
             return  # a damaged folder is told when it is read
+        options = dict(options)
+        target = str(options.pop("_target_", target))
         if target and target != factory:
             raise UsageError(
                 f"model={target.rpartition('.')[2]} is another network than that of start.path="
@@ -433,9 +435,9 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(map(foreign, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _named(path: str | None, kind: str, example: str) -> Path:
+def _named(path: str | None, needed: str, example: str) -> Path:
     if not path:
-        raise UsageError(f"start={kind} needs start.path, such as start.path={example}")
+        raise UsageError(f"{needed}: type start.path={example}")
     return Path(path)
 
 

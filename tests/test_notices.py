@@ -6,6 +6,7 @@ from compressor.notices import collapsed, notices
 from compressor.report import sentences
 from compressor.stages import compress
 from compressor.stages._blank import blank
+from compressor.stages._pruning import Pruning
 from compressor.tasks.classification import Classification
 
 PENCIL = ("robust=pencil", "train.schedule=constant")
@@ -110,7 +111,8 @@ def test_a_budget_that_leaves_layers_next_to_nothing_is_told(least, width):
 def test_the_plan_and_the_report_count_the_same_layers_at_their_least_width():
     net = Spec("compressor.models.resnet20", {"width": 0.5}, (3, 16, 16), 10, "classification")
     options = {"_target_": "compressor.prune.weight_sum.WeightSum", "scope": "all"}
-    cut = compress.preview(blank(net, (), Classification()), {**options, "budget": {"macs": 0.02}})
+    pruning = Pruning.read({**options, "budget": {"macs": 0.02}})
+    cut = compress.preview(blank(net, (), Classification()), pruning)
     (line,) = collapsed(cut)
     report = {"budget": cut["budget"], "widths": cut["widths"], "points": {}}
     assert "takes 7 of 21 layers" in line

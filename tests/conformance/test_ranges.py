@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from compressor import _ranges, checks, models
+from compressor import _ranges, checks, models, starting
 from compressor.configuration import Menu, config_dir, plain, read_command
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
@@ -116,7 +116,7 @@ def construct(config, group):
         _classes.check(config, make(config["robust"]))
         _labelled(torch.arange(10_000) % 10, share, 0)
     elif group in ("finetune", "pretrain"):
-        checks.check(config, Pruning.read(config["prune"]))
+        checks.check(config, Pruning.read(config["prune"]), starting.of(config))
         _classes.check(config, make(config["robust"]))
         labels = {**config["finetune"], "labels": "clean"}
         check_labels(labels, make(config["robust"]), True)
