@@ -142,7 +142,7 @@ class WeightsFile(Start):
         if asked.arguments.get("pretrained"):
             notices.append("model.pretrained=true does nothing beside start=weights")
         fill(net, found)
-        told = {"kind": self.kind, "path": str(path), "model": _model_name(asked), "cut": False}
+        told = {"kind": self.kind, "path": str(path), "model": _model(asked), "cut": False}
         return Started(asked, EMPTY_PLAN, net.eval(), told, tuple(notices))
 
 
@@ -180,8 +180,8 @@ class FinishedRun(Start):
         target = str(options.pop("_target_", target))
         if target and target != factory:
             raise UsageError(
-                f"model={target.rpartition('.')[2]} is another network than that of start.path="
-                f"{self.path}, {foreign(factory.rpartition('.')[2])}: leave model out"
+                f"model={_short_name(target)} is another network than that of start.path="
+                f"{self.path}, {foreign(_short_name(factory))}: leave model out"
             )
         for name, value in options.items():
             there: Any = arguments
@@ -216,15 +216,15 @@ class FinishedRun(Start):
         told = {
             "kind": self.kind,
             "path": str(self.path),
-            "model": _model_name(made.spec),
+            "model": _model(made.spec),
             "cut": made.plan != EMPTY_PLAN,
         }
         notices = []
         if made.spec.factory != asked.factory:
-            here, other = (spec.factory.rpartition(".")[2] for spec in (made.spec, asked))
+            here, other = (_short_name(spec.factory) for spec in (made.spec, asked))
             notices.append(
-                f"start=run: the network is {told['model']}; recipes that follow the model are "
-                f"those of model={other}, unless you type model={here}"
+                f"start=run: the network is {here}; recipes that follow the model are those of "
+                f"model={other}, unless you type model={here}"
             )
         known = fed if isinstance(fed, Preprocess) else None
         return Started(made.spec, made.plan, net, told, tuple(notices), known)
@@ -397,9 +397,9 @@ def check_fits(
         more = ", ..." if len(odd) > _SHOWN else ""
         parts.append(f"{len(odd)} of another shape ({', '.join(shapes)}{more})")
     raise UsageError(
-        f"start.path={path} does not fit model={_model_name(spec)}, tensors: {'; '.join(parts)}: "
-        "choose the model that it was saved from, with its options; a network that was cut begins "
-        "by start=run start.path=FOLDER"
+        f"start.path={path} does not fit model={_short_name(spec.factory)}: of its tensors "
+        f"{'; '.join(parts)}; choose the model that it was saved from, with its options; a network "
+        "that was cut begins by start=run start.path=FOLDER"
     )
 
 
@@ -441,10 +441,13 @@ def _named(path: str | None, needed: str, example: str) -> Path:
     return Path(path)
 
 
-def _model_name(spec: Spec) -> str:
-    from compressor.report.setting import model_name
+def _model(spec: Spec) -> dict[str, Any]:
+    """The network as a config's `model` has it."""
+    return {"_target_": spec.factory, **spec.arguments}
 
-    return model_name(spec.factory, spec.arguments)
+
+def _short_name(factory: str) -> str:
+    return factory.rpartition(".")[2]
 
 
 def _file_digest(path: str | Path | None) -> dict[str, str]:

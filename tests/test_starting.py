@@ -23,6 +23,7 @@ from compressor.experiment import Experiment
 from compressor.notices import notices
 from compressor.pipeline import run_experiment
 from compressor.plan import RunPlan
+from compressor.report import setting
 from compressor.run import main
 
 # few labels, a narrow network and no timing: what is asked is where a walk begins
@@ -88,9 +89,14 @@ def test_a_run_is_gone_on_with_and_its_network_is_the_dense_point(home):
     assert list(b["points"]) == ["dense", "compressed", "recalibrated", "final"]
     assert figures(b["points"]["dense"]) == figures(a["points"]["final"])
     assert b["points"]["final"]["macs"] < a["points"]["final"]["macs"]
-    assert b["start"] == {
-        "kind": "run", "path": str(home / "a"), "model": "resnet20", "cut": False,
-    }  # fmt: skip
+    model = a["config"]["model"]
+    assert b["start"] == {"kind": "run", "path": str(home / "a"), "model": model, "cut": False}
+    assert (
+        setting.facts({"members": [{"report": b}], "rows": [], "comparisons": [], "folder": ""})[
+            "Start"
+        ]
+        == f"run {home / 'a'}"
+    )
     said = f"Start: resnet20 with the network of the run {home / 'a'}."
     assert said in (home / "b" / "report.md").read_text()
     assert compressor.load(home / "b")(torch.zeros(1, 3, 8, 8)).shape == (1, 10)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compressor.report import latencies
+from compressor.report.setting import model_name
 
 _MISSED = 0.1  # of the latency that was asked for: a final measurement further off is told
 
@@ -39,7 +40,8 @@ def begun(found: Mapping[str, Any]) -> str:
     if found["kind"] == "weights":
         of = f"the weights of {found['path']}"
     cut = ", which had been cut before: ratios, budgets and shares are of that" * found["cut"]
-    return f"Start: {found['model']} with {of}{cut}."
+    name = model_name(str(found["model"]["_target_"]), found["model"])
+    return f"Start: {name} with {of}{cut}."
 
 
 def balance(report: Mapping[str, Any]) -> str:

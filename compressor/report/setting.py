@@ -21,9 +21,9 @@ def model_name(factory: str, options: Mapping[str, Any]) -> str:
 
 def _model(report: Mapping[str, Any]) -> str:
     """The network of a run; one that began with another run's is that one's."""
-    options = report["config"].get("model") or {}
-    begun = (report.get("start") or {}).get("model")
-    return begun or model_name(str(options.get("_target_", "")), options)
+    begun = report.get("start") or {}
+    options = begun.get("model") or report["config"].get("model") or {}
+    return model_name(str(options.get("_target_", "")), options)
 
 
 def data_name(report: Mapping[str, Any]) -> str:
@@ -52,9 +52,11 @@ def facts(summary: Mapping[str, Any]) -> dict[str, str]:
     ]
     configs = [report["config"] for report in reports]
     models = map(_model, reports)
+    starts = [report["start"] for report in reports if report.get("start")]
     found = {
         "Compared with": summary["baseline"].name if summary["comparisons"] else "",
         "Model": _each(models),
+        "Start": _each(f"{found['kind']} {found['path']}" for found in starts),
         "Data": _each(map(data_name, reports)),
         "Command": command(summary),
         "The same in all members": " ".join(_constants(summary["rows"], configs)),

@@ -41,7 +41,7 @@ ALLOWED = {
     },
     "run_latency": {"artefact", "experiment", "latency"},
     "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
-    "starting": {"artefact", "data", "instantiation", "manifest", "models", "report", "surgery"},
+    "starting": {"artefact", "data", "instantiation", "manifest", "models", "surgery"},
     "checks": {"_ranges", "instantiation", "stages", "starting"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data"),
