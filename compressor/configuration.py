@@ -345,8 +345,19 @@ def _check_one_target(values: list[Override], base: DictConfig) -> None:
 def _check_needs(config: DictConfig, open_keys: set[str]) -> None:
     """Files and names without which an option of a composed configuration is nothing."""
     _ranges.check_needs(config, open_keys)
-    if "start.path" not in open_keys:
-        starting.of(config).check()
+    tree = _start_tree(config)
+    if tree and "start.path" not in open_keys:
+        starting.of({"start": tree}).check()
+
+
+def _start_tree(config: DictConfig) -> dict[str, Any]:
+    """The group `start` as plain values; empty where it is not there, or cannot be resolved yet."""
+    if "start" not in config:
+        return {}
+    try:
+        return OmegaConf.to_container(config.start, resolve=True)
+    except OmegaConfBaseException:
+        return {}  # `plain` tells what is wrong when the run begins
 
 
 def _check_start(groups: list[Override], values: list[Override], base: DictConfig) -> None:
@@ -357,20 +368,23 @@ def _check_start(groups: list[Override], values: list[Override], base: DictConfi
     typed: dict[str, list[Any]] = {}
     for override in values:
         typed.setdefault(override.key_or_group, []).extend(_raw_values(override))
-    tree = OmegaConf.to_container(base.start, resolve=True) if "start" in base else {}
+    tree = _start_tree(base)
     for path in typed.get("start.path", [None]):
-        given = {"path": path} if "path" in tree and path else {}
+        late = "${" in str(path)  # it is looked at when it is composed
+        given = {"path": path} if "path" in tree and path and not late else {}
         start = starting.of({"start": {**tree, **given}})
-        for stages in typed.get("stages", [list(base.stages)]):
+        own = [list(base.stages)] if "stages" in base else []
+        for stages in typed.get("stages", own):
             if isinstance(stages, list):
                 _ranges.check("stages", stages)
                 starting.check_stages(start, stages)
-        if "${" in str(path):
-            continue  # it is looked at when it is composed
+        if late or "start.path" not in typed:  # `_check_needs` looks at the composed one
+            continue
         start.check()
         chosen = any(override.key_or_group == "model" for override in groups)
+        target = str(OmegaConf.select(base, "model._target_") or "") if chosen else ""
         options = {k[len("model.") :]: v[0] for k, v in typed.items() if k.startswith("model.")}
-        start.check_model(str(base.model.get("_target_", "")) if chosen else "", options)
+        start.check_model(target, options)
 
 
 def _raw_values(override: Override) -> Iterator[Any]:

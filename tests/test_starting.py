@@ -103,7 +103,7 @@ def test_a_run_is_gone_on_with_and_its_network_is_the_dense_point(home):
 
 
 def test_the_plan_names_the_start(home, capsys):
-    words = ["start=run", f"start.path={home / 'b'}", "stages=[finetune]", "plan_only=true"]
+    words = ["start=run", "start.path=${paths.outputs}/b", "stages=[finetune]", "plan_only=true"]
     assert command(home, "planned", *words) == 0
     said = capsys.readouterr().out
     assert f"Start: resnet20 with the network of the run {home / 'b'}, which had been cut" in said
@@ -237,6 +237,7 @@ def odd(home):
         (("start=weights", "start.path=gone.pt"), "gone.pt is no file: give the path of the weigh"),
         (("start=weights", "start.path=damaged.safetensors", WIDTH), "it is damaged, or no .safet"),
         (("start=weights", "start.path=other.pt", WIDTH), "missing (conv1.weight, "),
+        (("start=run", "start.path=${paths.outputs}/gone"), "gone is no folder: give that of a fi"),
         (("start=run",), "start=run needs the folder of a run: type start.path=outputs/runs/"),
         (("start=run", "start.path=a", "model=resnet56"), "model=resnet56 is another network than"),
         (("start=run", "start.path=a", "model.width=2.0"), "model.width=2.0 is not what the netw"),
