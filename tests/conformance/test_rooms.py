@@ -48,11 +48,12 @@ ALLOWED = {
     },
     "run_latency": {"artefact", "experiment", "latency"},
     "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
-    "checks": {"instantiation", "stages"},
+    "starting": {"artefact", "data", "instantiation", "manifest", "models", "surgery"},
+    "checks": {"instantiation", "stages", "starting"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data", "noise", "robust"),
         *("regularize", "artefact", "automatic", "brought", "cache", "changed_code", "manifest"),
-        *("export", "explain"),
+        *("export", "explain", "starting", "surgery"),
     },
     "plan": {
         "experiment",
@@ -62,6 +63,7 @@ ALLOWED = {
         "artefact",
         "cache",
         "changed_code",
+        "starting",
     },
 }
 EVERYONE = {"errors", "seeding", "options", "schema", "durations"}
