@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[2] / "compressor"
 METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale", "pretrain")
 # What a room may import of this package, beside itself and what everyone may.
 ALLOWED = {
-    "options": set(),
+    "sizes": set(),
+    "options": {"sizes"},
     "schema": set(),
     "durations": set(),
     "surgery": set(),
