@@ -7,6 +7,7 @@ stands what none of them knows alone, such as two groups that exclude each other
 from collections.abc import Mapping
 from typing import Any
 
+from compressor import starting
 from compressor.errors import UsageError
 from compressor.instantiation import make
 from compressor.options import hold
@@ -15,10 +16,11 @@ from compressor.stages import finetune, recalibrate
 from compressor.stages._distill.options import Teaching
 from compressor.stages._pruning import Pruning
 from compressor.stages._recipe import Recipes
+from compressor.starting import Start
 
 
 def check(
-    config: Mapping[str, Any], recipes: Recipes, teaching: Teaching, pruning: Pruning
+    config: Mapping[str, Any], recipes: Recipes, teaching: Teaching, pruning: Pruning, start: Start
 ) -> None:
     """Refuse what no run can do, whatever its data. All are those of the config."""
     none = not pruning.cuts  # what it does not read may be anything
@@ -34,6 +36,7 @@ def check(
             "finetune=rewind goes back into a training from initial weights: type pretrain=none"
         )
     recalibrate.check(config["recalibrate"])
+    starting.check_groups(start, config)
 
 
 def _check_groups(recipes: Recipes, teaching: Teaching) -> None:

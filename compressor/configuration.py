@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from compressor import _ranges, launching, objective
+from compressor import _ranges, launching, objective, starting
 from compressor._menu import (
     SEVERAL,
     Command,
@@ -63,6 +63,7 @@ def check(command: Command, menu: Menu) -> list[str]:
     for selection in _selections(groups) if values else ():
         base = menu.composed(selection)
         _check_one_target(values, base)
+        _check_start(groups, values, base)
         for override in values:
             handed[override.input_line] = _checked_value(override, base, menu)
     return [handed[override.input_line] for override in overrides]
@@ -77,7 +78,7 @@ def compose(overrides: Iterable[str], menu: Menu) -> DictConfig:
     menu.apply(values, config)
     for key, value in _written(config):
         _ranges.hold(key, value, config)
-    _ranges.check_needs(config, _swept(parsed, config, menu))
+    _check_needs(config, _swept(parsed, config, menu))
     return config
 
 
@@ -119,7 +120,7 @@ def check_multirun(config: DictConfig, overrides: Iterable[str], menu: Menu) -> 
     for selection in _selections(groups):
         base = menu.compose(selection)
         menu.apply([o for o in own if _stands(o.key_or_group, base)], base)
-        _ranges.check_needs(base, open_keys)
+        _check_needs(base, open_keys)
     values = [override for override in searched if override not in groups]
     for selection in _selections(groups) if values else ():
         base = menu.composed(selection)
@@ -197,6 +198,7 @@ def job_text(command: Command, menu: Menu) -> str:
     groups, values = _checked_groups(overrides, command, menu)
     config = menu.compose(next(_selections(groups)))
     _check_one_target(values, config)
+    _check_start(groups, values, config)
     handed = [parse(_checked_value(override, config, menu)) for override in values]
     hydras = [o for o in overrides if o.is_hydra_override() and o not in groups]
     menu.apply([*handed, *hydras], config)
@@ -354,6 +356,51 @@ def _check_one_target(values: list[Override], base: DictConfig) -> None:
     lines = dict.fromkeys(told.values())
     if len(lines) > 1:
         raise UsageError(f"{' and '.join(lines)} both say how much goes: give one of them")
+
+
+def _check_needs(config: DictConfig, open_keys: set[str]) -> None:
+    """Files and names without which an option of a composed configuration is nothing."""
+    _ranges.check_needs(config, open_keys)
+    tree = _start_tree(config)
+    if tree and "start.path" not in open_keys:
+        starting.of({"start": tree}).check()
+
+
+def _start_tree(config: DictConfig) -> dict[str, Any]:
+    """The group `start` as plain values; empty where it is not there, or cannot be resolved yet."""
+    if "start" not in config:
+        return {}
+    try:
+        return OmegaConf.to_container(config.start, resolve=True)
+    except OmegaConfBaseException:
+        return {}  # `plain` tells what is wrong when the run begins
+
+
+def _check_start(groups: list[Override], values: list[Override], base: DictConfig) -> None:
+    """What the walk begins with, against the typed stages and a typed model.
+
+    Before any value is checked by itself: what has another type is told there.
+    """
+    typed: dict[str, list[Any]] = {}
+    for override in values:
+        typed.setdefault(override.key_or_group, []).extend(_raw_values(override))
+    tree = _start_tree(base)
+    for path in typed.get("start.path", [None]):
+        late = "${" in str(path)  # it is looked at when it is composed
+        given = {"path": path} if "path" in tree and path and not late else {}
+        start = starting.of({"start": {**tree, **given}})
+        own = [list(base.stages)] if "stages" in base else []
+        for stages in typed.get("stages", own):
+            if isinstance(stages, list):
+                _ranges.check("stages", stages)
+                starting.check_stages(start, stages)
+        if late or "start.path" not in typed:  # `_check_needs` looks at the composed one
+            continue
+        start.check()
+        chosen = any(override.key_or_group == "model" for override in groups)
+        target = str(OmegaConf.select(base, "model._target_") or "") if chosen else ""
+        options = {k[len("model.") :]: v[0] for k, v in typed.items() if k.startswith("model.")}
+        start.check_model(target, options)
 
 
 def _raw_values(override: Override) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor import artefact, automatic, brought, checks, models
+from compressor import artefact, automatic, brought, checks, models, starting
 from compressor.artefact import Artefact, Spec
 from compressor.cache import Cache, key_of
 from compressor.changed_code import Origin
@@ -40,6 +40,7 @@ from compressor.stages._distill.teacher import Called, check_answer
 from compressor.stages._labels import check_labels, resolve, trusted
 from compressor.stages._pruning import Pruning
 from compressor.stages._recipe import Recipes, Recovery
+from compressor.surgery import EMPTY_PLAN, Plan
 from compressor.tasks import Task
 
 
@@ -62,6 +63,7 @@ class Experiment:
         self.precision = str(config["precision"])
         # each group is read here and nowhere else; what an `auto` stands for is told by the data
         self.pruning = Pruning.read(config["prune"])
+        self.start = starting.of(config)
         self.remedy: Remedy = made(config["robust"], Remedy)
         self.regularizer: Regularizer = made(config["regularize"], Regularizer)
         self.noise: Noise = made(config["noise"], Noise)
@@ -108,7 +110,7 @@ class Experiment:
 
     def _check_recipes(self, config: Mapping[str, Any]) -> None:
         """What the groups ask of one another, once there is a number for every `auto` of config."""
-        checks.check(config, self.recipes, self.teaching, self.pruning)
+        checks.check(config, self.recipes, self.teaching, self.pruning, self.start)
         _classes.check(self.recipes, self.remedy, self.teaching)
 
     def _start_machine(self) -> None:
@@ -130,8 +132,7 @@ class Experiment:
 
     def _check_labels(self) -> None:
         """What the methods ask of the labels, once it is known which there are."""
-        trained = self.recipes.train.epochs > 0
-        check_labels(self.recovery, self.remedy, self.labels.known, trained)
+        check_labels(self.recovery, self.remedy, self.labels.known, self.trains)
         for stage in ("train", "finetune"):
             if self.recipes.of(stage).select == "clean_peak" and not self.labels.known:
                 raise UsageError(
@@ -139,18 +140,35 @@ class Experiment:
                     f"noise.file: type {stage}.select=best, or noise.known=true if the data set's "
                     "own labels are the true ones"
                 )
-        train.check(self.remedy, self.labels.injected, self.teaching.in_stage("train"))
+        if "train" in self.config["stages"] or self.recipes.finetune.robust == "same":
+            train.check(self.remedy, self.labels.injected, self.teaching.in_stage("train"))
 
     def _data_and_spec(self, config: Mapping[str, Any]) -> tuple[ImageData, Spec]:
         data, unscaled, factory, arguments = _scaled(config, self.note)
         _check_memory(config, data.input_size)
         data.prepare(self.note)
         spec = Spec(factory, arguments, data.input_size, data.num_classes, self.task.name)
-        self.trained_spec = spec  # what the training builds; all else sees what it hands on
         model = {name: value for name, value in config["model"].items() if name != "_target_"}
-        models.check_trained(factory, arguments, data.input_size)
         self.unscaled = replace(spec, arguments=model, input_size=unscaled).handed_on()
+        self.started = self.start.read(spec.handed_on(), self.trust)
+        if self.started is not None:
+            self.trained_spec = self.started.spec
+            if self.start.own_network:
+                self.unscaled = self.started.spec
+            return data, self.started.spec
+        self.trained_spec = spec  # what the training builds; all else sees what it hands on
+        models.check_trained(factory, arguments, data.input_size)
         return data, spec.handed_on()
+
+    @property
+    def base(self) -> Plan:
+        """What had been done to the network that the walk begins with."""
+        return EMPTY_PLAN if self.started is None else self.started.plan
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage train runs, with an epoch at least."""
+        return "train" in self.config["stages"] and self.recipes.train.epochs > 0
 
     def scaled(self, factors: Mapping[str, float]) -> Spec:
         """What would be built with these factors of `scale` in place of those that were asked."""
@@ -183,7 +201,7 @@ class Experiment:
 
     def finetune_labels(self) -> str:
         asked = self.recipes.finetune.labels
-        corrects = self.remedy.corrects if self.recipes.train.epochs else ()
+        corrects = self.remedy.corrects if self.trains else ()
         return resolve(asked, self.labels.known, self.labels.injected, corrects)
 
     @property
@@ -235,27 +253,29 @@ class Experiment:
         return brought.digest(lambda: spec.build(self.trust).state_dict())
 
     def blank(self, spec: Spec | None = None) -> Blank:
-        """The dense network, or another, before any training."""
-        return blank(spec or self.spec, self.trust, self.task)
+        """The dense network, or with `spec` another, before any stage."""
+        if spec is None:
+            return blank(self.spec, self.trust, self.task, self.base)
+        return blank(spec, self.trust, self.task)
 
     def _check_taught_layers(self) -> None:
         """Layers that terms name are told from others before anything is trained."""
-        teaching, spec = self.teaching, self.spec
+        teaching = self.teaching
         if teaching.is_none:
             return
         check_teaches(self.blank(), self.task)
         source = teaching.teacher.source
+        student = teacher = self.blank()
         if source == "model":
-            spec = teacher_spec(teaching.teacher, self.spec)
-        elif source == "artefact":
-            spec = next((kept.spec for kept in self.teachers.values()), self.spec)
+            teacher = self.blank(teacher_spec(teaching.teacher, self.spec))
+        elif source == "artefact" and self.teachers:
+            teacher = self.blank(next(iter(self.teachers.values())).spec)
         if source == "callable" and teaching.needs_teacher:
             called = Called(str(teaching.teacher.function))
-            asked = replace(teaching.teacher, answers=check_answer(called, spec, self.task))
+            asked = replace(teaching.teacher, answers=check_answer(called, self.spec, self.task))
             self.teaching = replace(teaching, teacher=asked)
-        teacher = None if source == "callable" else self.blank(spec).net
-        student = self.blank()
-        check_layers(teaching, student.net, teacher, *student.inputs)
+        taught = None if source == "callable" else teacher.net
+        check_layers(teaching, student.net, taught, *student.inputs)
 
     def context(
         self, seeded: tuple[str, int], folder: Path, roles: Mapping[str, Artefact]

@@ -38,12 +38,13 @@ def news(notices: Sequence[str]) -> list[str]:
 def own_sources(values: Mapping[str, Any]) -> dict[str, str]:
     """Versions, and digests of the user's own code, which a kept member must share."""
     admit_users_folder()
+    from compressor import starting
     from compressor.instantiation import sources
     from compressor.plan import versions
 
     function = ((values.get("distill") or {}).get("teacher") or {}).get("function")
     named = {"_target_": function} if function else {}
-    return {**sources([values, named]), **versions()}
+    return {**sources([values, named]), **starting.of(values).sources(), **versions()}
 
 
 def has_same_data(report: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """What a run may do and its author may not have meant: a line each, under the printed plan."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.cache import key_of
@@ -26,8 +26,8 @@ _clamps: dict[str, list[str]] = {}  # of this process: other members of a sweep 
 def notices(plan: "RunPlan") -> list[str]:
     run = plan.run
     return [
-        *_changed_code(plan), *_uncut(plan), *_untrained(plan), *_unread_prune(plan),
-        *_in_part(plan), *_clamped(run),
+        *_changed_code(plan), *_started(plan), *_uncut(plan), *_untrained(plan),
+        *_unread_prune(plan), *_in_part(plan), *_clamped(run),
         *_unread_noise(run), *_phases(run), *_remedy(run), *_decay(plan), *_untaught(plan),
         *_unequal(plan), *_unread_figure(plan), *run.data.notices,
         *(run.data.absences() if run.task.labelled else ()),
@@ -45,6 +45,49 @@ def _cuts(plan: "RunPlan") -> bool:
     return any(step.stage == "compress" and not step.identity for step in plan.steps)
 
 
+def _trains(plan: "RunPlan") -> bool:
+    return any(step.stage == "train" for step in plan.steps)
+
+
+def _started(plan: "RunPlan") -> list[str]:
+    """What a start has to say, and options of a training that a walk without one does not read."""
+    run = plan.run
+    found = [] if run.started is None else list(run.started.notices)
+    fed = None if run.started is None else run.started.preprocess
+    if fed is not None and (fed.mean, fed.std) != (run.preprocess.mean, run.preprocess.std):
+        found.append(
+            "the images are normalised otherwise than those that the network of start.path was "
+            f"trained on: mean {_short(run.preprocess.mean)}, std {_short(run.preprocess.std)}, "
+            f"then {_short(fed.mean)}, {_short(fed.std)}"
+        )
+    if _trains(plan):
+        epochs = run.recipes.train.epochs
+        rehearsed = run.remedy.rehearsals(run.data.size("train"), epochs)[0]
+        if run.started is not None and rehearsed:
+            found.append(
+                f"the trainings that {_option(run, 'robust')} learns from begin with the started "
+                "network: if it was trained on these labels, what it says of them is no evidence"
+            )
+        return found
+    unread = {
+        "regularize": not run.regularizer.is_none,
+        "robust": not run.remedy.is_none and run.recipes.finetune.robust != "same",
+    }
+    return found + [
+        f"{_option(run, group)} does nothing: it is part of the stage train, which this run has not"
+        for group, chosen in unread.items()
+        if chosen
+    ]
+
+
+def _option(run: "Experiment", group: str) -> str:
+    return f"{group}={run.config[group]['_target_'].split('.')[-2]}"
+
+
+def _short(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
 def _uncut(plan: "RunPlan") -> list[str]:
     """Ways to recover from a cut, where there was none."""
     if _cuts(plan):
@@ -54,7 +97,7 @@ def _uncut(plan: "RunPlan") -> list[str]:
         if step.stage != "finetune" or step.identity:
             continue
         mode = step.options.recovery.mode
-        if mode.startswith("scratch"):
+        if mode.startswith("scratch") and _trains(plan):
             found.append(f"finetune={mode}: nothing is cut, so the dense network is trained twice")
         elif mode == "rewind":
             epoch = step.options.recovery.start
@@ -182,8 +225,8 @@ def _unread_figure(plan: "RunPlan") -> list[str]:
 
 
 def _untrained(plan: "RunPlan") -> list[str]:
-    """A criterion whose paper prepares the network for it."""
-    if not _cuts(plan) or not plan.run.regularizer.is_none:
+    """A criterion whose paper prepares the network for it; how a started one was is not known."""
+    if not (_cuts(plan) and _trains(plan)) or not plan.run.regularizer.is_none:
         return []
     method = plan.run.pruning.method
     if method.trained_with is None:
@@ -229,7 +272,7 @@ def _unread_noise(experiment: "Experiment") -> list[str]:
 
 def _phases(experiment: "Experiment") -> list[str]:
     """A training too short for what its remedy does in turn."""
-    total = experiment.recipes.train.epochs
+    total = experiment.recipes.train.epochs if experiment.trains else 0
     phases = [phase.epochs for phase in experiment.remedy.phases(total)]
     if not total or len(phases) == 1 or all(phases):
         return []
@@ -240,7 +283,7 @@ def _phases(experiment: "Experiment") -> list[str]:
 def _remedy(experiment: "Experiment") -> list[str]:
     """What a remedy has to say, and one whose paper counts on one way of optimising."""
     remedy, train = experiment.remedy, experiment.recipes.train.optimizer
-    if not train.epochs:
+    if not experiment.trains:
         return []
     here = train.optimizer
     found = remedy.cautions(train.epochs, train.schedule, experiment.data.num_classes)

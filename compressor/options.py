@@ -134,7 +134,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The list `stages`. choices: what it may hold."""
+    """The list `stages`; with what it may begin depends on `start` (`starting.check_stages`).
+
+    choices: what it may hold.
+    """
 
     choices: tuple[str, ...]
 
@@ -142,10 +145,10 @@ class Pipeline:
         if not isinstance(value, list | tuple):
             return
         stages = list(value)
-        if any(name not in self.choices for name in stages) or stages[:1] != ["train"]:
+        if any(name not in self.choices for name in stages):
             raise UsageError(
-                f"{key}={stages} must begin with train and hold only {', '.join(self.choices)}; "
-                "train.epochs=0 skips the training, pretrain=rotnet comes before it by itself"
+                f"{key}={stages} must hold only {', '.join(self.choices)}; pretrain=rotnet comes "
+                "before the training by itself"
             )
         if stages.count("compress") > 1 or stages.count("train") > 1:
             raise UsageError(f"{key}={stages} holds train or compress twice: give each once")

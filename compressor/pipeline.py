@@ -37,7 +37,7 @@ class Walk:
                 reused = self._obtain(step, parent, made)
                 read = self.run.cache.read(step.key)
                 made[step.key] = parent = replace(read, metrics=self._metrics(read))
-            assert parent is not None  # the first step is never an identity
+            assert parent is not None  # the first step is a training or a start, no identity
             artefacts.append(parent)
             seconds = 0.0 if reused or step.identity else time.perf_counter() - start
             records.append(
@@ -56,8 +56,8 @@ class Walk:
 
     def baselines(self) -> dict[str, dict[str, Any]]:
         """Figures of the baselines, by name. They begin as the training of the run does."""
-        first = self.plan.steps[0]
-        start = self.run.cache.read(first.key) if first.stage == "pretrain" else None
+        root = self.plan.root
+        start = self.run.cache.read(root.key) if root else None
         found = {}
         for step in self.plan.baselines:
             self._obtain(step, start, self.run.teachers)
@@ -70,7 +70,7 @@ class Walk:
         """Reuse or make the artefact of one step; whether it was reused."""
 
         def make(folder: Path) -> None:
-            at_hand = {**made, **{side.key: self._side(side) for side in step.sides}}
+            at_hand = {**made, **{side.key: self._side(side, made) for side in step.sides}}
             self.run.note(f"{step.title}: running")
             self._make(step, parent, at_hand, folder)
 
@@ -80,8 +80,8 @@ class Walk:
             self.run.note(f"{step.title}: reused {step.key}")
         return reused
 
-    def _side(self, step: Step) -> Artefact:
-        self._obtain(step, None, {})
+    def _side(self, step: Step, made: Mapping[str, Artefact]) -> Artefact:
+        self._obtain(step, made.get(step.parent), {})
         return self.run.cache.read(step.key)
 
     def _make(
@@ -93,7 +93,8 @@ class Walk:
         # what a training makes may be of another form than what it trains
         begins = step.stage in ("train", "baseline")
         spec = step.spec or (self.run.trained_spec if begins else self.run.spec)
-        outcome = STAGES[step.stage].run(Given(spec, parent), step.options, context)
+        given = Given(spec, parent) if step.spec else Given(spec, parent, self.run.base)
+        outcome = STAGES[step.stage].run(given, step.options, context)
         lineage = {"parent": parent.key if parent else "", **step.roles}
         if step.stage in ("train", "baseline"):
             lineage["labels"] = self.run.labels.key

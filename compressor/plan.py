@@ -23,6 +23,7 @@ from compressor.stages import (
     finetune,
     pretrain,
     recalibrate,
+    start,
     train,
 )
 from compressor.stages._distill.options import Teaching, teacher_spec
@@ -33,6 +34,7 @@ from compressor.stages.finetune import FinetuneOptions
 from compressor.stages.noise import CLEAN
 from compressor.stages.pretrain import PretrainOptions
 from compressor.stages.train import TrainOptions
+from compressor.starting import Started
 
 
 class Stage(NamedTuple):
@@ -57,6 +59,7 @@ def _finetune_wants(options: FinetuneOptions) -> tuple[str, ...]:
 
 
 STAGES = {
+    "start": Stage(start.VERSION, start.start, "dense", trains=False),
     "pretrain": Stage(pretrain.VERSION, pretrain.pretrain, "pretrained", trains=True),
     "train": Stage(train.VERSION, train.train, "dense", trains=True),
     "compress": Stage(
@@ -80,7 +83,7 @@ def versions() -> dict[str, str]:
 
 NO_REMEDY = Chosen(CrossEntropy(), {"_target_": "compressor.robust.none.CrossEntropy"})
 TrainingOptions = PretrainOptions | TrainOptions | FinetuneOptions | BaselineOptions
-StageOptions = TrainingOptions | Pruning | Mapping[str, Any]
+StageOptions = TrainingOptions | Pruning | Started | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Step:
 
     seeded: the stage and occurrence whose random numbers it draws. sides: what it needs beside the
     walk's own artefacts, made when it runs. spec: the network that it builds, None for the run's.
+    parent: of a side, the key of the walk's artefact that it goes on from, "" for a fresh network.
     """
 
     stage: str
@@ -101,6 +105,7 @@ class Step:
     roles: Mapping[str, str] = field(default_factory=dict)
     sides: tuple["Step", ...] = ()
     spec: Spec | None = None
+    parent: str = ""
 
     @property
     def trains(self) -> bool:
@@ -118,7 +123,7 @@ class Trail:
     """Keys of what a walk has made so far, as the stages that come next ask for it."""
 
     def __init__(self, start: str) -> None:
-        """start: key of the network before any training."""
+        """start: key of the network before any stage."""
         self.start = self.given = start
         """given: what the next stage is handed."""
         self.idle = False
@@ -172,10 +177,33 @@ class RunPlan:
             self._check_unvalidated()
 
     def _steps(self) -> tuple[Step, ...]:
-        trail = Trail(self._start_key(self.run.trained_spec))
+        begun = self._begun()
+        trail = Trail(begun[0].key if begun else self._start_key(self.run.trained_spec))
         unrolled = self._unrolled()
-        steps = [self._step(stage, options, trail) for stage, options in unrolled]
+        steps = [*begun, *(self._step(stage, options, trail) for stage, options in unrolled)]
         return (*steps[:-1], replace(steps[-1], point="final"))
+
+    def _begun(self) -> tuple[Step, ...]:
+        """The network that the walk begins with as its first step; none where a training does."""
+        started = self.run.started
+        if started is None:
+            return ()
+        code = sources({"_target_": started.spec.factory})
+        others = {
+            "stage": "start",
+            "version": STAGES["start"].version,
+            "libraries": builders(started.spec.factory),
+            **started.in_key(),
+        }
+        key = self.origins.add(key_of(code=code, **others), code, {}, Origin(""), others)
+        # what a training makes of it is the dense network then
+        point = "start" if "train" in self.run.config["stages"] else STAGES["start"].point
+        return (Step("start", 1, point, started, key, identity=False, seeded=("start", 1)),)
+
+    @property
+    def root(self) -> Step | None:
+        """The step that the dense training begins with, None where a fresh network does."""
+        return self.steps[0] if self.steps[0].stage in ("pretrain", "start") else None
 
     def _step(self, stage: str, options: StageOptions, trail: Trail) -> Step:
         """The next step of the walk, which the trail is told of."""
@@ -189,6 +217,8 @@ class RunPlan:
         if stage == "finetune" and options.recovery.mode == "rewind":
             # the dense training goes on: it sees the images in its own order
             seeded, earlier = ("train", 1), self._rewound(trail.start, options.recovery.start)
+            if self.run.started is not None:
+                earlier = replace(earlier, parent=trail.start)
             sides = (*sides, earlier)
             roles = {**roles, earlier.point: earlier.key}
         key, identity = trail.given, self._is_identity(stage, options, trail)
@@ -439,9 +469,8 @@ class RunPlan:
                 "unknown: type baselines=false, or noise.known=true if the data set's own labels "
                 "are the true ones"
             )
-        first, trained = self.steps[0], next(s for s in self.steps if s.stage == "train")
-        pretrained = first.stage == "pretrain"
-        root = first.key if pretrained else self._start_key(self.run.trained_spec)
+        trained = next(s for s in self.steps if s.stage == "train")
+        root = self.root.key if self.root else self._start_key(self.run.trained_spec)
         roles, sides = self._taught("train", root)
         steps = []
         labels, recovery = self.run.labels, self.run.recipes.finetune

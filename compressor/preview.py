@@ -14,6 +14,7 @@ from compressor.durations import duration
 from compressor.errors import UsageError
 from compressor.measure import forward_ms
 from compressor.notices import collapsed, notices
+from compressor.report import sentences
 from compressor.report.latencies import asked_cell
 from compressor.report.setting import model_name
 from compressor.run_folder import unscaled
@@ -21,7 +22,6 @@ from compressor.stages import _sensitivity, compress
 from compressor.stages._blank import Blank
 from compressor.stages._rehearsal import rehearse
 from compressor.stages._timed import Bench
-from compressor.surgery import EMPTY_PLAN
 
 if TYPE_CHECKING:
     from compressor.experiment import Experiment
@@ -37,6 +37,7 @@ def preview(plan: "RunPlan", *, brief: bool = False) -> dict[str, Any]:
     labels = experiment.labels
     preview = {
         "model": model_name(experiment.spec.factory, experiment.spec.arguments),
+        "start": None if experiment.started is None else dict(experiment.started.told),
         "input_size": list(experiment.spec.input_size),
         "data": {part: experiment.data.size(part) for part in ("train", "val", "test")},
         "labelled": None if labels.labelled is None else len(labels.labelled),
@@ -97,10 +98,11 @@ def _bench(experiment: "Experiment", dense: Blank) -> Bench:
     return Bench(
         dense.with_storage(),
         dense.spec,
-        EMPTY_PLAN,
+        dense.plan,
         experiment.cache,
         experiment.machine,
         experiment.note,
+        base=dense.plan,
     )
 
 
@@ -189,7 +191,8 @@ def line(coming: Mapping[str, Any]) -> str:
             of = "" if epochs is None else f" ({epochs} epoch{'' if epochs == 1 else 's'})"
             of += _before(stage)
             stages.append(f"{stage['name']}{of}")
-    parts = [f"{coming['model']}: {', '.join(stages) or 'no stage runs'}"]
+    begun = f" from {coming['start']['path']}" if coming["start"] else ""
+    parts = [f"{coming['model']}{begun}: {', '.join(stages) or 'no stage runs'}"]
     if coming["cut"] and coming["cut"]["macs"]:
         dense, small = coming["cut"]["macs"]
         parts.append(f"{small / dense:.3f} of the dense MACs")
@@ -215,6 +218,8 @@ def show(coming: Mapping[str, Any]) -> None:
     if coming["flip_rate"]:
         head += f", {coming['flip_rate']:.1%} of the train labels changed"
     say(head)
+    if coming["start"]:
+        say(sentences.begun(coming["start"]), markup=False)
     for key, chosen in coming["resolved"].items():
         say(f"{key}={chosen['value']} ({chosen['reason']})", markup=False)
     stages = Table("stage", "epochs", "state", "key", title="Plan", title_justify="left")

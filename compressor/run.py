@@ -386,6 +386,9 @@ def _check_finite(report: Mapping[str, Any] | None) -> None:
     for name, remedy in (("dense", "train.lr"), ("final", "finetune.lr or train.lr")):
         loss = points.get(name, {}).get("loss")
         if loss is not None and loss != loss:
+            begun = ((report or {}).get("start") or {}).get("path")
+            if begun and name == "dense" and "train" not in report["config"]["stages"]:
+                raise RunError(f"the loss of the network of {begun} is NaN: choose another start")
             raise RunError(f"the loss of the {name} network is NaN: training broke; lower {remedy}")
 
 

@@ -90,6 +90,7 @@ def report(
         "headline": dict(zip(("name", "direction"), experiment.task.headline, strict=True)),
         "stages": records,
         "points": {name: points[name] for name in ordered},
+        **({"start": dict(experiment.started.told)} if experiment.started else {}),
         **({"unscaled": whole} if whole else {}),
         "kept": final.plan.kept,
         "widths": cut.get("widths", {}),

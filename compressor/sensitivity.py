@@ -30,7 +30,8 @@ def of_run(
     dense = artefacts[names.index("compress") - 1 if "compress" in names else -1]
     # the stage's own context: it draws the same images
     context = experiment.context(("compress", 1), Path(), {})
-    return table(Case.of(Given(experiment.spec, dense), experiment.pruning, context))
+    given = Given(experiment.spec, dense, experiment.base)
+    return table(Case.of(given, experiment.pruning, context))
 
 
 def write(found: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:

@@ -201,6 +201,8 @@ def _subjects(member: _Member) -> dict[str, Subject]:
         exported = {
             "final": Subject.of(made, member.trust), "dense": Subject.dense(made, member.trust)
         }  # fmt: skip
+        if (member.report.get("start") or {}).get("cut"):
+            del exported["dense"]  # the member began with a cut network, whose form no file tells
         points = member.report["points"]
         for point in list(gone):
             # one that was not exported is known where it has the form of one that was

@@ -203,7 +203,7 @@ def test_a_criterion_reads_no_more_labels_than_are_trusted(folder):
 def test_a_training_without_epochs_corrects_no_labels(folder):
     words = ("noise=symmetric", "robust=pencil", "train.epochs=0")
     assert plan(folder, *words).steps[-1].options.recovery.labels == "clean"
-    with pytest.raises(UsageError, match="train.epochs=0 makes nothing"):
+    with pytest.raises(UsageError, match="this run has no epoch of train"):
         plan(folder, *words, "finetune.labels=corrected_soft")
 
 

@@ -13,6 +13,7 @@ def row(name, epochs=None, reused=False, skipped=False, rehearsals=(0, 0.0)):
 
 COMING = {
     "model": "resnet20",
+    "start": None,
     "stages": [
         row("train", 30, reused=True),
         row("compress"),

@@ -321,9 +321,10 @@ def _series(fields: Mapping[str, str], reports: Sequence[Mapping[str, Any]]) -> 
 
 def _dense_key(report: Mapping[str, Any]) -> str:
     """The same for members that share one dense network."""
-    for stage in report.get("stages", ()):
-        if stage["name"] == "train":
-            return str(stage["key"])
+    keys = {stage["name"]: str(stage["key"]) for stage in report.get("stages", ())}
+    for name in ("train", "start"):  # what nothing trains is the dense network itself
+        if name in keys:
+            return keys[name]
     point = _point(report, "dense")
     return f"{point.get('macs')}/{point.get(headline_of(report).name)}/{report.get('seed')}"
 

@@ -103,9 +103,9 @@ def table(report: Mapping[str, Any], folder: Path | None = None) -> "RenderableT
     lines = [
         say(report)
         for say in (
-            sentences.conclusion, sentences.balance, sentences.kept, sentences.budget,
-            sentences.latency, sentences.labels, sentences.baselines, sentences.taught,
-            sentences.picked, sentences.times,
+            sentences.start, sentences.conclusion, sentences.balance, sentences.kept,
+            sentences.budget, sentences.latency, sentences.labels, sentences.baselines,
+            sentences.taught, sentences.picked, sentences.times,
         )
     ]  # fmt: skip
     if folder is not None:
@@ -235,6 +235,8 @@ def _digits(value: float | None) -> str:
 
 def _markdown(run_dir: Path, report: Mapping[str, Any], drawn: Sequence[str]) -> str:
     parts = ["# Run report", f"```\n{report.get('command', '')}\n```", sentences.conclusion(report)]
+    if begun := sentences.start(report):
+        parts.append(begun)
     words = headline_of(report).words
     heads = ["point", words, "loss", "MACs", "parameters", "size"]
     heads += ["latency ms (10th-90th percentile)", "latency ratio"]

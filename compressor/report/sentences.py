@@ -9,6 +9,7 @@ from typing import Any
 from compressor.durations import duration
 from compressor.report import latencies
 from compressor.report.headline import headline_of
+from compressor.report.setting import model_name
 
 _MISSED = 0.1  # of the latency that was asked for: a final measurement further off is told
 
@@ -30,6 +31,20 @@ def conclusion(report: Mapping[str, Any]) -> str:
     if ends is not None and begins is not None:
         text += f", test {headline.words} {ends:.4f} ({ends - begins:+.4f} against dense)"
     return text + "."
+
+
+def start(report: Mapping[str, Any]) -> str:
+    return begun(report["start"]) if report.get("start") else ""
+
+
+def begun(found: Mapping[str, Any]) -> str:
+    """What a walk began with. found: the report's `start`."""
+    of = f"the network of the run {found['path']}"
+    if found["kind"] == "weights":
+        of = f"the weights of {found['path']}"
+    cut = ", which had been cut before: ratios, budgets and shares are of that" * found["cut"]
+    name = model_name(str(found["model"]["_target_"]), found["model"])
+    return f"Start: {name} with {of}{cut}."
 
 
 def balance(report: Mapping[str, Any]) -> str:
@@ -212,7 +227,7 @@ def baselines(report: Mapping[str, Any]) -> str:
     best = (max if headline.higher else min)(found, key=found.get)
     change = list(report["points"].values())[-1][headline.name] - found[best]
     return (
-        f"Baselines, one training each by the recipe of the first stage and without a remedy: "
+        f"Baselines, one training each by the recipe of train and without a remedy: "
         f"{shown}; the final network has {change:+.4f} against the best of them, {best}."
     )
 

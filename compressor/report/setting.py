@@ -19,6 +19,13 @@ def model_name(factory: str, options: Mapping[str, Any]) -> str:
     return f"{name} ({last})" if factory in _LIBRARIES and name else last
 
 
+def _model(report: Mapping[str, Any]) -> str:
+    """The network of a run; one that began with another run's is that one's."""
+    begun = report.get("start") or {}
+    options = begun.get("model") or report["config"].get("model") or {}
+    return model_name(str(options.get("_target_", "")), options)
+
+
 def data_name(report: Mapping[str, Any]) -> str:
     """The data by their file's name, with the size of an input and the noise on them."""
     config = report["config"]
@@ -44,13 +51,12 @@ def facts(summary: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(row["report"].get("config"), Mapping)
     ]
     configs = [report["config"] for report in reports]
-    models = [
-        model_name(str(model.get("_target_", "")), model)
-        for model in (config.get("model") or {} for config in configs)
-    ]
+    models = map(_model, reports)
+    starts = [report["start"] for report in reports if report.get("start")]
     found = {
         "Compared with": summary["baseline"].name if summary["comparisons"] else "",
         "Model": _each(models),
+        "Start": _each(f"{found['kind']} {found['path']}" for found in starts),
         "Data": _each(map(data_name, reports)),
         "Command": command(summary),
         "The same in all members": " ".join(_constants(summary["rows"], configs)),

@@ -83,6 +83,7 @@ class Change:
 class Remedy:
     """The criterion of a training, chosen by the config group `robust`.
 
+    is_none: whether it is plain cross-entropy, smoothed or not.
     corrects: the forms of corrected labels that it leaves behind, of "soft" and "hard".
     train_only: whether `finetune.robust=same` makes no sense with it. needs_known: whether it needs
     the transition matrix of injected noise. twofold: whether it trains two networks at once.
@@ -93,6 +94,7 @@ class Remedy:
     name: another file under the same name is another training.
     """
 
+    is_none: bool = False
     corrects: tuple[str, ...] = ()
     train_only: bool = False
     needs_known: bool = False

@@ -16,6 +16,7 @@ from compressor.robust import Remedy, with_auxiliary
 class CrossEntropy(Remedy):
     """-log p_y, averaged over the batch; with distributions for targets -sum_k t_k log p_k."""
 
+    is_none = True
     per_sample = True
 
     @checked("robust")

@@ -15,7 +15,7 @@ from compressor.data import ImageData
 from compressor.errors import UsageError
 from compressor.options import hold
 from compressor.schema import MachineKeys
-from compressor.surgery import Plan
+from compressor.surgery import EMPTY_PLAN, Plan, replay
 from compressor.tasks import Task
 
 if TYPE_CHECKING:
@@ -78,15 +78,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Given:
-    """What a stage is handed: the network to build, and the parent's artefact if there is one."""
+    """What a stage is handed: the network to build, and the parent's artefact if there is one.
+
+    base: what had been done to the network that the walk began with; nothing, if a training did.
+    """
 
     spec: Spec
     parent: Artefact | None
+    base: Plan = EMPTY_PLAN
 
     @property
     def plan(self) -> Plan:
-        from compressor.surgery import EMPTY_PLAN
-
         return self.parent.plan if self.parent else EMPTY_PLAN
 
     def network(self, trust: tuple[str, ...] = ()) -> nn.Module:
@@ -94,6 +96,10 @@ class Given:
         if self.parent:
             return self.parent.network(trust)
         return self.spec.build(trust, download=True)
+
+    def dense(self, trust: tuple[str, ...] = ()) -> nn.Module:
+        """The network of `base`, with fresh weights: what a ratio, a budget and a cost refer to."""
+        return replay(self.spec.build(trust), self.base)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A network as its spec says, before any training: what it costs, its groups, what runs in it.
+"""A network as its spec and plan say, before any stage: its costs, its groups, what runs in it.
 
 That takes no weight, so the network has no storage where its builder and its forward allow it. It
 is looked at once a process: a plan asks for it in several places, and the other members of a sweep
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor import surgery
 from compressor.artefact import Spec
 from compressor.cache import key_of
 from compressor.errors import RunError, UsageError
@@ -24,7 +25,7 @@ from compressor.measure import count_macs, count_params
 from compressor.models._bounds import Limits, TooLarge, watched
 from compressor.stages._statistics import count_calls
 from compressor.stages._structures import structure_of
-from compressor.surgery import EMPTY_PLAN, Structure
+from compressor.surgery import EMPTY_PLAN, Plan, Structure
 
 _MOST = 4  # networks at hand: the dense one, the unscaled one, a teacher
 _known: dict[str, "Blank"] = {}
@@ -40,10 +41,12 @@ class Blank:
     trust: tuple[str, ...]
     inputs: tuple[Tensor, ...]
     """What it is called with, a batch of 2."""
+    plan: Plan = EMPTY_PLAN
+    """What was done to it before the walk."""
 
     @property
     def structure(self) -> Structure:
-        return structure_of(self.net, self.spec, EMPTY_PLAN, self.inputs)
+        return structure_of(self.net, self.spec, self.plan, self.inputs)
 
     @cached_property
     def calls(self) -> Counter[str]:
@@ -55,29 +58,30 @@ class Blank:
     def with_storage(self) -> nn.Module:
         """One more of it, with fresh weights: to be timed, or judged by values."""
         with torch.random.fork_rng(devices=[]):
-            return self.spec.build(self.trust)
+            return surgery.replay(self.spec.build(self.trust), self.plan)
 
 
-def blank(spec: Spec, trust: Iterable[str], task: Any) -> Blank:
+def blank(spec: Spec, trust: Iterable[str], task: Any, plan: Plan = EMPTY_PLAN) -> Blank:
     """Refuses an image that the network cannot take, before its trace would fail over that."""
-    key = key_of(spec=spec.to_json(), code=sources({"_target_": spec.factory}))
-    found = _known.pop(key, None) or _look(spec, tuple(trust), task)
+    code = sources({"_target_": spec.factory})
+    key = key_of(spec=spec.to_json(), code=code, plan=plan.to_json())
+    found = _known.pop(key, None) or _look(spec, tuple(trust), task, plan)
     _known[key] = found  # the last used one stands last
     while len(_known) > _MOST:
         del _known[next(iter(_known))]
     return found
 
 
-def _look(spec: Spec, trust: tuple[str, ...], task: Any) -> Blank:
-    net = without_storage(spec, trust)
+def _look(spec: Spec, trust: tuple[str, ...], task: Any, plan: Plan) -> Blank:
+    net = surgery.replay(without_storage(spec, trust), plan)
     try:
         macs = count_macs(net, spec.input_size)
     except UsageError:
         # a forward that wants values, unless it is the image's fault: then this says so
-        net = _with_storage(spec, trust)
+        net = surgery.replay(_with_storage(spec, trust), plan)
         macs = count_macs(net, spec.input_size)
     figures = {"macs": macs, "params": count_params(net)}
-    return Blank(net, figures, spec, trust, task.example_inputs(spec.input_size, 2))
+    return Blank(net, figures, spec, trust, task.example_inputs(spec.input_size, 2), plan)
 
 
 def without_storage(spec: Spec, trust: Iterable[str] = ()) -> nn.Module:

@@ -97,8 +97,8 @@ def check_labels(
         form = labels.removeprefix("corrected_")
         if not trained:
             raise UsageError(
-                f"finetune.labels={labels} are what the training makes of them, and train.epochs=0 "
-                "makes nothing: type finetune.labels=given or clean, or give it epochs"
+                f"finetune.labels={labels} are what the training makes of them, and this run has "
+                "no epoch of train: type finetune.labels=given or clean, or give it some"
             )
         if form not in remedy.corrects:
             ways = "robust=pencil" if form == "soft" else "robust=pencil or robust=confident"

@@ -13,12 +13,14 @@ from compressor.stages._counts import choose, copies, running, uniform
 from compressor.stages._options import WidthOptions
 from compressor.stages._statistics import count_calls
 from compressor.stages._structures import structure_of
-from compressor.surgery import EMPTY_PLAN, Group, Plan, Structure
+from compressor.surgery import Group, Plan, Structure
 
 
 @dataclass(frozen=True, eq=False)
 class Original:
     """The dense network (its weights do not count), its structure, measured MACs and parameters.
+
+    The walk may begin with a network that was cut elsewhere: then it is that one.
 
     given: whether it is the given network itself, which no round has cut; groups: those in scope.
     """
@@ -41,12 +43,12 @@ class Original:
         trust: tuple[str, ...],
     ) -> "Original":
         """net, structure, groups: the given network's."""
-        whole = given.plan == EMPTY_PLAN
+        whole = given.plan == given.base
         if not whole:
             with torch.random.fork_rng(devices=[]):
-                net = given.spec.build(trust).eval()
+                net = given.dense(trust).eval()
             examples = tuple(x.cpu() for x in examples)
-            structure = structure_of(net, given.spec, EMPTY_PLAN, examples)
+            structure = structure_of(net, given.spec, given.base, examples)
             groups = running(choose(structure, options), count_calls(net, examples[0]))
         figures = figures_of(net, given.spec.input_size)
         return cls(whole, net, structure, {group.name: group for group in groups}, figures)

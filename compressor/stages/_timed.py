@@ -26,7 +26,7 @@ from compressor.stages import Machine
 from compressor.stages._allocate import Family
 from compressor.stages._budget import TIMED, at_share, tolerance, unreachable
 from compressor.stages._options import WidthOptions
-from compressor.surgery import Group, Plan, Structure
+from compressor.surgery import EMPTY_PLAN, Group, Plan, Structure
 
 VERSION = 2
 ROUNDS = 8  # candidates that are timed at most
@@ -48,6 +48,8 @@ class Bench:
     note: Callable[[str], None]
     original: nn.Module | None = None
     """The dense network, where `net` has been cut before."""
+    base: Plan = EMPTY_PLAN
+    """What had been done to the dense network before the walk."""
 
     def widths(
         self,
@@ -69,6 +71,7 @@ class Bench:
             code=sources({"_target_": self.spec.factory}),
             libraries=builders(self.spec.factory),
             plan=self.plan.to_json(),
+            **({"base": self.base.to_json()} if self.base.operations else {}),
             family=[family(i / _SAMPLES) for i in range(_SAMPLES + 1)],
             share=options.budget[1],
             **latency.facts(self.machine),

@@ -268,7 +268,7 @@ def _aim(case: Case, dense: Original) -> Aim:
         return Aim(solve(case.structure, case.groups, here, family), {}, notes)
     bench = Bench(
         case.net, case.given.spec, case.given.plan, context.cache, context.machine, context.note,
-        dense.net,
+        dense.net, case.given.base,
     )  # fmt: skip
     found = bench.widths(case.structure, case.groups, here, family)
     told = {name: found[name] for name in found if name != "counts"}
@@ -286,7 +286,7 @@ def _family(case: Case, options: WidthOptions) -> Family:
 
 def _notes(case: Case, aim: Aim, done: Selection, plan: Plan, dense: Original) -> dict[str, Any]:
     """plan: with what earlier rounds cut; widths and ratio are those of the dense network too."""
-    kept, pruning = plan.by_slot, case.pruning
+    kept, pruning = plan.since(case.given.base), case.pruning
     asked = pruning.widths
     widths = {}
     for layer, _, slot in _layers(dense.structure.groups):

@@ -139,7 +139,7 @@ def finetune(given: Given, options: FinetuneOptions, context: Context) -> Outcom
     own, recipe = options.recovery, options.recipe
     training = training_set(own, context).rebalanced(recipe.class_weights, options.balanced)
     if own.mode == "scratch_b":
-        dense = count_macs(given.spec.build(context.trust), given.spec.input_size)
+        dense = count_macs(given.dense(context.trust), given.spec.input_size)
         small = count_macs(given.network(context.trust), given.spec.input_size)
         recipe = recipe.with_optimizer(epochs=options.epochs((dense, small)))
     net = _start(given, own, context)
@@ -176,7 +176,7 @@ def _start(given: Given, own: Recovery, context: Context) -> nn.Module:
     """The network that the training begins with."""
     if own.mode == "rewind":
         earlier = context.roles[f"rewind_{own.rewind_epoch}"].network(context.trust)
-        return surgery.replay(earlier, given.plan)
+        return surgery.replay(earlier, given.plan, done=given.base)
     net = given.network(context.trust)
     if own.from_scratch:
         return fresh(given.spec, given.plan, net, context.seed, context.trust)

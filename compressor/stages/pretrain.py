@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor import surgery
 from compressor.artefact import Spec, fill
 from compressor.pretrain import Pretext
 from compressor.robust.none import CrossEntropy
@@ -103,12 +104,12 @@ def freeze_trunk(net: nn.Module, spec: Spec, trust: tuple[str, ...] = ()) -> nn.
 
 
 def other_head(given: Given, seed: int, trust: tuple[str, ...] = ()) -> nn.Module:
-    """A network like the one given: its pretrained trunk, if it has one, under a head of `seed`."""
+    """A network like the one given: its trained trunk, if it has one, under a head of `seed`."""
     torch.manual_seed(seed)
     if given.parent is None:
         return given.network(trust)
     spec = given.parent.spec  # what was handed on may be of another form than what trains
-    net, head = spec.build(trust), head_names(spec, trust)
+    net, head = surgery.replay(spec.build(trust), given.plan), head_names(spec, trust)
     trunk = {k: v for k, v in given.network(trust).state_dict().items() if k not in head}
     fill(net, trunk)
     return net

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import RunError
-from compressor.surgery._plan import Plan, kept_mask
+from compressor.surgery._plan import EMPTY_PLAN, Plan, kept_mask
 from compressor.surgery._structure import Group
 from compressor.surgery._tensors import cut_slots, cut_tensors
 
@@ -18,10 +18,13 @@ from compressor.surgery._tensors import cut_slots, cut_tensors
 _LEFT: WeakKeyDictionary[nn.Module, dict[tuple[str, int], Tensor]] = WeakKeyDictionary()
 
 
-def replay(net: nn.Module, plan: Plan) -> nn.Module:
-    """Do to a freshly built dense network, in place, what the plan says; returns it."""
+def replay(net: nn.Module, plan: Plan, done: Plan = EMPTY_PLAN) -> nn.Module:
+    """Do to a freshly built dense network, in place, what the plan says; returns it.
+
+    done: what of the plan was done to `net` before. A mask that is set again changes nothing.
+    """
     # all cuts at once: one after another, each would walk over all modules
-    cut_slots(net, plan.by_slot)
+    cut_slots(net, plan.since(done))
     for operation in plan.uncut:
         operation.apply(net)
     return net

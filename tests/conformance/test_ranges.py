@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.accelerators import AcceleratorRegistry
 
-from compressor import _ranges, checks, models, options, schema
+from compressor import _ranges, checks, models, options, schema, starting
 from compressor.configuration import Menu, config_dir, plain, read_command
 from compressor.errors import UsageError
 from compressor.instantiation import make, parameters
@@ -118,9 +118,9 @@ def construct(config, group):
         read(config)
         _labelled(torch.arange(10_000) % 10, shared["labelled_fraction"], 0)
     elif group in ("finetune", "pretrain"):
-        recipes = read(config)
+        recipes, start = read(config), starting.of(config)
         pruning = Pruning.read(config["prune"])
-        checks.check(config, recipes, Teaching.read(config["distill"]), pruning)
+        checks.check(config, recipes, Teaching.read(config["distill"]), pruning, start)
         check_labels(replace(recipes.finetune, labels="clean"), make(config["robust"]), True)
     elif group == "model":
         arguments = {name: value for name, value in own.items() if name != "_target_"}

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[2] / "compressor"
 METHODS = ("prune", "robust", "regularize", "distill", "noise", "scale", "pretrain")
 # What a room may import of this package, beside itself and what everyone may.
 ALLOWED = {
-    "options": set(),
+    "sizes": set(),
+    "options": {"sizes"},
     "schema": set(),
     "durations": set(),
     "surgery": set(),
@@ -48,11 +49,12 @@ ALLOWED = {
     },
     "run_latency": {"artefact", "experiment", "latency"},
     "sweep_latency": {"artefact", "cache", "latency", "manifest", "members", "models", "report"},
-    "checks": {"instantiation", "stages"},
+    "starting": {"artefact", "data", "instantiation", "manifest", "models", "surgery"},
+    "checks": {"instantiation", "stages", "starting"},
     "experiment": {
         *("checks", "instantiation", "stages", "tasks", "models", "data", "noise", "robust"),
         *("regularize", "artefact", "automatic", "brought", "cache", "changed_code", "manifest"),
-        *("export", "explain"),
+        *("export", "explain", "starting", "surgery"),
     },
     "plan": {
         "experiment",
@@ -62,6 +64,7 @@ ALLOWED = {
         "artefact",
         "cache",
         "changed_code",
+        "starting",
     },
 }
 EVERYONE = {"errors", "seeding", "options", "schema", "durations"}

@@ -8,6 +8,7 @@ from compressor.errors import UsageError
 from compressor.robust.co_teaching import CoTeaching
 from compressor.stages import Given, train
 from compressor.stages.pretrain import freeze_trunk, head_names, other_head
+from compressor.surgery import EMPTY_PLAN
 
 SPEC = Spec("compressor.models.resnet20", {"width": 0.25}, (1, 8, 8), 10, "classification")
 
@@ -16,7 +17,8 @@ SPEC = Spec("compressor.models.resnet20", {"width": 0.25}, (1, 8, 8), 10, "class
 def given():
     torch.manual_seed(0)
     pretrained = SPEC.build()
-    return Given(SPEC, SimpleNamespace(spec=SPEC, network=lambda trust: pretrained))
+    parent = SimpleNamespace(spec=SPEC, plan=EMPTY_PLAN, network=lambda trust: pretrained)
+    return Given(SPEC, parent)
 
 
 def differing(one, other):

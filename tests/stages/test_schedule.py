@@ -175,9 +175,12 @@ class Given:
     """A given network as the compress stage sees it: a plan, and how to build the dense one."""
 
     def __init__(self, build, plan, size):
-        self.plan, self.spec = plan, self
+        self.plan, self.spec, self.base = plan, self, surgery.EMPTY_PLAN
         self.build, self.input_size = lambda trust: build(), size
         self.factory, self.number = "compressor.models", next(NUMBERS)
+
+    def dense(self, trust):
+        return self.build(trust)
 
     def to_json(self):
         return {"number": self.number}
