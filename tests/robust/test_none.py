@@ -3,6 +3,7 @@ import torch
 
 from compressor.errors import UsageError
 from compressor.robust import Phase
+from compressor.robust.gce import GCE
 from compressor.robust.none import CrossEntropy
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0]])
@@ -50,3 +51,7 @@ def test_one_phase_holds_all_epochs_and_nothing_is_kept_per_sample():
 def test_smoothing_out_of_range_is_named(value):
     with pytest.raises(UsageError, match=f"robust.label_smoothing={value}"):
         CrossEntropy(value)
+
+
+def test_cross_entropy_alone_is_no_remedy():
+    assert CrossEntropy(0.1).is_none and not GCE().is_none

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compressor import instantiation
-from compressor.cache import Cache
+from compressor.cache import Cache, key_of
 from compressor.data.digits import Digits
 from compressor.errors import UsageError
 from compressor.instantiation import Chosen, make
@@ -112,13 +112,13 @@ def test_folds_know_the_code_of_the_network_its_libraries_and_a_frozen_trunk(mon
     class Stop(Exception):
         pass
 
-    def obtain(key, stage, make):
-        seen.append(key)
+    def remember(kind, parts, make):
+        seen.append(key_of(stage=kind, **parts))
         raise Stop
 
     spec = SimpleNamespace(to_json=dict, factory="a.B")
     context = facts(
-        cache=SimpleNamespace(obtain=obtain), seed=0, labels_key="", data_key="", precision="",
+        remember=remember, seed=0, labels_key="", data_key="", precision="",
         machine=SimpleNamespace(devices=1), data=SimpleNamespace(num_classes=4),
     )  # fmt: skip
     for code, frozen in (("one", False), ("two", False), ("two", True)):
