@@ -638,7 +638,12 @@ def test_the_plan_says_the_disk_that_a_run_is_going_to_take(folder, report, caps
     assert half["disk"]["needed"] == 4 * (small + 6 * small + small)
     assert preview.preview(plan(folder))["disk"]["needed"] == 4 * small
     assert preview.preview(plan(folder), brief=True)["disk"]["needed"] == 0
-    words = ("prune=none", "prune._target_=doubles.Masks", "stages=[train,compress]")
+    words = (
+        "prune=none",
+        "prune._target_=doubles.Masks",
+        "++prune.share=0.25",
+        "stages=[train,compress]",
+    )
     inside = preview.preview(plan(folder, *words, "train.optimizer=adamw", "export.onnx=true"))
     # the training is there; the compressed network, its training inside, and two exports
     assert inside["disk"]["needed"] == 4 * (2 * dense + 8 * dense + 2 * dense)
