@@ -246,8 +246,10 @@ class Experiment:
             key = key_of(labels=key, trusted=hashlib.sha256(index.numpy()).hexdigest())
         return Judging(labels.clean, index, key)
 
-    def brought(self, spec: Spec) -> str:
-        """What a class of the user's own gives its new networks, such as weights from a file."""
+    @cached_property
+    def brought(self) -> str:
+        """What a class of the user's own gives the new network, such as weights from a file."""
+        spec = self.trained_spec
         if spec.factory not in self.trust:
             return ""
         return brought.digest(lambda: spec.build(self.trust).state_dict())

@@ -316,9 +316,8 @@ class RunPlan:
         code = sources({"_target_": spec.factory})
         builds = builders(spec.factory)
         others = {"spec": spec.to_json(), "libraries": builds}
-        brought = self.run.brought(spec)
-        if brought:
-            others["brought"] = brought
+        if spec == self.run.trained_spec and self.run.brought:  # a teacher is one of this tool's
+            others["brought"] = self.run.brought
         key = key_of(code=code, **others)
         return self.origins.add(key, code, {}, Origin(""), others)
 
